@@ -1,0 +1,73 @@
+# Every target sets up what it needs. PYTHON chooses the interpreter that .venv is made of: make test PYTHON=python3.13
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help:  ## say what can be made
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: venv  ## watch it work on real git repositories, in this terminal, until Ctrl-C
+	@$(BIN)/swh-sched-runner demo
+
+.PHONY: test
+test: venv  ## run all tests, on private servers
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: check
+check: lint test  ## everything that has to hold before a change lands: lint and test
+
+.PHONY: lint
+lint: venv  ## style, types and layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: venv  ## put the code into the common style
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+
+.PHONY: schema
+schema: venv  ## draw sql/schema.sql anew from the migrations
+	$(BIN)/python -m tests.support.schema
+
+# From an empty build/: it would carry SQL files that were deleted since. The wheel is made from the sdist.
+.PHONY: dist
+dist: venv  ## build dist/*.tar.gz and dist/*.whl
+	rm -rf build dist *.egg-info
+	$(BIN)/python -m build --outdir dist .
+	rm -rf build
+
+.PHONY: venv
+venv: $(VENV)/.made  ## make .venv with the project and its tools
+
+$(VENV)/.made: setup.cfg | prerequisites
+	@echo "Installing into $(VENV): once, about a minute"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@touch $@
+
+# Only asked when .venv has to be made: names all that is missing at once.
+.PHONY: prerequisites
+prerequisites:
+	@missing=; \
+	if ! command -v $(PYTHON) >/dev/null; then missing="$$missing $(PYTHON)"; \
+	elif ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	  echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V). Choose another one: make PYTHON=python3.12" >&2; \
+	  exit 1; \
+	elif ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then missing="$$missing $(notdir $(PYTHON))-venv"; \
+	fi; \
+	command -v git >/dev/null || missing="$$missing git"; \
+	if [ -n "$$missing" ]; then \
+	  echo "missing:$$missing. On Debian or Ubuntu: apt install$$missing" >&2; exit 1; \
+	fi
+
+.PHONY: clean
+clean:  ## remove what was built, .venv too
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+-- name: prepare
+-- What a new connection of the pool is set to. The code counts on UTC and on read committed; timeouts that the role, the
+-- database or the connection string sets are left alone.
+select set_config('timezone', 'UTC', false), set_config('intervalstyle', 'postgres', false),
+       set_config('default_transaction_isolation', 'read committed', false),
+       case when current_setting('lock_timeout') = '0' then set_config('lock_timeout', :lock_timeout, false) end,
+       case when current_setting('statement_timeout') = '0' then set_config('statement_timeout', :statement_timeout, false) end;
+
+-- name: lift_timeouts
+-- For work that may take hours: upgrades wait for each other, and build indexes.
+select set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false);
+
+-- name: set_for_now
+-- Set a parameter until the transaction ends or somebody sets it again.
+select set_config(:name, :value, true);
+
+-- name: begin
+-- On a connection of the caller's in autocommit mode: a call is a transaction.
+begin;
+
+-- name: commit
+-- The end of that transaction.
+commit;
+
+-- name: rollback
+-- Its end where something went wrong.
+rollback;
+
+-- name: open_savepoint
+-- On a connection of the caller's with an open transaction: a call can be taken back alone.
+savepoint swh_sched_runner;
+
+-- name: release_savepoint
+-- The call is part of the caller's transaction from now on.
+release savepoint swh_sched_runner;
+
+-- name: return_to_savepoint
+-- The call is taken back, the caller's transaction goes on.
+rollback to savepoint swh_sched_runner;
+release savepoint swh_sched_runner;

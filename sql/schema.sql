@@ -1,0 +1,518 @@
+-- The schema that the migrations make, drawn by `make schema` (pg_dump of PostgreSQL 18).
+-- Read it, don't run it.
+
+CREATE TYPE last_visit_status AS ENUM (
+    'successful',
+    'failed',
+    'not_found'
+);
+
+COMMENT ON TYPE last_visit_status IS 'How the last visit of an origin ended';
+
+CREATE TYPE task_policy AS ENUM (
+    'recurring',
+    'oneshot'
+);
+
+COMMENT ON TYPE task_policy IS 'Whether a task comes back after its run';
+
+CREATE TYPE task_priority AS ENUM (
+    'high',
+    'normal',
+    'low'
+);
+
+COMMENT ON TYPE task_priority IS 'The order in which tasks with a priority are taken; declared from first to last';
+
+CREATE TYPE task_run_status AS ENUM (
+    'scheduled',
+    'started',
+    'eventful',
+    'uneventful',
+    'failed',
+    'permfailed',
+    'lost'
+);
+
+COMMENT ON TYPE task_run_status IS 'Where a run stands; the last five are ends';
+
+CREATE TYPE task_status AS ENUM (
+    'next_run_not_scheduled',
+    'next_run_scheduled',
+    'completed',
+    'disabled'
+);
+
+COMMENT ON TYPE task_status IS 'Where a task stands: waiting for its next run, taken by a runner, done, or switched off';
+
+CREATE TABLE dispatch_batch (
+    id bigint NOT NULL,
+    owner bigint NOT NULL,
+    queue text NOT NULL,
+    runs bigint[],
+    visits jsonb,
+    opened timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT dispatch_batch_check CHECK (((runs IS NULL) <> (visits IS NULL)))
+);
+
+COMMENT ON TABLE dispatch_batch IS 'The ledger: messages that were promised and are not all confirmed yet; a row goes when the broker has confirmed them';
+
+COMMENT ON COLUMN dispatch_batch.id IS 'Identifier of the batch';
+
+COMMENT ON COLUMN dispatch_batch.owner IS 'Runner that may send it; changed by compare-and-set alone';
+
+COMMENT ON COLUMN dispatch_batch.queue IS 'Queue that it goes to';
+
+COMMENT ON COLUMN dispatch_batch.runs IS 'Runs of the batch, in sending order';
+
+COMMENT ON COLUMN dispatch_batch.visits IS 'Or its visits, which have no runs: a list of objects with id, name, url, visit_type, kwargs';
+
+COMMENT ON COLUMN dispatch_batch.opened IS 'When the batch was grabbed';
+
+CREATE SEQUENCE dispatch_batch_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+ALTER SEQUENCE dispatch_batch_id_seq OWNED BY dispatch_batch.id;
+
+CREATE TABLE dispatch_owner (
+    id bigint NOT NULL,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    backend_pid integer NOT NULL,
+    opened timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE dispatch_owner IS 'Runners that may own batches; alive as long as its session holds its advisory lock';
+
+COMMENT ON COLUMN dispatch_owner.id IS 'Identifier of the owner, and the key of its advisory lock';
+
+COMMENT ON COLUMN dispatch_owner.host IS 'Host that it runs on';
+
+COMMENT ON COLUMN dispatch_owner.pid IS 'Its process there';
+
+COMMENT ON COLUMN dispatch_owner.backend_pid IS 'PostgreSQL process of the session that holds its lock';
+
+COMMENT ON COLUMN dispatch_owner.opened IS 'When it came up';
+
+CREATE SEQUENCE dispatch_owner_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+ALTER SEQUENCE dispatch_owner_id_seq OWNED BY dispatch_owner.id;
+
+CREATE TABLE event_set_aside (
+    id bigint NOT NULL,
+    received timestamp with time zone DEFAULT now() NOT NULL,
+    reason text NOT NULL,
+    body bytea NOT NULL
+);
+
+COMMENT ON TABLE event_set_aside IS 'Events that could not be read or applied, kept for people';
+
+COMMENT ON COLUMN event_set_aside.id IS 'Identifier of the row';
+
+COMMENT ON COLUMN event_set_aside.received IS 'When it was set aside';
+
+COMMENT ON COLUMN event_set_aside.reason IS 'Why';
+
+COMMENT ON COLUMN event_set_aside.body IS 'The message body, its first 64 KiB';
+
+CREATE SEQUENCE event_set_aside_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+ALTER SEQUENCE event_set_aside_id_seq OWNED BY event_set_aside.id;
+
+CREATE TABLE listed_origins (
+    lister_id uuid NOT NULL,
+    url text NOT NULL,
+    visit_type text NOT NULL,
+    extra_loader_arguments jsonb NOT NULL,
+    enabled boolean NOT NULL,
+    first_seen timestamp with time zone DEFAULT now() NOT NULL,
+    last_seen timestamp with time zone NOT NULL,
+    last_update timestamp with time zone,
+    is_fork boolean,
+    forked_from_url text,
+    visit_loaded boolean DEFAULT false NOT NULL,
+    visit_successful boolean DEFAULT false NOT NULL,
+    visit_last_successful timestamp with time zone,
+    visit_queue_position bigint
+)
+WITH (fillfactor='85');
+
+COMMENT ON TABLE listed_origins IS 'Origins that listers know of';
+
+COMMENT ON COLUMN listed_origins.lister_id IS 'Lister that lists the origin';
+
+COMMENT ON COLUMN listed_origins.url IS 'Address of the origin';
+
+COMMENT ON COLUMN listed_origins.visit_type IS 'Kind of visit that loads it';
+
+COMMENT ON COLUMN listed_origins.extra_loader_arguments IS 'Keyword arguments of the loader beside the address';
+
+COMMENT ON COLUMN listed_origins.enabled IS 'Whether the origin is to be visited';
+
+COMMENT ON COLUMN listed_origins.first_seen IS 'When the lister first listed it';
+
+COMMENT ON COLUMN listed_origins.last_seen IS 'When the lister last listed it';
+
+COMMENT ON COLUMN listed_origins.last_update IS 'When it last changed, as its forge says; null if the forge does not say';
+
+COMMENT ON COLUMN listed_origins.is_fork IS 'Whether the origin is a fork, if known';
+
+COMMENT ON COLUMN listed_origins.forked_from_url IS 'Origin that it was forked from, if known';
+
+COMMENT ON COLUMN listed_origins.visit_loaded IS 'Mirror of origin_visit_stats: last_snapshot is known';
+
+COMMENT ON COLUMN listed_origins.visit_successful IS 'Mirror of origin_visit_stats: last_visit_status is successful';
+
+COMMENT ON COLUMN listed_origins.visit_last_successful IS 'Mirror of origin_visit_stats: last_successful';
+
+COMMENT ON COLUMN listed_origins.visit_queue_position IS 'Mirror of origin_visit_stats: next_visit_queue_position';
+
+CREATE TABLE listers (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    name text NOT NULL,
+    instance_name text NOT NULL,
+    created timestamp with time zone DEFAULT now() NOT NULL,
+    current_state jsonb NOT NULL,
+    updated timestamp with time zone NOT NULL,
+    last_listing_finished_at timestamp with time zone,
+    first_visits_queue_prefix text,
+    first_visits_scheduled_at timestamp with time zone
+);
+
+COMMENT ON TABLE listers IS 'Listers: each enumerates the origins of one instance of a forge';
+
+COMMENT ON COLUMN listers.id IS 'Identifier of the lister';
+
+COMMENT ON COLUMN listers.name IS 'Kind of lister';
+
+COMMENT ON COLUMN listers.instance_name IS 'Instance of the forge that it lists';
+
+COMMENT ON COLUMN listers.created IS 'When the lister was recorded';
+
+COMMENT ON COLUMN listers.current_state IS 'Where an incremental lister goes on from; its own business';
+
+COMMENT ON COLUMN listers.updated IS 'When the row was last written; compared by update_lister';
+
+COMMENT ON COLUMN listers.last_listing_finished_at IS 'When the last listing finished';
+
+COMMENT ON COLUMN listers.first_visits_queue_prefix IS 'Prefix of the queues for first visits';
+
+COMMENT ON COLUMN listers.first_visits_scheduled_at IS 'When the first visits were all handed out';
+
+CREATE TABLE origin_visit_stats (
+    url text NOT NULL,
+    visit_type text NOT NULL,
+    last_successful timestamp with time zone,
+    last_visit timestamp with time zone,
+    last_visit_status last_visit_status,
+    last_scheduled timestamp with time zone,
+    last_snapshot bytea,
+    next_visit_queue_position bigint,
+    next_position_offset integer DEFAULT 4 NOT NULL,
+    successive_visits integer DEFAULT 1 NOT NULL,
+    listed_only boolean DEFAULT false NOT NULL
+)
+WITH (fillfactor='80');
+
+COMMENT ON TABLE origin_visit_stats IS 'What visits found, an origin and visit type a row';
+
+COMMENT ON COLUMN origin_visit_stats.url IS 'Address of the origin';
+
+COMMENT ON COLUMN origin_visit_stats.visit_type IS 'Kind of visit';
+
+COMMENT ON COLUMN origin_visit_stats.last_successful IS 'When a visit last succeeded';
+
+COMMENT ON COLUMN origin_visit_stats.last_visit IS 'When a visit last ended';
+
+COMMENT ON COLUMN origin_visit_stats.last_visit_status IS 'How the last visit ended';
+
+COMMENT ON COLUMN origin_visit_stats.last_scheduled IS 'When a visit was last handed out';
+
+COMMENT ON COLUMN origin_visit_stats.last_snapshot IS 'Identifier of the content that the last successful visit found';
+
+COMMENT ON COLUMN origin_visit_stats.next_visit_queue_position IS 'Place in the queue of origins whose forge gives no last_update';
+
+COMMENT ON COLUMN origin_visit_stats.next_position_offset IS 'Sets how far the next place lies ahead: less after eventful visits, more after others (0 to 10)';
+
+COMMENT ON COLUMN origin_visit_stats.successive_visits IS 'How many visits in a row ended alike';
+
+COMMENT ON COLUMN origin_visit_stats.listed_only IS 'The row stands because a lister lists the origin; nothing was said about its visits yet. Not shown by the API';
+
+CREATE TABLE scheduler_metrics (
+    lister_id uuid NOT NULL,
+    visit_type text NOT NULL,
+    last_update timestamp with time zone NOT NULL,
+    origins_known integer DEFAULT 0 NOT NULL,
+    origins_enabled integer DEFAULT 0 NOT NULL,
+    origins_never_visited integer DEFAULT 0 NOT NULL,
+    origins_with_pending_changes integer DEFAULT 0 NOT NULL
+);
+
+COMMENT ON TABLE scheduler_metrics IS 'Counts of origins, a lister and visit type a row';
+
+COMMENT ON COLUMN scheduler_metrics.lister_id IS 'Lister that lists the origins';
+
+COMMENT ON COLUMN scheduler_metrics.visit_type IS 'Kind of visit';
+
+COMMENT ON COLUMN scheduler_metrics.last_update IS 'When the counts were taken';
+
+COMMENT ON COLUMN scheduler_metrics.origins_known IS 'Origins that the lister knows';
+
+COMMENT ON COLUMN scheduler_metrics.origins_enabled IS 'Origins to be visited';
+
+COMMENT ON COLUMN scheduler_metrics.origins_never_visited IS 'Enabled origins never visited';
+
+COMMENT ON COLUMN scheduler_metrics.origins_with_pending_changes IS 'Enabled origins whose last_update lies after their last visit';
+
+CREATE TABLE swh_sched_runner_version (
+    version_num character varying(32) NOT NULL
+);
+
+CREATE TABLE task (
+    id bigint NOT NULL,
+    type text NOT NULL,
+    arguments jsonb NOT NULL,
+    next_run timestamp with time zone NOT NULL,
+    current_interval interval,
+    status task_status NOT NULL,
+    policy task_policy DEFAULT 'recurring'::task_policy NOT NULL,
+    retries_left bigint DEFAULT 0 NOT NULL,
+    priority task_priority,
+    run_id bigint,
+    CONSTRAINT task_check CHECK (((policy <> 'recurring'::task_policy) OR (current_interval IS NOT NULL)))
+);
+
+COMMENT ON TABLE task IS 'Tasks, recurring and one-shot';
+
+COMMENT ON COLUMN task.id IS 'Identifier of the task';
+
+COMMENT ON COLUMN task.type IS 'Type of the task';
+
+COMMENT ON COLUMN task.arguments IS 'Arguments of the Celery task: an object with args (list) and kwargs (object)';
+
+COMMENT ON COLUMN task.next_run IS 'When the task becomes due';
+
+COMMENT ON COLUMN task.current_interval IS 'Interval to the run after next, adapted by the ends of runs';
+
+COMMENT ON COLUMN task.status IS 'Where the task stands';
+
+COMMENT ON COLUMN task.policy IS 'Whether the task comes back after its run';
+
+COMMENT ON COLUMN task.retries_left IS 'How many more failed runs in a row are tried again';
+
+COMMENT ON COLUMN task.priority IS 'Tasks with a priority go to a queue of their own; null for ordinary tasks';
+
+COMMENT ON COLUMN task.run_id IS 'Run that owns the state of the task; only its end moves the task. Null after an operator''s change';
+
+CREATE SEQUENCE task_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+ALTER SEQUENCE task_id_seq OWNED BY task.id;
+
+CREATE TABLE task_run (
+    id bigint NOT NULL,
+    task bigint NOT NULL,
+    backend_id text,
+    scheduled timestamp with time zone,
+    started timestamp with time zone,
+    ended timestamp with time zone,
+    metadata jsonb,
+    status task_run_status DEFAULT 'scheduled'::task_run_status NOT NULL,
+    evidence smallint,
+    retries_before bigint,
+    interval_before interval,
+    next_run_before timestamp with time zone
+)
+WITH (fillfactor='80');
+
+COMMENT ON TABLE task_run IS 'Runs of tasks, one a message sent to Celery';
+
+COMMENT ON COLUMN task_run.id IS 'Identifier of the run';
+
+COMMENT ON COLUMN task_run.task IS 'Task that runs';
+
+COMMENT ON COLUMN task_run.backend_id IS 'Identifier of the message in Celery (task id)';
+
+COMMENT ON COLUMN task_run.scheduled IS 'When the run was opened';
+
+COMMENT ON COLUMN task_run.started IS 'When a worker started it';
+
+COMMENT ON COLUMN task_run.ended IS 'When it ended';
+
+COMMENT ON COLUMN task_run.metadata IS 'What its events and its callers noted, merged by key';
+
+COMMENT ON COLUMN task_run.status IS 'Where the run stands';
+
+COMMENT ON COLUMN task_run.evidence IS 'What the end rests on: 1 lost, 2 task-succeeded, 3 failed or revoked, 4 a result; a higher one corrects a lower one';
+
+COMMENT ON COLUMN task_run.retries_before IS 'retries_left of the task when the end moved it; null if it did not. A correction starts from it';
+
+COMMENT ON COLUMN task_run.interval_before IS 'current_interval of the task when the end moved it; a correction starts from it';
+
+COMMENT ON COLUMN task_run.next_run_before IS 'next_run of the task when the end moved it; a correction starts from it';
+
+CREATE SEQUENCE task_run_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+ALTER SEQUENCE task_run_id_seq OWNED BY task_run.id;
+
+CREATE TABLE task_type (
+    type text NOT NULL,
+    description text NOT NULL,
+    backend_name text NOT NULL,
+    default_interval interval,
+    min_interval interval,
+    max_interval interval,
+    backoff_factor double precision,
+    max_queue_length bigint DEFAULT 1000,
+    num_retries bigint,
+    retry_delay interval
+);
+
+COMMENT ON TABLE task_type IS 'Kinds of tasks that can be scheduled';
+
+COMMENT ON COLUMN task_type.type IS 'Short identifier of the task type';
+
+COMMENT ON COLUMN task_type.description IS 'What tasks of this type do, for people';
+
+COMMENT ON COLUMN task_type.backend_name IS 'Name of the Celery task and of its queue';
+
+COMMENT ON COLUMN task_type.default_interval IS 'Interval between two runs of a new task';
+
+COMMENT ON COLUMN task_type.min_interval IS 'Lower bound of the interval between two runs; null does not bound';
+
+COMMENT ON COLUMN task_type.max_interval IS 'Upper bound of the interval between two runs; null does not bound';
+
+COMMENT ON COLUMN task_type.backoff_factor IS 'An eventful run divides the interval by it, an uneventful one multiplies; null counts as 1';
+
+COMMENT ON COLUMN task_type.max_queue_length IS 'Runners never publish into the queue beyond this length; null means unbounded';
+
+COMMENT ON COLUMN task_type.num_retries IS 'How many failed runs in a row are tried again after retry_delay; null counts as 0';
+
+COMMENT ON COLUMN task_type.retry_delay IS 'Time between a failed run and its retry; null counts as one hour';
+
+CREATE TABLE visit_scheduler_queue_position (
+    visit_type text NOT NULL,
+    "position" bigint NOT NULL
+);
+
+COMMENT ON TABLE visit_scheduler_queue_position IS 'How far the visit scheduler has come in the queue of origins without last_update';
+
+COMMENT ON COLUMN visit_scheduler_queue_position.visit_type IS 'Kind of visit';
+
+COMMENT ON COLUMN visit_scheduler_queue_position."position" IS 'Largest place handed out so far';
+
+ALTER TABLE ONLY dispatch_batch ALTER COLUMN id SET DEFAULT nextval('dispatch_batch_id_seq'::regclass);
+
+ALTER TABLE ONLY dispatch_owner ALTER COLUMN id SET DEFAULT nextval('dispatch_owner_id_seq'::regclass);
+
+ALTER TABLE ONLY event_set_aside ALTER COLUMN id SET DEFAULT nextval('event_set_aside_id_seq'::regclass);
+
+ALTER TABLE ONLY task ALTER COLUMN id SET DEFAULT nextval('task_id_seq'::regclass);
+
+ALTER TABLE ONLY task_run ALTER COLUMN id SET DEFAULT nextval('task_run_id_seq'::regclass);
+
+ALTER TABLE ONLY dispatch_batch
+    ADD CONSTRAINT dispatch_batch_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY dispatch_owner
+    ADD CONSTRAINT dispatch_owner_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY event_set_aside
+    ADD CONSTRAINT event_set_aside_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY listed_origins
+    ADD CONSTRAINT listed_origins_pkey PRIMARY KEY (lister_id, url, visit_type);
+
+ALTER TABLE ONLY listers
+    ADD CONSTRAINT listers_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY origin_visit_stats
+    ADD CONSTRAINT origin_visit_stats_pkey PRIMARY KEY (url, visit_type);
+
+ALTER TABLE ONLY scheduler_metrics
+    ADD CONSTRAINT scheduler_metrics_pkey PRIMARY KEY (lister_id, visit_type);
+
+ALTER TABLE ONLY swh_sched_runner_version
+    ADD CONSTRAINT swh_sched_runner_version_pkc PRIMARY KEY (version_num);
+
+ALTER TABLE ONLY task
+    ADD CONSTRAINT task_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY task_run
+    ADD CONSTRAINT task_run_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY task_type
+    ADD CONSTRAINT task_type_pkey PRIMARY KEY (type);
+
+ALTER TABLE ONLY visit_scheduler_queue_position
+    ADD CONSTRAINT visit_scheduler_queue_position_pkey PRIMARY KEY (visit_type);
+
+CREATE INDEX dispatch_batch_owner_idx ON dispatch_batch USING btree (owner);
+
+CREATE INDEX listed_origins_disabled_idx ON listed_origins USING btree (visit_type) WHERE (NOT enabled);
+
+CREATE INDEX listed_origins_lag_idx ON listed_origins USING btree (visit_type, ((last_update - visit_last_successful)) DESC) WHERE (enabled AND (last_update > visit_last_successful));
+
+CREATE INDEX listed_origins_queue_idx ON listed_origins USING btree (visit_type, visit_queue_position NULLS FIRST, first_seen) WHERE (enabled AND (last_update IS NULL));
+
+CREATE INDEX listed_origins_unloaded_idx ON listed_origins USING btree (visit_type, last_update) WHERE (enabled AND (NOT visit_loaded) AND (last_update IS NOT NULL));
+
+CREATE INDEX listed_origins_unsuccessful_idx ON listed_origins USING btree (visit_type, last_update, first_seen) WHERE (enabled AND (NOT visit_successful));
+
+CREATE INDEX listed_origins_url_idx ON listed_origins USING btree (url, visit_type);
+
+CREATE UNIQUE INDEX listers_name_instance_name_idx ON listers USING btree (name, instance_name);
+
+CREATE INDEX origin_visit_stats_scheduled_idx ON origin_visit_stats USING btree (visit_type, COALESCE(last_scheduled, '-infinity'::timestamp with time zone));
+
+CREATE INDEX task_match_idx ON task USING btree (jsonb_hash_extended(arguments, (0)::bigint), type);
+
+CREATE INDEX task_ready_idx ON task USING btree (type, next_run, id) WHERE ((status = 'next_run_not_scheduled'::task_status) AND (priority IS NULL));
+
+CREATE INDEX task_ready_priority_idx ON task USING btree (type, priority, next_run, id) WHERE ((status = 'next_run_not_scheduled'::task_status) AND (priority IS NOT NULL));
+
+CREATE UNIQUE INDEX task_run_backend_id_idx ON task_run USING btree (backend_id);
+
+CREATE INDEX task_run_moment_idx ON task_run USING btree (COALESCE(started, scheduled), id);
+
+CREATE INDEX task_run_task_idx ON task_run USING btree (task);
+
+CREATE INDEX task_scheduled_idx ON task USING btree (type) WHERE (status = 'next_run_scheduled'::task_status);
+
+ALTER TABLE ONLY dispatch_batch
+    ADD CONSTRAINT dispatch_batch_owner_fkey FOREIGN KEY (owner) REFERENCES dispatch_owner(id);
+
+ALTER TABLE ONLY listed_origins
+    ADD CONSTRAINT listed_origins_lister_id_fkey FOREIGN KEY (lister_id) REFERENCES listers(id);
+
+ALTER TABLE ONLY scheduler_metrics
+    ADD CONSTRAINT scheduler_metrics_lister_id_fkey FOREIGN KEY (lister_id) REFERENCES listers(id);
+
+ALTER TABLE ONLY task_run
+    ADD CONSTRAINT task_run_task_fkey FOREIGN KEY (task) REFERENCES task(id);
+
+ALTER TABLE ONLY task
+    ADD CONSTRAINT task_type_fkey FOREIGN KEY (type) REFERENCES task_type(type);

@@ -1,0 +1,169 @@
+"""Connections to PostgreSQL: those that we open and pool, and how values are read on any."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import psycopg2
+import psycopg2.extensions as driver
+import sqlalchemy
+from sqlalchemy import Connection, Engine, TextClause
+from sqlalchemy.dialects.postgresql import psycopg2 as dialect
+from sqlalchemy.pool import QueuePool
+
+from swh_sched_runner.db.queries import Queries
+from swh_sched_runner.exc import InvalidArgument
+
+# Longer than any transaction of ours, short enough that somebody learns of a lock that was left behind.
+LOCK_TIMEOUT_SECONDS = 30.0
+
+# A peer that vanished without a word is noticed within 10 s at both ends (libpq 12 or newer; not on socket files).
+DEFAULTS: dict[str, Any] = {
+    "connect_timeout": 10,
+    "application_name": "swh-sched-runner",
+    "keepalives_idle": 3,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+# SQLAlchemy's side of the driver, a class without types.
+PostgreSQL: Any = dialect.dialect
+
+_sql = Queries("session")
+_UUID = driver.new_type((2950,), "UUID", lambda value, _: None if value is None else UUID(str(value)))
+_JSON = driver.new_type((114, 3802), "JSON", lambda value, _: None if value is None else msgspec.json.decode(value))
+# Written down, since an application may have registered readers of its own, for all connections or for one.
+_READERS: tuple[Any, ...] = (
+    *(getattr(driver, name) for name in ("BOOLEAN", "INTEGER", "LONGINTEGER", "FLOAT", "DECIMAL", "UNICODE")),
+    *(getattr(driver, name) for name in ("PYDATETIMETZ", "PYINTERVAL", "UNICODEARRAY", "LONGINTEGERARRAY")),
+    psycopg2.BINARY,
+    _UUID,
+    _JSON,
+)
+
+
+def read_as_ours(target: driver.connection | driver.cursor) -> None:
+    """Have this connection or cursor read values as the backend promises, whatever the application registered."""
+    for reader in _READERS:
+        driver.register_type(reader, target)
+
+
+def dsn(db: str) -> str:
+    """``db`` as libpq takes it; raises ``InvalidArgument`` for what is no connection string or URL of PostgreSQL."""
+    try:
+        found = db.replace("postgresql+psycopg2://", "postgresql://", 1)
+        driver.parse_dsn(found)
+    except (AttributeError, psycopg2.ProgrammingError):
+        # Neither the value nor libpq's reason is repeated: both may quote a password.
+        reason = "must be a libpq connection string, a postgresql:// URL or an open psycopg2 connection"
+        raise InvalidArgument(argument="db", reason=reason, value=f"another {type(db).__name__}") from None
+    return found
+
+
+def connect(
+    db: str,
+    *,
+    lock_timeout_seconds: float | None = None,
+    statement_timeout_seconds: float | None = None,
+    **connect_args: Any,
+) -> driver.connection:
+    """A plain psycopg2 connection in UTC. ``db`` is a libpq connection string or a postgresql:// URL.
+
+    A timeout is set where the role, the database and the connection string set none.
+    """
+    found = dsn(db)
+    given = driver.parse_dsn(found)
+    arguments = {key: value for key, value in (DEFAULTS | connect_args).items() if key not in given}
+    conn: driver.connection = psycopg2.connect(found, **arguments)
+    try:
+        conn.autocommit = True
+        with conn.cursor() as cursor:
+            cursor.execute(
+                _plain(_sql.prepare),
+                {
+                    "lock_timeout": _milliseconds(lock_timeout_seconds),
+                    "statement_timeout": _milliseconds(statement_timeout_seconds),
+                },
+            )
+        conn.autocommit = False
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def create_engine(
+    db: str,
+    min_pool_conns: int = 1,
+    max_pool_conns: int = 10,
+    *,
+    lock_timeout_seconds: float | None = LOCK_TIMEOUT_SECONDS,
+    statement_timeout_seconds: float | None = None,
+    **connect_args: Any,
+) -> Engine:
+    """An engine that keeps ``min_pool_conns`` connections and opens up to ``max_pool_conns``; then callers wait.
+
+    ``connect_args`` go to libpq. A process that is forked gets connections of its own. Timeouts: see ``connect``.
+    """
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg2://",
+        creator=lambda: connect(
+            db,
+            lock_timeout_seconds=lock_timeout_seconds,
+            statement_timeout_seconds=statement_timeout_seconds,
+            **connect_args,
+        ),
+        poolclass=QueuePool,
+        pool_size=max(min_pool_conns, 1),  # 0 would mean without limit
+        max_overflow=max_pool_conns - max(min_pool_conns, 1),
+        pool_timeout=None,
+        hide_parameters=True,  # arguments of tasks may hold secrets: they don't belong into messages of errors
+    )
+    sqlalchemy.event.listen(engine, "connect", lambda conn, _: read_as_ours(conn))
+    _forget_in_children(engine)
+    return engine
+
+
+@contextmanager
+def unhurried(engine: Engine) -> Iterator[Connection]:
+    """A connection for work that may take hours: without timeouts, and closed in the end instead of pooled."""
+    with engine.connect() as conn:
+        conn.detach()
+        conn.execute(_sql.lift_timeouts)
+        conn.commit()
+        yield conn
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@cache
+def _watch_forks() -> None:
+    os.register_at_fork(after_in_child=_start_anew)
+
+
+def _start_anew() -> None:
+    for engine in list(_engines):
+        engine.dispose(close=False)  # the sessions are the parent's: closing them here would end them there
+
+
+def _forget_in_children(engine: Engine) -> None:
+    _engines.add(engine)
+    _watch_forks()
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "0" if seconds is None else f"{max(1, round(seconds * 1000))}ms"
+
+
+def _plain(statement: TextClause) -> str:
+    """The statement as the driver takes it."""
+    return str(statement.compile(dialect=PostgreSQL()))

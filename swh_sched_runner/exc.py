@@ -1,0 +1,116 @@
+"""The errors of the project, one tree. An error's docstring is its message; its fields are its facts.
+
+``str(error)`` is the docstring's first line with the fields filled in. The driver's error, where there is
+one, is the ``__cause__``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class SchedulerException(Exception):
+    """The scheduler could not do what it was asked: {reason}"""
+
+    def __init__(self, *args: Any, **facts: Any) -> None:
+        self.facts = facts
+        for name, value in facts.items():
+            setattr(self, name, value)
+        message = (type(self).__doc__ or "").splitlines()[0]
+        super().__init__(*(args or [message.format_map(facts)]))
+
+
+class StaleData(SchedulerException):
+    """{thing} was changed by somebody else meanwhile: state not updated"""
+
+
+class UnknownPolicy(SchedulerException):
+    """Unknown policy {policy!r}; known are {known}"""
+
+
+class InvalidArgument(SchedulerException, ValueError):
+    """{argument}: {reason} (got {value})"""
+
+
+class UnknownTaskType(InvalidArgument):
+    """Unknown task type {value!r}: create it first (create_task_type, or `swh-sched-runner task-type add`)"""
+
+
+class DuplicateBackendId(InvalidArgument):
+    """backend_id {value!r} belongs to another run already: use a fresh one"""
+
+
+class UnknownTask(InvalidArgument):
+    """No task has the id {value}"""
+
+
+class UnknownLister(InvalidArgument):
+    """No lister has the id {value}"""
+
+
+class ConfigurationError(SchedulerException):
+    """{reason}"""
+
+
+class DatabaseUnavailable(SchedulerException):
+    """The database can't be reached: {reason}"""
+
+
+class LockTimeout(DatabaseUnavailable):
+    """Another session kept a lock for longer than lock_timeout lets a statement wait: {reason}"""
+
+
+class StatementTimeout(DatabaseUnavailable):
+    """A statement was stopped, after statement_timeout or by an administrator: {reason}"""
+
+
+class TransactionConflict(DatabaseUnavailable):
+    """Transactions of others were in the way at every try: {reason}"""
+
+
+class ConnectionUnusable(SchedulerException):
+    """The connection that was handed in can't be used: {reason}"""
+
+
+class StatementRefused(SchedulerException):
+    """PostgreSQL refused a statement: {reason}"""
+
+
+class BrokerUnavailable(SchedulerException):
+    """The broker can't be reached: {reason}"""
+
+
+class SchemaError(SchedulerException):
+    """{reason}"""
+
+
+class AdoptionRefused(SchemaError):
+    """This database can't be adopted: {reason}"""
+
+
+class OwnershipLost(SchedulerException):
+    """Runner {owner} lost the session that holds its lock: it sends nothing more and starts anew"""
+
+
+class QueueRefused(SchedulerException):
+    """The broker refused queue {queue!r}: {reason}. Declare it as the workers do (configuration, broker.queues)"""
+
+
+class DepthUnreadable(SchedulerException):
+    """The length of queue {queue!r} can't be read: {reason}. Nothing is sent to it"""
+
+
+class NotRunning(SchedulerException):
+    """{missing} is not configured and nothing runs in {directory}: run `swh-sched-runner up`, or configure it"""
+
+
+class DataDirectoryInUse(SchedulerException):
+    """Another `swh-sched-runner up` (process {pid}) runs on {directory}"""
+
+
+class DataDirectoryVersion(SchedulerException):
+    """{directory} holds data of PostgreSQL {found}, but the binaries here are of {wanted}: {advice}"""
+
+
+class DataDirectoryRefused(SchedulerException):
+    """{directory} can't be the data directory: {reason}"""

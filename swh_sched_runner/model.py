@@ -1,0 +1,178 @@
+"""What goes in and comes out of the backend: plain dicts for tasks, attrs classes for listers, origins and visits."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+from typing import Any, TypedDict
+from uuid import UUID
+
+import attr
+import attrs
+
+
+class TaskType(TypedDict, total=False):
+    """A kind of task. Intervals and ``retry_delay`` are ``timedelta`` or None."""
+
+    type: str
+    description: str
+    backend_name: str
+    default_interval: datetime.timedelta | None
+    min_interval: datetime.timedelta | None
+    max_interval: datetime.timedelta | None
+    backoff_factor: float | None
+    max_queue_length: int | None
+    num_retries: int | None
+    retry_delay: datetime.timedelta | None
+
+
+class Task(TypedDict, total=False):
+    """A task. ``arguments`` is ``{"args": list, "kwargs": dict}``; ``next_run`` is timezone-aware."""
+
+    type: str
+    arguments: dict[str, Any]
+    next_run: datetime.datetime
+    policy: str
+    status: str
+    retries_left: int
+    priority: str | None
+    id: int
+    current_interval: datetime.timedelta | None
+
+
+class TaskRun(TypedDict, total=False):
+    """A run of a task. Moments are timezone-aware or None; ``status`` is a task_run_status."""
+
+    id: int
+    task: int
+    backend_id: str
+    scheduled: datetime.datetime | None
+    started: datetime.datetime | None
+    ended: datetime.datetime | None
+    metadata: dict[str, Any]
+    status: str
+
+
+class Evidence(enum.IntEnum):
+    """What the end of a run rests on. A higher one corrects a lower one; of equals the first stays."""
+
+    LOST = 1
+    SUCCEEDED = 2  # task-succeeded alone: the run ended well, whether anything changed is unknown
+    FAILED = 3  # failed, revoked or rejected
+    RESULT = 4  # the task's own result, or a call through the API
+
+
+class LastVisitStatus(enum.Enum):
+    """How the last visit of an origin ended."""
+
+    successful = "successful"
+    failed = "failed"
+    not_found = "not_found"
+
+
+def _aware(instance: Any, attribute: attr.Attribute[Any], value: datetime.datetime | None) -> None:
+    if value is None:
+        return
+    if not isinstance(value, datetime.datetime):
+        raise TypeError(f"{attribute.name} must be a datetime, not {value!r}")
+    if value.tzinfo is None or value.tzinfo.utcoffset(value) is None:
+        raise ValueError(f"{attribute.name} must be a datetime with a time zone, not {value!r}")
+
+
+def _moment(**kwargs: Any) -> Any:
+    return attrs.field(default=None, validator=_aware, **kwargs)
+
+
+@attrs.define(slots=True)
+class Lister:
+    """A lister of one instance of a forge."""
+
+    name: str
+    instance_name: str
+    id: UUID | None = None
+    current_state: dict[str, Any] = attrs.field(factory=dict)
+    created: datetime.datetime | None = _moment()
+    updated: datetime.datetime | None = _moment()
+    last_listing_finished_at: datetime.datetime | None = _moment()
+    first_visits_queue_prefix: str | None = None
+    first_visits_scheduled_at: datetime.datetime | None = _moment()
+
+
+@attrs.define(slots=True, order=True)
+class ListedOrigin:
+    """An origin as one lister lists it; compares and sorts by lister, url and visit type."""
+
+    lister_id: UUID
+    url: str
+    visit_type: str
+    extra_loader_arguments: dict[str, Any] = attrs.field(factory=dict, order=False)
+    last_update: datetime.datetime | None = _moment(order=False)
+    enabled: bool = attrs.field(default=True, order=False)
+    first_seen: datetime.datetime | None = _moment(order=False)
+    last_seen: datetime.datetime | None = _moment(order=False)
+    is_fork: bool | None = attrs.field(default=None, order=False)
+    forked_from_url: str | None = attrs.field(default=None, order=False)
+
+
+def _last_visit_status(value: str | LastVisitStatus | None) -> LastVisitStatus | None:
+    return LastVisitStatus(value) if isinstance(value, str) else value
+
+
+@attrs.define(slots=True, frozen=True)
+class OriginVisitStats:
+    """What the visits of one origin found. ``last_snapshot`` is the identifier of its content, in bytes."""
+
+    url: str
+    visit_type: str
+    last_successful: datetime.datetime | None = _moment()
+    last_visit: datetime.datetime | None = _moment()
+    last_visit_status: LastVisitStatus | None = attrs.field(
+        default=None,
+        converter=_last_visit_status,
+        validator=attrs.validators.optional(attrs.validators.instance_of(LastVisitStatus)),
+    )
+    last_scheduled: datetime.datetime | None = _moment()
+    last_snapshot: bytes | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(bytes))
+    )
+    next_visit_queue_position: int | None = None
+    next_position_offset: int = 4
+    successive_visits: int = 1
+
+
+@attrs.define(slots=True, frozen=True)
+class VisitOutcome:
+    """How a visit went. ``status`` is full, partial, failed, not_found, created or ongoing.
+
+    ``snapshot`` is the identifier of the content that was found, in bytes; full and partial without one count as
+    failed.
+    """
+
+    url: str
+    visit_type: str
+    date: datetime.datetime = attrs.field(validator=[attrs.validators.instance_of(datetime.datetime), _aware])
+    status: str
+    snapshot: bytes | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(bytes))
+    )
+
+
+@attrs.define(slots=True, frozen=True)
+class SchedulerMetrics:
+    """Counts of the origins of one lister and visit type, as of ``last_update``."""
+
+    lister_id: UUID
+    visit_type: str
+    last_update: datetime.datetime | None = _moment()
+    origins_known: int = 0
+    origins_enabled: int = 0
+    origins_never_visited: int = 0
+    origins_with_pending_changes: int = 0
+
+
+@attrs.define(slots=True)
+class PaginatedListedOriginList:
+    """A page of origins; ``next_page_token`` is None on the last one."""
+
+    results: list[ListedOrigin]
+    next_page_token: tuple[str, str] | None = None

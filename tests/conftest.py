@@ -1,0 +1,198 @@
+"""Real servers for the tests: private ones, started when a test first asks, ended with the test process.
+
+TEST_DATABASE_URL, TEST_AMQP_URL and TEST_REDIS_URL name others to use instead. With TEST_ADOPTED=38 (or 33 to 37) tests
+run on databases that were adopted from that version of the other scheduler instead of made by our migrations.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from sqlalchemy import Engine
+
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.db import migrate
+from swh_sched_runner.db.engine import Database, create_engine
+from swh_sched_runner.embedded.postgres import Postgres
+from swh_sched_runner.embedded.valkey import Valkey
+from tests.support import databases, foreign, rabbitmq
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.workers import StartWorker, WorkerProcess
+
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+def skip_or_fail(reason: str) -> None:
+    """A server that is missing is no reason to fail on a laptop, and one in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A database of the session's server; make your own beside it (``database_url`` does)."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
+        return
+    options = {"max_connections": "300", "shared_buffers": "64MB", "max_wal_size": "512MB"}
+    with Postgres(tmp_path_factory.mktemp("postgresql"), fsync=False, options=options) as server:
+        yield server.url()
+
+
+@pytest.fixture(scope="session")
+def template_database(postgresql_url: str) -> Iterator[str]:
+    """The name of a migrated database to copy."""
+    name = f"test_template_{uuid.uuid4().hex[:12]}"
+    with databases.created(postgresql_url, name) as url:
+        engine = create_engine(url)
+        if version := os.environ.get("TEST_ADOPTED"):
+            foreign.build(url, int(version))
+            foreign.adopt(engine)
+        else:
+            migrate.upgrade(engine)
+        engine.dispose()
+        yield name
+
+
+@pytest.fixture
+def empty_database_url(postgresql_url: str) -> Iterator[str]:
+    """A fresh database without any schema, dropped afterwards."""
+    with databases.created(postgresql_url, f"test_{uuid.uuid4().hex[:12]}") as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(postgresql_url: str, template_database: str) -> Iterator[str]:
+    """A fresh migrated database, dropped afterwards with whatever is still connected to it."""
+    with databases.created(postgresql_url, f"test_{uuid.uuid4().hex[:12]}", template_database) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def adopted_template_database(postgresql_url: str) -> Iterator[str]:
+    """The name of a database to copy that was adopted at version 38, with rows and faults."""
+    name = f"test_adopted_{uuid.uuid4().hex[:12]}"
+    with databases.created(postgresql_url, name) as url:
+        foreign.build(url, 38, rows=200, faults=True)
+        engine = create_engine(url)
+        foreign.adopt(engine)
+        engine.dispose()
+        yield name
+
+
+@pytest.fixture
+def adopted_database_url(postgresql_url: str, adopted_template_database: str) -> Iterator[str]:
+    """A fresh database that was adopted, with 203 tasks, 200 listed origins and what ``foreign`` plants."""
+    with databases.created(postgresql_url, f"test_{uuid.uuid4().hex[:12]}", adopted_template_database) as url:
+        yield url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = create_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def database(engine: Engine) -> Database:
+    return Database(engine)
+
+
+@pytest.fixture
+def backend(database_url: str) -> Iterator[SchedulerBackend]:
+    with SchedulerBackend(database_url) as backend:
+        yield backend
+
+
+@pytest.fixture(scope="session")
+def valkey_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The session's server; tests take ``valkey_url``."""
+    if url := os.environ.get("TEST_REDIS_URL"):
+        yield url
+        return
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server.url()
+
+
+@pytest.fixture
+def valkey_url(valkey_server_url: str) -> str:
+    """A broker URL on an empty Valkey."""
+    databases.flush(valkey_server_url)
+    return valkey_server_url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """The session's node, for its management API (``.api``); its vhosts belong to tests."""
+    if reason := rabbitmq.missing():
+        skip_or_fail(reason)
+    server = RabbitMQ(tmp_path_factory.mktemp("rabbitmq"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def rabbitmq_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A broker URL on an empty vhost of its own."""
+    if url := os.environ.get("TEST_AMQP_URL"):
+        yield url
+        return
+    server: RabbitMQ = request.getfixturevalue("rabbitmq_server")
+    name = re.sub(r"\W+", "-", request.node.name)[:60] + "-" + uuid.uuid4().hex[:6]
+    yield server.add_vhost(name)
+    server.delete_vhost(name)
+
+
+@pytest.fixture
+def own_rabbitmq(tmp_path: Path) -> Iterator[RabbitMQ]:
+    """A node of the test's own, to kill and start again (4 s to start)."""
+    if reason := rabbitmq.missing():
+        skip_or_fail(reason)
+    server = RabbitMQ(tmp_path / "rabbitmq")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[Postgres]:
+    """A started server of the test's own, to kill and start again, with an unmigrated database ``scheduler``."""
+    with Postgres(tmp_path / "postgresql", fsync=False) as server:
+        yield server
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A started server of the test's own, to kill and start again."""
+    with Valkey(tmp_path / "valkey") as server:
+        yield server
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
+    """Starts real Celery workers (``WorkerProcess`` has the options) and kills them after the test."""
+    with ExitStack() as stack:
+
+        def start(broker_url: str, queues: Sequence[str], **options: Any) -> WorkerProcess:
+            worker = WorkerProcess(tmp_path / "workers", broker_url, queues, **options)
+            stack.callback(worker.kill)  # a warm shutdown takes 2 s
+            return worker.start()
+
+        yield start

@@ -1,0 +1,33 @@
+"""Settings: what the programs can be told, read once from file, environment and flags, and then frozen.
+
+A later source wins: the TOML file, then the environment (``SWH_SCHED_RUNNER_RUNNER__BATCH_SIZE=500``, two
+underscores between the parts of a name, lists and tables as JSON or TOML), then flags. Tables are merged key by
+key. ``"off"`` stands for None where an option can be switched off.
+"""
+
+from swh_sched_runner.config.secrets import mask
+from swh_sched_runner.config.settings import (
+    BrokerSettings,
+    DatabaseSettings,
+    ListenerSettings,
+    LogSettings,
+    QueueSettings,
+    RunnerSettings,
+    Settings,
+    VisitSettings,
+)
+from swh_sched_runner.config.sources import load, shown
+
+__all__ = [
+    "BrokerSettings",
+    "DatabaseSettings",
+    "ListenerSettings",
+    "LogSettings",
+    "QueueSettings",
+    "RunnerSettings",
+    "Settings",
+    "VisitSettings",
+    "load",
+    "mask",
+    "shown",
+]

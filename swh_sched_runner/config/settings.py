@@ -1,0 +1,118 @@
+"""What the programs can be told, with defaults and bounds. Names that end in ``_seconds`` are in seconds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+from swh_sched_runner.config import checks
+
+# A year bounds a wait: it rules out inf and nan as well, which TOML can write and a clock can't wait for.
+Seconds = Annotated[float, Meta(gt=0, le=31_622_400)]
+Cooldown = Annotated[float, Meta(ge=0, le=3_162_240_000)] | None
+Timeout = Annotated[float, Meta(ge=0.001, le=2_147_483)] | None  # PostgreSQL counts milliseconds, in 31 bits
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Name = Annotated[str, Meta(min_length=1)]
+Weights = dict[str, Annotated[float, Meta(gt=0, le=1_000_000)]]
+# Those that choose among all origins; first_visits_after_listing needs a lister, which only its caller knows.
+POLICIES = (
+    "oldest_scheduled_first",
+    "never_visited_oldest_update_first",
+    "already_visited_order_by_lag",
+    "origins_without_last_update",
+    "stop_after_success",
+)
+
+
+class DatabaseSettings(Struct, frozen=True):
+    """Where the database is. ``options`` go to libpq: sslmode, sslrootcert, …
+
+    A timeout counts where the role, the database and the URL set none; None leaves it to the server.
+    """
+
+    url: Annotated[str | None, Meta(extra={"check": checks.database_url})] = None
+    password_file: Name | None = None
+    min_pool_conns: Annotated[int, Meta(ge=0, le=1_000)] = 1
+    max_pool_conns: Annotated[int, Meta(ge=1, le=1_000)] = 10
+    options: dict[str, str] = field(default_factory=dict)
+    lock_timeout_seconds: Timeout = 30.0
+    statement_timeout_seconds: Timeout = None
+
+
+class QueueSettings(Struct, frozen=True):
+    """How workers declare a queue: its AMQP arguments, such as ``{"x-queue-type": "quorum"}``."""
+
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+class BrokerSettings(Struct, frozen=True):
+    """Where the broker is, and how its queues are named and declared. ``ssl`` is Celery's ``broker_use_ssl``."""
+
+    url: Annotated[str | None, Meta(extra={"check": checks.broker_url})] = None
+    password_file: Name | None = None
+    result_backend: Annotated[str | None, Meta(extra={"check": checks.any_url})] = None
+    priority_queue: Annotated[str, Meta(extra={"check": checks.queue_template})] = "save_code_now:{backend_name}"
+    event_exchange: Name = "celeryev"
+    event_queue: Name = "swh-sched-runner.events"
+    ssl: dict[str, Any] | None = None
+    transport_options: dict[str, Any] = field(default_factory=dict)
+    queues: dict[str, QueueSettings] = field(default_factory=dict)
+    confirm_timeout_seconds: Seconds = 30.0
+
+
+class RunnerSettings(Struct, frozen=True):
+    """How the runner dispatches: how often it looks, how many tasks a batch has, which types (none: all)."""
+
+    period_seconds: Seconds = 1.0
+    batch_size: Count = 1000
+    task_types: tuple[Name, ...] = ()
+
+
+class ListenerSettings(Struct, frozen=True):
+    """How the listener writes events. The oldest event in hand waits ``flush_seconds`` at most."""
+
+    batch_size: Count = 500
+    flush_seconds: Seconds = 0.5
+    prefetch: Annotated[int, Meta(ge=1, le=65_535)] = 2000
+
+
+class VisitSettings(Struct, frozen=True):
+    """How origins of one visit type are chosen: a weight for each policy, cooldowns (None is off), how often.
+
+    ``task_type`` is by default ``load-<visit type>``.
+    """
+
+    task_type: Name | None = None
+    policies: Annotated[Weights, Meta(extra={"names": POLICIES})] = field(
+        default_factory=lambda: {
+            "already_visited_order_by_lag": 4.0,
+            "never_visited_oldest_update_first": 4.0,
+            "origins_without_last_update": 2.0,
+        }
+    )
+    absolute_cooldown_seconds: Cooldown = 12 * 3600.0
+    scheduled_cooldown_seconds: Cooldown = 7 * 86400.0
+    failed_cooldown_seconds: Cooldown = 14 * 86400.0
+    not_found_cooldown_seconds: Cooldown = 31 * 86400.0
+    period_seconds: Seconds = 10.0
+    batch_size: Count = 1000
+
+
+class LogSettings(Struct, frozen=True):
+    """How logs look; ``auto`` is console on a terminal and logfmt elsewhere."""
+
+    format: Literal["auto", "console", "logfmt", "json"] = "auto"
+    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+
+
+class Settings(Struct, frozen=True):
+    """All that the programs can be told. ``data_directory`` None is the user's data directory."""
+
+    database: DatabaseSettings = field(default_factory=DatabaseSettings)
+    broker: BrokerSettings = field(default_factory=BrokerSettings)
+    runner: RunnerSettings = field(default_factory=RunnerSettings)
+    listener: ListenerSettings = field(default_factory=ListenerSettings)
+    visits: dict[str, VisitSettings] = field(default_factory=dict)
+    log: LogSettings = field(default_factory=LogSettings)
+    data_directory: Name | None = None

@@ -1,0 +1,116 @@
+"""Reads the settings of a file, an environment and flags, and checks them once."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from swh_sched_runner.config.checks import Source, checked
+from swh_sched_runner.config.secrets import masked, with_password
+from swh_sched_runner.config.settings import Settings
+from swh_sched_runner.exc import ConfigurationError
+
+PREFIX = "SWH_SCHED_RUNNER_"
+FILE_VARIABLE = f"{PREFIX}CONFIG"
+SYSTEM_FILE = Path("/etc/swh-sched-runner/config.toml")
+
+
+def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    """The settings of a file, an environment and flags (dotted name to value; None is not given).
+
+    Without ``path`` the file is that of SWH_SCHED_RUNNER_CONFIG, else /etc/swh-sched-runner/config.toml, else
+    ~/.config/swh-sched-runner/config.toml, if there is one. Passwords of ``password_file`` are filled in. Raises
+    ``ConfigurationError``, which names the option, its value unless that is secret, and where it came from.
+    """
+    merged: dict[str, Any] = {}
+    for values, source in _sources(path, environ, flags):
+        _merge(merged, checked(values, Settings, (), source))
+    settings = msgspec.convert(merged, Settings)
+    if settings.database.min_pool_conns > settings.database.max_pool_conns:
+        raise ConfigurationError(
+            reason=f"database.min_pool_conns ({settings.database.min_pool_conns}) must not be greater than "
+            f"database.max_pool_conns ({settings.database.max_pool_conns})"
+        )
+    return _with_passwords(settings)
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """The settings as plain values for people, with every password replaced by ``***``."""
+    plain: dict[str, Any] = masked(msgspec.to_builtins(settings))
+    return plain
+
+
+def _sources(
+    path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
+) -> Iterator[tuple[dict[str, Any], Source]]:
+    file = _file(path, environ)
+    if file is not None:
+        yield _read_toml(file), Source(str(file))
+    for variable in sorted(environ):
+        # An empty variable is how an environment file unsets one.
+        if variable.startswith(PREFIX) and variable != FILE_VARIABLE and environ[variable]:
+            parts = variable.removeprefix(PREFIX).lower().split("__")
+            yield _nested(parts, environ[variable]), Source(variable, is_text=True)
+    for name, value in flags.items():
+        if value is not None:
+            yield _nested(name.split("."), value), Source("command line")
+
+
+def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if path is not None:
+        return path
+    if environ.get(FILE_VARIABLE):
+        return Path(environ[FILE_VARIABLE])
+    folder = environ.get("XDG_CONFIG_HOME") or f"{environ['HOME']}/.config" if environ.get("HOME") else None
+    candidates = [SYSTEM_FILE] + ([Path(folder) / "swh-sched-runner" / "config.toml"] if folder else [])
+    return next((file for file in candidates if file.is_file() and os.access(file, os.R_OK)), None)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(reason=f"can't read the configuration {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(reason=f"{path} is not TOML: {error}") from error
+
+
+def _nested(name: list[str], value: Any) -> dict[str, Any]:
+    for part in reversed(name):
+        value = {part: value}
+    return dict(value)
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _with_passwords(settings: Settings) -> Settings:
+    database, broker = settings.database, settings.broker
+    if database.password_file is not None:
+        password = _read_password("database.password_file", database.password_file)
+        database = msgspec.structs.replace(database, options=database.options | {"password": password})
+    if broker.password_file is not None:
+        password = _read_password("broker.password_file", broker.password_file)
+        broker = msgspec.structs.replace(broker, url=with_password(broker.url, password))
+    return msgspec.structs.replace(settings, database=database, broker=broker)
+
+
+def _read_password(option: str, file: str) -> str:
+    try:
+        password = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigurationError(reason=f"{option}: can't read {file}: {reason}") from error
+    if not password:
+        raise ConfigurationError(reason=f"{option}: {file} is empty")
+    return password

@@ -1,0 +1,218 @@
+-- name: harden_session
+-- The server notices within 10 s that the client is gone, so that its lock comes free. No effect on a socket file.
+select set_config('tcp_keepalives_idle', '3', false), set_config('tcp_keepalives_interval', '2', false),
+       set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '10000', false),
+       set_config('idle_session_timeout', '0', false);
+
+-- name: backend_pid
+-- The server process behind this session; differs from what the driver was told behind a pooler.
+select pg_backend_pid();
+
+-- name: register_owner
+-- A new owner of batches; its session takes the advisory lock of its id next.
+insert into dispatch_owner (host, pid, backend_pid) values (:host, :pid, pg_backend_pid()) returning id;
+
+-- name: try_lock_owner
+-- Take the lock that an owner holds as long as its session lives.
+select pg_try_advisory_lock(:lock_class, :owner);
+
+-- name: unlock_owner
+-- Give the lock of an owner back.
+select pg_advisory_unlock(:lock_class, :owner);
+
+-- name: end_owner_session
+-- End the session that holds an owner's lock, in this database; true if there was one.
+select coalesce(bool_or(pg_terminate_backend(pid)), false)
+from pg_locks
+where locktype = 'advisory' and granted and classid = :lock_class and objid = :owner and objsubid = 2
+  and database = (select oid from pg_database where datname = current_database());
+
+-- name: forget_owner
+-- Remove an owner that is gone, once it owns nothing.
+delete from dispatch_owner o
+where id = :owner and not exists (select from dispatch_batch b where b.owner = o.id);
+
+-- name: due_lanes
+-- Task types that have due tasks, without and with a priority; one index probe each. Types that share a queue share
+-- the least of their bounds.
+select tt.type as task_type, tt.backend_name, tt.max_queue_length, lane.priority
+from (select type, backend_name, min(max_queue_length) over (partition by backend_name) as max_queue_length
+      from task_type) as tt
+cross join lateral (
+  select false as priority
+  where exists (select from task t where t.type = tt.type and t.status = 'next_run_not_scheduled'
+                  and t.priority is null and t.next_run <= coalesce(cast(:now as timestamptz), now()))
+  union all
+  select true
+  where exists (select from task t where t.type = tt.type and t.status = 'next_run_not_scheduled'
+                  and t.priority is not null and t.next_run <= coalesce(cast(:now as timestamptz), now()))
+) as lane
+where cast(:task_types as text[]) is null or tt.type = any(cast(:task_types as text[]))
+order by lane.priority desc, tt.type;
+
+-- name: visit_queue
+-- Queue of the tasks of a type, and its bound.
+select tt.backend_name, min(same.max_queue_length) as max_queue_length
+from task_type tt
+join task_type same on same.backend_name = tt.backend_name
+where tt.type = :task_type
+group by tt.backend_name;
+
+-- name: open_batch
+-- Take due tasks without priority, open their runs, write the batch. Two runners never take the same task.
+with ready as materialized (  -- materialized: the limit must hold before the update
+  select id, next_run
+  from task
+  where type = :task_type and status = 'next_run_not_scheduled' and priority is null
+    and next_run <= coalesce(cast(:now as timestamptz), now())
+  order by next_run, id
+  limit cast(:num_tasks as bigint)
+  for no key update skip locked
+), opened as materialized (
+  select id as task, row_number() over (order by next_run, id) as n, nextval('task_run_id_seq') as run,
+         cast(gen_random_uuid() as text) as backend_id
+  from ready
+), grabbed as (
+  update task t
+  set status = 'next_run_scheduled', run_id = o.run
+  from opened o
+  where t.id = o.task
+  returning t.id, t.arguments
+), runs as (
+  insert into task_run (id, task, backend_id, scheduled, metadata)
+  select run, task, backend_id, now(), '{}' from opened
+), batch as (
+  insert into dispatch_batch (owner, queue, runs)
+  select cast(:owner as bigint), :queue, array_agg(run order by n) from opened having count(*) > 0
+  returning id
+)
+select batch.id as batch, o.run, o.backend_id, g.arguments
+from opened o
+join grabbed g on g.id = o.task
+cross join batch
+order by o.n;
+
+-- name: open_priority_batch
+-- The same for tasks with a priority: high, normal, low, then the longest due.
+with ready as materialized (
+  select id, next_run, priority
+  from task
+  where type = :task_type and status = 'next_run_not_scheduled' and priority is not null
+    and next_run <= coalesce(cast(:now as timestamptz), now())
+  order by priority, next_run, id
+  limit cast(:num_tasks as bigint)
+  for no key update skip locked
+), opened as materialized (
+  select id as task, row_number() over (order by priority, next_run, id) as n, nextval('task_run_id_seq') as run,
+         cast(gen_random_uuid() as text) as backend_id
+  from ready
+), grabbed as (
+  update task t
+  set status = 'next_run_scheduled', run_id = o.run
+  from opened o
+  where t.id = o.task
+  returning t.id, t.arguments
+), runs as (
+  insert into task_run (id, task, backend_id, scheduled, metadata)
+  select run, task, backend_id, now(), '{}' from opened
+), batch as (
+  insert into dispatch_batch (owner, queue, runs)
+  select cast(:owner as bigint), :queue, array_agg(run order by n) from opened having count(*) > 0
+  returning id
+)
+select batch.id as batch, o.run, o.backend_id, g.arguments
+from opened o
+join grabbed g on g.id = o.task
+cross join batch
+order by o.n;
+
+-- name: open_visit_batch
+-- Write a batch of visits, which have no runs: the messages stand in the ledger itself.
+insert into dispatch_batch (owner, queue, visits)
+values (:owner, :queue, cast(:visits as jsonb))
+returning id;
+
+-- name: close_batch
+-- The broker has confirmed all of the batch.
+delete from dispatch_batch where id = :batch and owner = :owner;
+
+-- name: keep_unconfirmed
+-- Part of the batch is confirmed: the rest stays a promise. By message id.
+update dispatch_batch
+set runs = case when runs is not null then
+             array(select u.run from unnest(runs) with ordinality as u (run, n)
+                   join task_run r on r.id = u.run
+                   where r.backend_id = any(cast(:unconfirmed as text[])) order by u.n) end,
+    visits = case when visits is not null then
+               (select coalesce(jsonb_agg(v.visit order by v.n), '[]') from jsonb_array_elements(visits) with ordinality as v (visit, n)
+                where v.visit ->> 'id' = any(cast(:unconfirmed as text[]))) end
+where id = :batch and owner = :owner;
+
+-- name: open_batches
+-- The batches of an owner, oldest first.
+select id, queue from dispatch_batch where owner = :owner order by id;
+
+-- name: other_owners
+-- Owners of open batches, but this one.
+select distinct owner from dispatch_batch where owner <> :owner order by owner;
+
+-- name: promised_by_others
+-- Whether another owner has an open batch on a queue: its messages may still be on their way.
+select exists (select from dispatch_batch where queue = :queue and owner <> :owner);
+
+-- name: adopt_batches
+-- Compare-and-set: what the old owner still owns belongs to the new one.
+with taken as materialized (
+  select id from dispatch_batch where owner = :old order by id for no key update
+)
+update dispatch_batch set owner = :new where id in (select id from taken) and owner = :old returning id;
+
+-- name: promised_runs
+-- The runs of a batch that have neither started nor ended; withdrawn are those whose task no longer follows them.
+select r.backend_id, tt.backend_name, t.arguments,
+       (select min(max_queue_length) from task_type same where same.backend_name = tt.backend_name) as max_queue_length,
+       t.run_id is distinct from r.id or t.status = 'disabled' as withdrawn
+from dispatch_batch b
+cross join unnest(b.runs) with ordinality as u (run, n)
+join task_run r on r.id = u.run
+join task t on t.id = r.task
+join task_type tt on tt.type = t.type
+where b.id = :batch and b.owner = :owner and r.started is null and r.ended is null
+order by u.n;
+
+-- name: promised_visits
+-- The visits of a batch whose origins were not visited since.
+select v.visit ->> 'id' as backend_id, tt.backend_name,
+       (select min(max_queue_length) from task_type same where same.backend_name = tt.backend_name) as max_queue_length,
+       jsonb_build_object('args', jsonb_build_array(), 'kwargs', v.visit -> 'kwargs') as arguments, false as withdrawn
+from dispatch_batch b
+cross join jsonb_array_elements(b.visits) with ordinality as v (visit, n)
+join task_type tt on tt.type = v.visit ->> 'task_type'
+left join origin_visit_stats s on s.url = v.visit ->> 'url' and s.visit_type = v.visit ->> 'visit_type'
+where b.id = :batch and b.owner = :owner and (s.last_visit is null or s.last_visit < b.opened)
+order by v.n;
+
+-- name: in_flight
+-- Tasks that a runner took and whose runs have not ended, a type at a time.
+select type as task_type, count(*) as tasks from task where status = 'next_run_scheduled' group by type order by type;
+
+-- name: set_aside
+-- Keep events that could not be read or applied.
+insert into event_set_aside (reason, body)
+select reason, body from unnest(cast(:reasons as text[]), cast(:bodies as bytea[])) as u (reason, body);
+
+-- name: open_runs
+-- Runs that have not ended; promised are those in an open batch. Reads all of task_run: for restarts alone.
+select r.id, r.backend_id, tt.backend_name, t.priority is not null as priority, r.started is not null as started,
+       case when jsonb_typeof(r.metadata -> 'worker_pid') = 'number' then cast(r.metadata -> 'worker_pid' as int) end
+         as worker_pid,
+       exists (select from dispatch_batch b where r.id = any(b.runs)) as promised
+from task_run r
+join task t on t.id = r.task
+join task_type tt on tt.type = t.type
+where r.ended is null and r.backend_id is not null
+order by r.id;
+
+-- name: promise_again
+-- A batch of runs that were opened before, for a runner to take over.
+insert into dispatch_batch (owner, queue, runs) values (:owner, :queue, cast(:runs as bigint[]));

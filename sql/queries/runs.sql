@@ -1,0 +1,174 @@
+-- name: open_runs
+-- Open runs of tasks that were grabbed before; the tasks follow them from now on. Locks tasks in order of id.
+-- A backend_id that is taken is skipped; the caller compares counts and takes everything back.
+with input as materialized (
+  select n, task, backend_id, coalesce(scheduled, now()) as scheduled, cast(metadata as jsonb) as metadata
+  from unnest(cast(:tasks as bigint[]), cast(:backend_ids as text[]), cast(:scheduled as timestamptz[]),
+              cast(:metadata as text[]))
+       with ordinality as u (task, backend_id, scheduled, metadata, n)
+), locked as materialized (
+  select id from task where id in (select task from input) order by id for no key update
+), opened as (
+  insert into task_run (task, backend_id, scheduled, metadata)
+  select i.task, i.backend_id, i.scheduled, i.metadata
+  from input i
+  join locked on locked.id = i.task
+  order by i.n
+  on conflict (backend_id) do nothing
+  returning id, task, backend_id
+), followed as (
+  update task t
+  set run_id = o.run,
+      status = case when t.status = 'next_run_not_scheduled' then 'next_run_scheduled' else t.status end
+  from (select task, max(id) as run from opened group by task) as o
+  where t.id = o.task
+)
+select array(select id from locked) as tasks, array(select backend_id from opened) as backend_ids;
+
+-- name: get_run
+-- The run of a message.
+select id, task, backend_id, scheduled, started, ended, coalesce(metadata, '{}') as metadata, status
+from task_run
+where backend_id = :backend_id;
+
+-- name: get_runs_of_tasks
+-- The runs of these tasks, in order of id.
+select id, task, backend_id, scheduled, started, ended, coalesce(metadata, '{}') as metadata, status
+from task_run
+where task = any(cast(:task_ids as bigint[]))
+order by id
+limit cast(:limit as bigint);
+
+-- name: lock_tasks_of_runs
+-- First lock of an end: the tasks, in order of id. Two flushes of the same runs deadlock without it.
+select id
+from task
+where id in (select task from task_run where backend_id = any(cast(:backend_ids as text[])))
+order by id
+for no key update;
+
+-- name: lock_runs
+-- Second lock of an end: the runs, in order of id; answers which of them are known.
+select backend_id
+from task_run
+where backend_id = any(cast(:backend_ids as text[]))
+order by id
+for no key update;
+
+-- name: record
+-- Starts and ends of runs, one row a run, and what an end does to its task: the only place where that is decided.
+-- Runs and tasks are locked before, so that this statement's snapshot holds their last state.
+with input as materialized (
+  select backend_id, started, status, ended, evidence, cast(noted as jsonb) as noted,
+         cast(end_noted as jsonb) as end_noted, attempts
+  from unnest(cast(:backend_ids as text[]), cast(:started as timestamptz[]), cast(:statuses as task_run_status[]),
+              cast(:ended as timestamptz[]), cast(:evidence as smallint[]), cast(:noted as text[]),
+              cast(:end_noted as text[]), cast(:attempts as int[]))
+       as u (backend_id, started, status, ended, evidence, noted, end_noted, attempts)
+), run as materialized (
+  select r.id, r.task, r.started as old_started, r.ended as old_ended, r.status as old_status,
+         case when r.metadata is null then '{}' when jsonb_typeof(r.metadata) = 'object' then r.metadata
+              else jsonb_build_object('metadata', r.metadata) end as metadata,
+         r.retries_before, r.interval_before, r.next_run_before,
+         i.status, i.evidence, i.noted, i.end_noted, i.attempts,
+         -- Moments of events come from other clocks: they lie between the opening of the run and now.
+         case when i.started is null then null  -- least would make it now
+              when cast(:from_events as boolean) then greatest(least(i.started, now()), r.scheduled)
+              else i.started end as started,
+         case when :from_events then greatest(least(i.ended, now()), r.scheduled) else i.ended end as ended,
+         i.status is not null
+           and (r.ended is null or i.evidence > coalesce(r.evidence, 4)) as ends  -- the first of equals stays
+  from input i
+  join task_run r on r.backend_id = i.backend_id
+), changed as materialized (
+  select run.*,
+         started is not null
+           and (old_started is null or :from_events and started < old_started) as starts,
+         case when jsonb_typeof(metadata -> 'attempts') = 'number' then cast(metadata -> 'attempts' as numeric) else 0 end
+           as old_attempts
+  from run
+), moving as materialized (
+  -- Ends that move their task: it still follows this run, and nobody disabled it but an end of this run that this one
+  -- corrects.
+  select c.id as run, c.task, c.status, c.evidence, c.ended, t.policy,
+         coalesce(c.retries_before, t.retries_left) as retries,
+         case when c.retries_before is null then t.current_interval else c.interval_before end as interval,
+         case when c.retries_before is null then t.next_run else c.next_run_before end as next_run,
+         coalesce(tt.num_retries, 0) as num_retries,
+         coalesce(tt.retry_delay, interval '1 hour') as retry_delay,
+         case when tt.backoff_factor > 0 then tt.backoff_factor else 1 end as factor,
+         tt.min_interval, tt.max_interval
+  from changed c
+  join task t on t.id = c.task and t.run_id = c.id
+  join task_type tt on tt.type = t.type
+  where c.ends
+    and (c.old_ended is null or c.retries_before is not null)
+    and (t.status <> 'disabled'
+         or c.old_status in ('lost', 'failed') and t.policy = 'oneshot' and c.retries_before <= 0)
+), adapted as materialized (
+  select m.*,
+         case
+           when m.evidence = 2 then m.interval  -- task-succeeded alone: whether anything changed is unknown
+           else greatest(m.min_interval, least(
+             m.max_interval,
+             case when extract(epoch from m.interval) * m.change < 31536000000 then m.interval * m.change end,
+             interval '365000 days'  -- beyond it, moments can't be computed any more
+           ))
+         end as new_interval
+  from (
+    select moving.*, case when status = 'eventful' then 1 / factor else factor end as change
+    from moving
+  ) as m
+), moved as (
+  update task t
+  set status = cast(case
+        when a.status in ('eventful', 'uneventful') and a.policy = 'oneshot' then 'completed'
+        when a.status in ('eventful', 'uneventful') then 'next_run_not_scheduled'
+        when a.status = 'permfailed' then 'disabled'
+        when a.retries > 0 then 'next_run_not_scheduled'
+        when a.policy = 'oneshot' then 'disabled'
+        else 'next_run_not_scheduled'
+      end as task_status),
+      next_run = case
+        when a.status = 'permfailed' then a.next_run
+        when a.status in ('failed', 'lost') and a.retries > 0 then a.ended + a.retry_delay
+        when a.policy = 'oneshot' then a.next_run
+        when a.status in ('failed', 'lost') then a.ended + a.interval
+        else a.ended + a.new_interval
+      end,
+      current_interval = case
+        when a.policy = 'recurring' and a.status in ('eventful', 'uneventful') then a.new_interval
+        else a.interval
+      end,
+      retries_left = case
+        when a.status = 'permfailed' then a.retries
+        when a.status in ('failed', 'lost') and a.retries > 0 then a.retries - 1
+        when a.policy = 'oneshot' then a.retries
+        else a.num_retries
+      end
+  from adapted a
+  where t.id = a.task
+), recorded as (
+  update task_run r
+  set started = case when c.starts then c.started else r.started end,
+      ended = case when c.ends then c.ended else r.ended end,
+      evidence = case when c.ends then c.evidence else r.evidence end,
+      status = case when c.ends then c.status when r.ended is null and c.starts then 'started' else r.status end,
+      metadata = case when c.ends and c.old_ended is not null then c.metadata - array['result', 'error', 'reason']
+                      else c.metadata end
+                 || case when c.starts or c.ends or :from_events then c.noted else '{}' end
+                 || case when c.ends then c.end_noted else '{}' end
+                 || case when c.attempts > c.old_attempts then jsonb_build_object('attempts', c.attempts) else '{}' end,
+      retries_before = case when c.ends and c.retries_before is null then m.retries else r.retries_before end,
+      interval_before = case when c.ends and c.retries_before is null then m.interval else r.interval_before end,
+      next_run_before = case when c.ends and c.retries_before is null then m.next_run else r.next_run_before end
+  from changed c
+  left join moving m on m.run = c.id
+  where r.id = c.id
+    and (c.starts or c.ends or :from_events and (c.attempts > c.old_attempts or not c.metadata @> c.noted))
+)
+select status, count(*) as runs from changed where ends group by status;
+
+-- name: now
+-- The database's clock.
+select now();

@@ -1,0 +1,58 @@
+-- name: backlog
+-- Due tasks of each type and priority, and since when the first is due. A range of task_ready_idx or
+-- task_ready_priority_idx each, nothing else is read; a type that has nothing due costs a descent.
+select tt.type, null as priority, due.tasks, due.oldest
+from task_type tt
+cross join lateral (
+  select count(*) as tasks, min(next_run) as oldest
+  from task t
+  where t.type = tt.type and t.status = 'next_run_not_scheduled' and t.priority is null
+    and t.next_run <= coalesce(cast(:now as timestamptz), now())
+) as due
+where due.tasks > 0
+union all
+select tt.type, cast(p.priority as text), due.tasks, due.oldest
+from task_type tt
+cross join unnest(enum_range(cast(null as task_priority))) as p (priority)
+cross join lateral (
+  select count(*) as tasks, min(next_run) as oldest
+  from task t
+  where t.type = tt.type and t.status = 'next_run_not_scheduled' and t.priority = p.priority
+    and t.next_run <= coalesce(cast(:now as timestamptz), now())
+) as due
+where due.tasks > 0
+order by type, priority nulls first;
+
+-- name: in_flight
+-- Tasks in flight of each type: waiting for a worker, or started. Reads task_scheduled_idx and the runs that own those
+-- tasks, so it costs what is in flight, whatever the history. A task that was grabbed and has no run yet is waiting.
+select t.type, count(*) filter (where r.started is null) as waiting,
+       count(*) filter (where r.started is not null) as started, min(coalesce(r.started, r.scheduled)) as oldest
+from task t
+left join task_run r on r.id = t.run_id
+where t.status = 'next_run_scheduled' and r.ended is null
+group by t.type
+order by t.type;
+
+-- name: last_failures
+-- Runs that failed or were lost lately, the last end first: among the newest :window runs, since no index on
+-- status is kept (every start and end would have to write it).
+select r.id as run, r.task, t.type, r.status, r.backend_id, r.ended, r.error
+from (
+  select id, task, status, backend_id, ended, coalesce(metadata ->> 'error', metadata ->> 'reason') as error
+  from (
+    select id, task, status, backend_id, ended, metadata from task_run order by id desc limit :window
+  ) as newest
+  where status in ('failed', 'permfailed', 'lost')
+  order by ended desc nulls last, id desc
+  limit :limit  -- before the join, or all of task is read
+) as r
+join task t on t.id = r.task
+order by r.ended desc nulls last, r.id desc;
+
+-- name: ledger
+-- Messages promised and not confirmed yet, and events that nobody could read.
+select (select count(*) from dispatch_batch) as batches,
+       (select coalesce(sum(cardinality(runs)), 0) from dispatch_batch) as runs,
+       (select min(opened) from dispatch_batch) as oldest,
+       (select count(*) from event_set_aside) as set_aside;

@@ -1,0 +1,411 @@
+"""The public door to the database: ``SchedulerBackend``.
+
+Every method opens one transaction, calls the function behind it, and returns. Functions behind the door
+live in a module per concern and take a connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from random import Random
+from types import TracebackType
+from typing import Any, ClassVar, Self
+from uuid import UUID
+
+import psycopg2.extensions
+
+from swh_sched_runner.backend import (
+    archive,
+    arguments,
+    listers,
+    metrics,
+    origins,
+    runs,
+    stats,
+    task_types,
+    tasks,
+    visits,
+)
+from swh_sched_runner.backend.outcomes import record as record_outcomes  # the parameter hides the module
+from swh_sched_runner.backend.tasks import create as create_tasks  # the parameter ``tasks`` hides the module
+from swh_sched_runner.db.connections import create_engine, dsn
+from swh_sched_runner.db.engine import Database
+from swh_sched_runner.db.lent import Lent
+from swh_sched_runner.model import (
+    LastVisitStatus,
+    ListedOrigin,
+    Lister,
+    OriginVisitStats,
+    PaginatedListedOriginList,
+    SchedulerMetrics,
+    Task,
+    TaskRun,
+    TaskType,
+    VisitOutcome,
+)
+
+
+def adapt_LastVisitStatus(v: LastVisitStatus) -> psycopg2.extensions.AsIs:  # noqa: N802 (the public name)
+    """How psycopg2 writes a ``LastVisitStatus``: its value, as a ``last_visit_status``."""
+    return psycopg2.extensions.AsIs(f"'{v.value}'::last_visit_status")
+
+
+class SchedulerBackend:
+    """Task types, tasks, runs, listers, origins and visits in a PostgreSQL database.
+
+    ``db`` is a libpq connection string, a postgresql:// URL, or an open psycopg2 connection.
+
+    With the first two, up to ``max_pool_conns`` connections are opened and ``min_pool_conns`` are kept; when all are
+    taken, callers wait. Each method is a transaction of its own; one that meets a transient error (a dropped
+    connection, a deadlock, …) is tried again as a whole, five times at most. A statement waits 30 s for a lock, unless
+    the role, the database or ``db`` sets another lock_timeout. Threads may share a backend, and a process that is
+    forked may go on using it.
+
+    On an open connection each method is part of the caller's transaction: nothing is committed, rolled back or closed
+    for the caller, an error of ours takes back that one call alone (by a savepoint), and nothing is tried again. If the
+    connection is in autocommit mode and no transaction is open, each method is a transaction. Settings of the session
+    are as before after each call, and only one thread at a time is let in.
+
+    Moments go in with any time zone and come out in UTC; those without a ``timestamp`` are the database's ``now()``.
+
+    Every method raises ``InvalidArgument`` for a wrong argument, before anything is written; ``DatabaseUnavailable``
+    when trying again did not help (``LockTimeout``, ``StatementTimeout`` and ``TransactionConflict`` are of that kind);
+    ``StatementRefused`` when PostgreSQL says no; ``ConnectionUnusable`` for an open connection that is closed by now,
+    or whose transaction has failed. All of them, and what a method names beside, are ``SchedulerException``.
+    """
+
+    current_version = 33
+
+    task_type_keys: ClassVar = list(task_types.KEYS)
+    task_create_keys: ClassVar = list(tasks.CREATE_KEYS)
+    task_keys: ClassVar = list(tasks.KEYS)
+    task_run_create_keys: ClassVar = list(runs.CREATE_KEYS)
+    task_run_keys: ClassVar = list(runs.KEYS)
+
+    def __init__(
+        self, db: str | psycopg2.extensions.connection, min_pool_conns: int = 1, max_pool_conns: int = 10
+    ) -> None:
+        arguments.integer("min_pool_conns", min_pool_conns, least=0)
+        arguments.integer("max_pool_conns", max_pool_conns, least=max(min_pool_conns, 1), most=10_000)
+        self._db: Database | Lent
+        if isinstance(db, psycopg2.extensions.connection):
+            self._db = Lent(db)
+        else:
+            self._db = Database(create_engine(dsn(db), min_pool_conns, max_pool_conns))
+
+    @classmethod
+    def of(cls, database: Database) -> Self:
+        """A backend on a ``Database`` that exists already, for programs that share one pool."""
+        backend = cls.__new__(cls)
+        backend._db = database
+        return backend
+
+    def close(self) -> None:
+        """Close the pooled connections; a connection that was handed in stays open."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Task types
+
+    def create_task_type(self, task_type: TaskType) -> None:
+        """Create a task type; one that exists stays as it is.
+
+        Keys: ``type``, ``description``, ``backend_name`` (required), ``default_interval``, ``min_interval``,
+        ``max_interval``, ``retry_delay`` (timedelta), ``backoff_factor`` (> 0), ``max_queue_length``,
+        ``num_retries``. Keys left out take the database's default; ``max_queue_length`` None is unbounded.
+        """
+        self._db.run(task_types.create, task_type)
+
+    def get_task_type(self, name: str) -> TaskType | None:
+        """The task type of that name, or None."""
+        return self._db.run(task_types.get, name)
+
+    def get_task_types(self) -> list[TaskType]:
+        """All task types, in order of their names."""
+        return self._db.run(task_types.get_all)
+
+    # Tasks
+
+    def create_tasks(self, tasks: Iterable[Task], policy: str = "recurring") -> list[Task]:
+        """Create tasks that don't exist yet and return the matching ones, old or new, in the order of the input.
+
+        Keys: ``type``, ``arguments`` (``{"args": list, "kwargs": dict}``) and ``next_run`` are required; ``policy``
+        defaults to the argument, ``status`` to next_run_not_scheduled, ``retries_left`` to the type's num_retries or
+        0, ``priority`` to None. Two tasks match when type, arguments, policy, priority and status are equal (the two
+        statuses of a waiting task count as one), and for a one-shot task next_run too. Two concurrent calls create
+        one task. Raises ``UnknownTaskType``.
+        """
+        return self._db.run(create_tasks, list(tasks), policy)
+
+    def set_status_tasks(
+        self, task_ids: Iterable[int], status: str = "disabled", next_run: datetime | None = None
+    ) -> None:
+        """Set the status of tasks, and their next_run if it is given. Runs in flight no longer move these tasks."""
+        self._db.run(tasks.set_status, list(task_ids), status, next_run)
+
+    def disable_tasks(self, task_ids: Iterable[int]) -> None:
+        """Disable tasks. Runs in flight no longer move them."""
+        self._db.run(tasks.set_status, list(task_ids), "disabled", None)
+
+    def search_tasks(
+        self,
+        task_id: int | Iterable[int] | None = None,
+        task_type: str | None = None,
+        status: str | None = None,
+        priority: str | None = None,
+        policy: str | None = None,
+        before: datetime | None = None,
+        after: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[Task]:
+        """Tasks that meet all given conditions, in order of id; ``before`` and ``after`` bound next_run, inclusive."""
+        ids = [task_id] if isinstance(task_id, int) else None if task_id is None else list(task_id)
+        return self._db.run(tasks.search, ids, task_type, status, priority, policy, before, after, limit)
+
+    def get_tasks(self, task_ids: Iterable[int]) -> list[Task]:
+        """The tasks of these ids, in order of id; unknown ids are left out."""
+        return self._db.run(tasks.get, list(task_ids))
+
+    def peek_ready_tasks(
+        self, task_type: str, timestamp: datetime | None = None, num_tasks: int | None = None
+    ) -> list[Task]:
+        """Due tasks without priority, in order of next_run, left as they are."""
+        return self._db.run(tasks.peek_ready, task_type, timestamp, num_tasks)
+
+    def grab_ready_tasks(
+        self, task_type: str, timestamp: datetime | None = None, num_tasks: int | None = None
+    ) -> list[Task]:
+        """Take due tasks without priority, in order of next_run; no two callers ever get the same one."""
+        return self._db.run(tasks.grab_ready, task_type, timestamp, num_tasks)
+
+    def peek_ready_priority_tasks(
+        self, task_type: str, timestamp: datetime | None = None, num_tasks: int | None = None
+    ) -> list[Task]:
+        """Due tasks with a priority, in order high, normal, low, then next_run, left as they are."""
+        return self._db.run(tasks.peek_ready_priority, task_type, timestamp, num_tasks)
+
+    def grab_ready_priority_tasks(
+        self, task_type: str, timestamp: datetime | None = None, num_tasks: int | None = None
+    ) -> list[Task]:
+        """Take due tasks with a priority, in order high, normal, low, then next_run; no two callers share one."""
+        return self._db.run(tasks.grab_ready_priority, task_type, timestamp, num_tasks)
+
+    # Runs
+
+    def schedule_task_run(
+        self, task_id: int, backend_id: str, metadata: dict[str, Any] | None = None, timestamp: datetime | None = None
+    ) -> TaskRun:
+        """Open a run of a task that was grabbed, and return it. The task now follows this run.
+
+        Raises ``UnknownTask`` and ``DuplicateBackendId``.
+        """
+        return self._db.run(runs.schedule, task_id, backend_id, metadata, timestamp)
+
+    def mass_schedule_task_runs(self, task_runs: Iterable[TaskRun]) -> None:
+        """Open many runs in one statement, all or none.
+
+        Dicts with ``task`` and ``backend_id``, optionally ``metadata`` and ``scheduled``. Raises ``UnknownTask`` and
+        ``DuplicateBackendId``.
+        """
+        self._db.run(runs.mass_schedule, list(task_runs))
+
+    def start_task_run(
+        self, backend_id: str, metadata: dict[str, Any] | None = None, timestamp: datetime | None = None
+    ) -> TaskRun | None:
+        """Note that a run started, and return it; None for an unknown ``backend_id``.
+
+        A run that has a start already is returned as it is.
+        """
+        return self._db.run(runs.start, backend_id, metadata, timestamp)
+
+    def end_task_run(
+        self,
+        backend_id: str,
+        status: str,
+        metadata: dict[str, Any] | None = None,
+        timestamp: datetime | None = None,
+        result: Any = None,
+    ) -> TaskRun | None:
+        """Note that a run ended, move its task, and return the run; None for an unknown ``backend_id``.
+
+        ``status`` is eventful, uneventful, failed, permfailed or lost; ``result`` is kept as ``metadata["result"]``.
+        A run that has ended already is returned as it is. What the end does to the task: docs/state-machine.md.
+        """
+        return self._db.run(runs.end, backend_id, status, metadata, timestamp, result)
+
+    def get_task_runs(self, task_ids: Iterable[int], limit: int | None = None) -> list[TaskRun]:
+        """The runs of these tasks, in order of id, at most ``limit``."""
+        return self._db.run(runs.get_of_tasks, list(task_ids), limit)
+
+    # Archive
+
+    def filter_task_to_archive(
+        self,
+        after_ts: str | datetime,
+        before_ts: str | datetime,
+        limit: int = 10,
+        page_token: str | None = None,
+    ) -> dict[str, Any]:
+        """A page of the runs to archive: their task is disabled, or completed and one-shot.
+
+        Taken are runs whose ``started`` (``scheduled``, if they never started) lies in ``[after_ts, before_ts[``, in
+        order of that moment, at most ``limit``. Bounds are datetimes with a time zone or ISO 8601 texts, which are in
+        UTC where they name no zone. ``next_page_token`` leads to the next page, and is missing on the last one.
+
+        ``tasks`` holds a dict for each run: ``task_id``, ``task_policy``, ``task_status``, ``task_run_id``,
+        ``arguments``, ``type``, ``backend_id``, ``metadata``, ``scheduled``, ``started``, ``ended`` and
+        ``task_run_status``. In ``arguments``, ``args`` is ``{index: value}`` and ``kwargs`` a JSON text. Pages show
+        every run once, also where a task has more of them than ``limit``, and may be deleted one by one.
+        """
+        return self._db.run(archive.get_page, after_ts, before_ts, limit, page_token)
+
+    def delete_archived_tasks(self, task_ids: Iterable[Mapping[str, int]]) -> None:
+        """Delete exactly these runs, and those of their tasks that have no run left.
+
+        Dicts with ``task_id`` and ``task_run_id``, such as the rows of ``filter_task_to_archive``; other keys are left
+        alone, and so are runs that are gone already. A task that was set to run again meanwhile stays. Raises
+        ``InvalidArgument`` for a run of another task.
+        """
+        self._db.run(archive.delete, list(task_ids))
+
+    # Listers
+
+    def get_listers(self) -> list[Lister]:
+        """All listers, in order of creation."""
+        return self._db.run(listers.get_all)
+
+    def get_listers_by_id(self, lister_ids: Iterable[UUID | str]) -> list[Lister]:
+        """The listers of these ids, in order of creation; unknown ids are left out."""
+        return self._db.run(listers.get_by_id, list(lister_ids))
+
+    def get_lister(self, name: str, instance_name: str | None = None) -> Lister | None:
+        """The lister of that name and instance (None is the empty name), None for an unknown one."""
+        return self._db.run(listers.get, name, instance_name)
+
+    def get_or_create_lister(self, name: str, instance_name: str | None = None) -> Lister:
+        """The lister of that name and instance, made if it is not there."""
+        return self._db.run(listers.get_or_create, name, instance_name)
+
+    def update_lister(self, lister: Lister) -> Lister:
+        """Write ``current_state`` and what is known of listings and first visits; return the lister as it is now.
+
+        ``updated`` must be what the database has, else ``StaleData``; it is moved forward.
+        """
+        return self._db.run(listers.update, lister)
+
+    # Origins
+
+    def record_listed_origins(self, listed_origins: Iterable[ListedOrigin]) -> list[ListedOrigin]:
+        """Record what a lister listed and return the rows, each key once, in the order of the input.
+
+        New origins are inserted; of known ones extra_loader_arguments, enabled, last_update and last_seen are
+        written, first_seen stays. The last of a key wins. Raises ``UnknownLister``.
+        """
+        return self._db.run(origins.record, list(listed_origins))
+
+    def get_listed_origins(
+        self,
+        lister_id: UUID | str | None = None,
+        url: str | None = None,
+        enabled: bool | None = True,
+        limit: int = 1000,
+        page_token: tuple[str, str] | None = None,
+    ) -> PaginatedListedOriginList:
+        """A page of origins in order of lister, url and visit type; ``enabled`` None means all.
+
+        The visit types of one url stay on one page: it is shorter than ``limit`` where they no longer fit, and
+        longer only where one url has more of them than that. The last page has no token.
+        """
+        return self._db.run(origins.get_page, lister_id, url, enabled, limit, page_token)
+
+    # Visits
+
+    def grab_next_visits(
+        self,
+        visit_type: str,
+        count: int,
+        policy: str,
+        enabled: bool = True,
+        lister_uuid: UUID | str | None = None,
+        lister_name: str | None = None,
+        lister_instance_name: str | None = None,
+        timestamp: datetime | None = None,
+        absolute_cooldown: timedelta | None = timedelta(hours=12),
+        scheduled_cooldown: timedelta | None = timedelta(days=7),
+        failed_cooldown: timedelta | None = timedelta(days=14),
+        not_found_cooldown: timedelta | None = timedelta(days=31),
+        tablesample: float | None = None,
+    ) -> list[ListedOrigin]:
+        """Take up to ``count`` origins to visit, in the policy's order, and note that they were scheduled.
+
+        No two callers at the same moment get the same url and visit type; two listers that list the same url give
+        two origins. Left out are origins scheduled less than ``absolute_cooldown`` ago; scheduled less than
+        ``scheduled_cooldown`` ago and not visited since; and those whose last visit failed, or found nothing, less than
+        ``failed_cooldown`` or ``not_found_cooldown`` ago. None switches a cooldown off. ``tablesample`` is the
+        percentage of origins that is looked at. Policies: oldest_scheduled_first, never_visited_oldest_update_first,
+        already_visited_order_by_lag, origins_without_last_update, stop_after_success and, for one lister,
+        first_visits_after_listing; another raises ``UnknownPolicy``.
+        """
+        return self._db.run(
+            visits.grab_next,
+            visit_type,
+            count,
+            policy,
+            enabled=enabled,
+            lister_uuid=lister_uuid,
+            lister_name=lister_name,
+            lister_instance_name=lister_instance_name,
+            timestamp=timestamp,
+            absolute_cooldown=absolute_cooldown,
+            scheduled_cooldown=scheduled_cooldown,
+            failed_cooldown=failed_cooldown,
+            not_found_cooldown=not_found_cooldown,
+            tablesample=tablesample,
+        )
+
+    def record_visit_outcomes(self, outcomes: Iterable[VisitOutcome]) -> None:
+        """Note how visits went: adapt how soon their origins come again, disable what failed three times in a row.
+
+        Outcomes of one origin are applied in order of their dates; one that is not newer than its last visit, and the
+        statuses created and ongoing, change nothing. So a replay is harmless.
+        """
+        self._db.run(record_outcomes, list(outcomes), Random())
+
+    def origin_visit_stats_upsert(self, origin_visit_stats: Iterable[OriginVisitStats]) -> None:
+        """Write statistics of visits: a None keeps what is stored, offset and successive visits are always written.
+
+        A url and visit type twice in one call raise ``SchedulerException``.
+        """
+        self._db.run(stats.upsert, list(origin_visit_stats))
+
+    def origin_visit_stats_get(self, ids: Iterable[tuple[str, str]]) -> list[OriginVisitStats]:
+        """The statistics of these (url, visit type), each once, in the order given; unknown ones are left out."""
+        return self._db.run(stats.get, list(ids))
+
+    def visit_scheduler_queue_position_get(self) -> dict[str, int]:
+        """How far the queue of origins without last_update has come, by visit type."""
+        return self._db.run(stats.queue_positions)
+
+    def visit_scheduler_queue_position_set(self, visit_type: str, position: int) -> None:
+        """Set how far the queue of a visit type has come."""
+        self._db.run(stats.set_queue_position, visit_type, position)
+
+    # Metrics
+
+    def update_metrics(
+        self, lister_id: UUID | str | None = None, timestamp: datetime | None = None
+    ) -> list[SchedulerMetrics]:
+        """Count the origins of that lister, or of all, and return the counts; ``[]`` for an unknown lister."""
+        return self._db.run(metrics.update, lister_id, timestamp)
+
+    def get_metrics(self, lister_id: UUID | str | None = None, visit_type: str | None = None) -> list[SchedulerMetrics]:
+        """The counts as they were last updated; filters combine."""
+        return self._db.run(metrics.get, lister_id, visit_type)

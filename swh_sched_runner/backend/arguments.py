@@ -1,0 +1,115 @@
+"""Checks of arguments at the door: a wrong one raises an error that names it, before anything is written."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Collection, Iterable
+from typing import Any, Never
+from uuid import UUID
+
+from swh_sched_runner.exc import InvalidArgument
+
+# More than any message of ours needs; an error that quotes a whole argument helps no one.
+SHOWN = 120
+# An escaped NUL in JSON; the backslash itself is not escaped.
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def refuse(argument: str, reason: str, value: object) -> Never:
+    """Raise ``InvalidArgument`` with the value cut to a readable length."""
+    shown = repr(value)
+    raise InvalidArgument(argument=argument, reason=reason, value=shown if len(shown) <= SHOWN else shown[:SHOWN] + "…")
+
+
+def one_of(argument: str, value: Any, known: Collection[str]) -> str:
+    """``value`` if it is one of ``known``."""
+    if value not in known:
+        refuse(argument, f"must be one of {', '.join(known)}", value)
+    return str(value)
+
+
+def text(argument: str, value: Any) -> str:
+    """``value`` if it is a string that PostgreSQL can store and that says something."""
+    if not isinstance(value, str) or not value:
+        refuse(argument, "must be a string that is not empty", value)
+    if "\0" in value:
+        refuse(argument, "must hold no NUL character", value)
+    return value
+
+
+def string(argument: str, value: Any) -> str:
+    """``value`` if it is a string that PostgreSQL can store, the empty one too."""
+    return "" if value == "" else text(argument, value)
+
+
+def boolean(argument: str, value: Any) -> bool:
+    """``value`` if it is True or False."""
+    if not isinstance(value, bool):
+        refuse(argument, "must be True or False", value)
+    return value
+
+
+def uuid(argument: str, value: Any) -> UUID:
+    """``value`` as a UUID, from one or from its text."""
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value)
+    except (TypeError, ValueError, AttributeError):
+        refuse(argument, "must be a UUID", value)
+
+
+def integer(argument: str, value: Any, *, least: int = -(2**63), most: int = 2**63 - 1) -> int:
+    """``value`` if it is a whole number within the bounds (by default those of a bigint)."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        refuse(argument, f"must be a whole number from {least} to {most}", value)
+    return value
+
+
+def percentage(argument: str, value: Any) -> float:
+    """``value`` if it is a number above 0, up to 100."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 100:
+        refuse(argument, "must be a number above 0, up to 100", value)
+    return float(value)
+
+
+def moment(argument: str, value: Any) -> datetime.datetime:
+    """``value`` if it is a datetime with a time zone."""
+    if not isinstance(value, datetime.datetime) or value.tzinfo is None or value.utcoffset() is None:
+        refuse(argument, "must be a datetime with a time zone", value)
+    return value
+
+
+def duration(argument: str, value: Any) -> datetime.timedelta:
+    """``value`` if it is a timedelta of at least nothing."""
+    if not isinstance(value, datetime.timedelta) or value < datetime.timedelta(0):
+        refuse(argument, "must be a timedelta that is not negative", value)
+    return value
+
+
+def ids(argument: str, values: Iterable[Any]) -> list[int]:
+    """``values`` as a list of bigints."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        refuse(argument, "must be an iterable of whole numbers", values)
+    return [integer(argument, value) for value in values]
+
+
+def json_text(argument: str, value: Any) -> str:
+    """``value`` as JSON that jsonb can hold: no NaN, no NUL character, no lone surrogate, no foreign class."""
+    try:
+        encoded = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        encoded.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        refuse(argument, f"must be something that JSON can hold: {error}", value)
+    if _ESCAPED_NUL.search(encoded):
+        refuse(argument, "must hold no NUL character", value)
+    return encoded
+
+
+def json_object(argument: str, value: Any) -> str:
+    """``value`` as JSON if it is a dict that jsonb can hold."""
+    if not isinstance(value, dict):
+        refuse(argument, "must be a dict", value)
+    return json_text(argument, value)

@@ -1,0 +1,299 @@
+"""The door of the services: who may send, batches of promised messages, and what events say of runs.
+
+A batch is written in the same statement that takes its tasks and opens their runs, before anything is sent; it
+goes when the broker has confirmed every message. Until then its messages are sent again, always under their ids.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypedDict
+
+import attrs
+from sqlalchemy import Connection
+
+from swh_sched_runner.backend import runs, visits
+from swh_sched_runner.backend.owner import Owner
+from swh_sched_runner.backend.runs import Recorded, RunChange
+from swh_sched_runner.config import VisitSettings
+from swh_sched_runner.db.engine import Database
+from swh_sched_runner.db.queries import Queries
+from swh_sched_runner.model import Evidence, ListedOrigin
+
+WITHDRAWN = "the task was disabled or scheduled anew before this run was sent"
+
+_sql = Queries("dispatch")
+
+
+@attrs.define(slots=True, frozen=True)
+class Lane:
+    """Due tasks of one type, with or without a priority."""
+
+    task_type: str
+    backend_name: str
+    max_queue_length: int | None
+    priority: bool
+
+
+@attrs.define(slots=True, frozen=True)
+class Promise:
+    """A message that was promised: its id, and what it carries."""
+
+    backend_id: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+@attrs.define(slots=True, frozen=True)
+class Batch:
+    """Messages of one Celery task to one queue. ``bound`` is the queue's, None if unbounded."""
+
+    id: int
+    queue: str
+    backend_name: str
+    bound: int | None
+    promises: list[Promise]
+
+
+@attrs.define(slots=True, frozen=True)
+class OpenBatch:
+    """A batch of the ledger that is not confirmed yet."""
+
+    id: int
+    queue: str
+
+
+@attrs.define(slots=True, frozen=True)
+class OpenRun:
+    """A run without an end. ``promised``: it is in an open batch; ``worker_pid``: of the worker that started it."""
+
+    id: int
+    backend_id: str
+    backend_name: str
+    priority: bool
+    started: bool
+    worker_pid: int | None
+    promised: bool
+
+
+class Cooldowns(TypedDict):
+    """When an origin is left alone; None is off."""
+
+    absolute_cooldown: timedelta | None
+    scheduled_cooldown: timedelta | None
+    failed_cooldown: timedelta | None
+    not_found_cooldown: timedelta | None
+
+
+@attrs.define(slots=True, frozen=True)
+class VisitPlan:
+    """Up to ``count`` origins of a visit type: which policies take which share, under which cooldowns."""
+
+    visit_type: str
+    task_type: str
+    count: int
+    policies: Mapping[str, float]
+    cooldowns: Cooldowns
+
+    @classmethod
+    def of(cls, visit_type: str, task_type: str, count: int, settings: VisitSettings) -> VisitPlan:
+        """The plan that the configuration gives."""
+        cooldowns = Cooldowns(
+            absolute_cooldown=_duration(settings.absolute_cooldown_seconds),
+            scheduled_cooldown=_duration(settings.scheduled_cooldown_seconds),
+            failed_cooldown=_duration(settings.failed_cooldown_seconds),
+            not_found_cooldown=_duration(settings.not_found_cooldown_seconds),
+        )
+        return cls(visit_type, task_type, count, settings.policies, cooldowns)
+
+
+def _duration(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
+
+
+class Dispatch:
+    """The ledger and the record of events; shares the pool of its ``Database``."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def open_owner(self) -> Owner:
+        """Become an owner of batches, with a session of its own; raises ``ConfigurationError`` behind a pooler."""
+        return Owner(self._db.engine)
+
+    def due_lanes(self, task_types: Sequence[str] = (), now: datetime | None = None) -> list[Lane]:
+        """Where tasks are due: those with a priority first. Empty ``task_types`` means all."""
+        return self._db.run(_due_lanes, list(task_types) or None, now)
+
+    def open_batch(
+        self, owner: int, queue: str, lane: Lane, num_tasks: int, now: datetime | None = None
+    ) -> Batch | None:
+        """Take up to ``num_tasks`` due tasks, open their runs and promise their messages; None if nothing is due."""
+        return self._db.run(_open_batch, owner, queue, lane, num_tasks, now)
+
+    def visit_queue(self, task_type: str) -> tuple[str, int | None] | None:
+        """Queue and bound of the visits that tasks of this type make; None if there is no such type."""
+        return self._db.run(_visit_queue, task_type)
+
+    def open_visit_batch(self, owner: int, queue: str, plan: VisitPlan) -> OpenBatch | None:
+        """Take origins by the plan and promise a visit of each, in one transaction; None if there are none."""
+        return self._db.run(_open_visit_batch, owner, queue, plan)
+
+    def close_batch(self, owner: int, batch: int, unconfirmed: Iterable[str] = ()) -> None:
+        """Keep the ``unconfirmed`` ids of the batch as promises; without any, the batch is done."""
+        self._db.run(_close_batch, owner, batch, list(unconfirmed))
+
+    def open_batches(self, owner: int) -> list[OpenBatch]:
+        """What this owner has promised, oldest first."""
+        return self._db.run(_open_batches, owner)
+
+    def read_batch(self, owner: int, batch: OpenBatch) -> Batch | None:
+        """What of the batch must still be sent; None if nothing is left, and the batch is closed then.
+
+        Runs whose task was disabled or scheduled anew meanwhile end as failed.
+        """
+        return self._db.run(_read_batch, owner, batch)
+
+    def other_owners(self, owner: int) -> list[int]:
+        """Who else has open batches."""
+        return self._db.run(_other_owners, owner)
+
+    def promised_by_others(self, owner: int, queue: str) -> bool:
+        """Whether somebody else's batch for this queue is open."""
+        return self._db.run(_promised_by_others, owner, queue)
+
+    def adopt(self, old: int, new: int) -> int:
+        """Take over the batches of an owner that is proven gone; answers how many."""
+        return self._db.run(_adopt, old, new)
+
+    def open_runs(self) -> list[OpenRun]:
+        """All runs without an end, in order of id."""
+        return self._db.run(_open_runs)
+
+    def promise_again(self, runs_by_queue: Mapping[str, Sequence[int]]) -> None:
+        """Promise messages of runs that were opened before; the next runner takes the batches over."""
+        if runs_by_queue:
+            owner = self.open_owner()
+            try:
+                self._db.run(_promise_again, owner.id, runs_by_queue)
+            finally:
+                owner.close()
+
+    def record_events(self, changes: Sequence[RunChange], set_aside: Sequence[tuple[str, bytes]] = ()) -> Recorded:
+        """Record what events say, one change a run, and keep what could not be read: ``(reason, body)``."""
+        return self._db.run(_record_events, changes, set_aside)
+
+
+def _due_lanes(conn: Connection, task_types: list[str] | None, now: datetime | None) -> list[Lane]:
+    rows = conn.execute(_sql.due_lanes, {"task_types": task_types, "now": now})
+    return [Lane(row.task_type, row.backend_name, row.max_queue_length, row.priority) for row in rows]
+
+
+def _open_batch(
+    conn: Connection, owner: int, queue: str, lane: Lane, num_tasks: int, now: datetime | None
+) -> Batch | None:
+    statement = _sql.open_priority_batch if lane.priority else _sql.open_batch
+    binds = {"owner": owner, "queue": queue, "task_type": lane.task_type, "num_tasks": num_tasks, "now": now}
+    rows = conn.execute(statement, binds).all()
+    if not rows:
+        return None
+    promises = [_promise(row.backend_id, row.arguments) for row in rows]
+    return Batch(rows[0].batch, queue, lane.backend_name, lane.max_queue_length, promises)
+
+
+def _promise(backend_id: str, arguments: Mapping[str, Any]) -> Promise:
+    return Promise(backend_id, arguments.get("args") or [], arguments.get("kwargs") or {})
+
+
+def _visit_queue(conn: Connection, task_type: str) -> tuple[str, int | None] | None:
+    found = conn.execute(_sql.visit_queue, {"task_type": task_type}).first()
+    return None if found is None else (found.backend_name, found.max_queue_length)
+
+
+def _open_visit_batch(conn: Connection, owner: int, queue: str, plan: VisitPlan) -> OpenBatch | None:
+    promised = [
+        {
+            "id": str(uuid.uuid4()),
+            "task_type": plan.task_type,
+            "url": origin.url,
+            "visit_type": origin.visit_type,
+            "kwargs": {"url": origin.url, **origin.extra_loader_arguments},
+        }
+        for origin in _grab_visits(conn, plan)
+    ]
+    if not promised:
+        return None
+    binds = {"owner": owner, "queue": queue, "visits": json.dumps(promised)}
+    return OpenBatch(conn.execute(_sql.open_visit_batch, binds).scalar_one(), queue)
+
+
+def _grab_visits(conn: Connection, plan: VisitPlan) -> list[ListedOrigin]:
+    """Each policy takes its share; what one leaves, the next ones may take."""
+    grabbed: dict[tuple[str, str], ListedOrigin] = {}
+    weights = sum(plan.policies.values())
+    for policy, weight in plan.policies.items():
+        share = round((plan.count - len(grabbed)) * weight / weights)
+        weights -= weight
+        taken = visits.grab_next(conn, plan.visit_type, share, policy, **plan.cooldowns) if share else []
+        grabbed |= {(origin.url, origin.visit_type): origin for origin in taken}  # listed twice, visited once
+    return list(grabbed.values())
+
+
+def _close_batch(conn: Connection, owner: int, batch: int, unconfirmed: list[str]) -> None:
+    statement = _sql.keep_unconfirmed if unconfirmed else _sql.close_batch
+    conn.execute(statement, {"owner": owner, "batch": batch, "unconfirmed": unconfirmed})
+
+
+def _open_batches(conn: Connection, owner: int) -> list[OpenBatch]:
+    return [OpenBatch(row.id, row.queue) for row in conn.execute(_sql.open_batches, {"owner": owner})]
+
+
+def _read_batch(conn: Connection, owner: int, batch: OpenBatch) -> Batch | None:
+    binds = {"owner": owner, "batch": batch.id}
+    rows = conn.execute(_sql.promised_runs, binds).all() or conn.execute(_sql.promised_visits, binds).all()
+    now = conn.execute(Queries("runs").now).scalar_one()
+    withdrawn = [
+        RunChange(row.backend_id, status="failed", ended=now, evidence=Evidence.FAILED, end_noted={"reason": WITHDRAWN})
+        for row in rows
+        if row.withdrawn
+    ]
+    runs.record(conn, withdrawn)
+    wanted = [row for row in rows if not row.withdrawn]
+    if not wanted:
+        _close_batch(conn, owner, batch.id, [])
+        return None
+    promises = [_promise(row.backend_id, row.arguments) for row in wanted]
+    return Batch(batch.id, batch.queue, wanted[0].backend_name, wanted[0].max_queue_length, promises)
+
+
+def _other_owners(conn: Connection, owner: int) -> list[int]:
+    return list(conn.execute(_sql.other_owners, {"owner": owner}).scalars())
+
+
+def _promised_by_others(conn: Connection, owner: int, queue: str) -> bool:
+    return bool(conn.execute(_sql.promised_by_others, {"owner": owner, "queue": queue}).scalar_one())
+
+
+def _adopt(conn: Connection, old: int, new: int) -> int:
+    adopted = len(conn.execute(_sql.adopt_batches, {"old": old, "new": new}).all())
+    conn.execute(_sql.forget_owner, {"owner": old})
+    return adopted
+
+
+def _open_runs(conn: Connection) -> list[OpenRun]:
+    return [OpenRun(**row) for row in conn.execute(_sql.open_runs).mappings()]
+
+
+def _promise_again(conn: Connection, owner: int, runs_by_queue: Mapping[str, Sequence[int]]) -> None:
+    batches = [{"owner": owner, "queue": queue, "runs": list(ids)} for queue, ids in runs_by_queue.items()]
+    conn.execute(_sql.promise_again, batches)
+
+
+def _record_events(conn: Connection, changes: Sequence[RunChange], set_aside: Sequence[tuple[str, bytes]]) -> Recorded:
+    if set_aside:
+        reasons, bodies = zip(*set_aside, strict=True)
+        conn.execute(_sql.set_aside, {"reasons": list(reasons), "bodies": list(bodies)})
+    return runs.record(conn, changes, from_events=True)

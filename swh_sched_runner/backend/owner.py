@@ -1,0 +1,87 @@
+"""An owner of batches: alive as long as its session holds its advisory lock."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from typing import Any, cast
+
+import sqlalchemy.exc
+from sqlalchemy import Engine, TextClause
+
+from swh_sched_runner.db.engine import translate
+from swh_sched_runner.db.queries import Queries
+from swh_sched_runner.exc import ConfigurationError, OwnershipLost
+
+# First key of the advisory locks of owners; any number will do, as long as it stays.
+OWNER_LOCK = 0x5C4EE
+
+_sql = Queries("dispatch")
+
+
+class Owner:
+    """The session that proves this runner alive. Not to be shared between threads.
+
+    It is a connection of its own, outside the pool, and must reach PostgreSQL directly: a pooler in transaction mode
+    would hand the lock to others.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        try:
+            self._conn = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            self._conn.detach()
+            self._driver = cast(Any, self._conn.connection.dbapi_connection)
+            self._refuse_pooler()
+            self._conn.execute(_sql.harden_session)
+            self.id: int = self._conn.execute(
+                _sql.register_owner, {"host": socket.gethostname(), "pid": os.getpid()}
+            ).scalar_one()
+            self._conn.execute(_sql.try_lock_owner, {"lock_class": OWNER_LOCK, "owner": self.id})
+        except sqlalchemy.exc.DBAPIError as error:
+            raise translate(error) from error.orig
+
+    def _refuse_pooler(self) -> None:
+        if self._driver.info.backend_pid != self._conn.execute(_sql.backend_pid).scalar_one():
+            self._conn.close()
+            raise ConfigurationError(
+                reason="database.url leads through a connection pooler in transaction mode; the runner holds a lock in "
+                "its session and needs a direct connection (or a pooler in session mode)"
+            )
+
+    def check(self) -> None:
+        """Raise ``OwnershipLost`` unless the session answers: its lock is held then."""
+        self._execute(_sql.backend_pid)
+
+    def check_soon(self) -> None:
+        """The same without a round trip, as long as the server has not closed the session."""
+        readable, _, _ = select.select([self._driver], [], [], 0) if not self._driver.closed else ([True], [], [])
+        if readable:  # nothing was asked: this is an end of the session, or a notice
+            self.check()
+
+    def try_lock(self, owner: int) -> bool:
+        """Take the lock of another owner; False while its session lives."""
+        return bool(self._execute(_sql.try_lock_owner, lock_class=OWNER_LOCK, owner=owner))
+
+    def unlock(self, owner: int) -> None:
+        """Give the lock of another owner back."""
+        self._execute(_sql.unlock_owner, lock_class=OWNER_LOCK, owner=owner)
+
+    def end_session(self, owner: int) -> None:
+        """End the session of another owner, whose publishing connection is proven gone."""
+        self._execute(_sql.end_owner_session, lock_class=OWNER_LOCK, owner=owner)
+
+    def close(self) -> None:
+        """End the session; its batches may be adopted from now on. An owner that has none leaves no trace."""
+        try:
+            self._conn.execute(_sql.forget_owner, {"owner": self.id})
+        except sqlalchemy.exc.SQLAlchemyError:
+            self._conn.invalidate()  # the session is gone already, and with it the lock
+        finally:
+            self._conn.close()
+
+    def _execute(self, statement: TextClause, **binds: Any) -> Any:
+        try:
+            return self._conn.execute(statement, binds).scalar()
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            raise OwnershipLost(owner=self.id) from error

@@ -1,0 +1,176 @@
+"""Tasks: creation, search, peek and grab."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, cast
+
+from sqlalchemy import Connection, TextClause
+
+from swh_sched_runner.backend import arguments, task_types
+from swh_sched_runner.db.queries import Queries
+from swh_sched_runner.exc import UnknownTaskType
+from swh_sched_runner.model import Task
+
+CREATE_KEYS = ("type", "arguments", "next_run", "policy", "status", "retries_left", "priority")
+KEYS = (*CREATE_KEYS, "id", "current_interval")
+
+STATUSES = ("next_run_not_scheduled", "next_run_scheduled", "completed", "disabled")
+POLICIES = ("recurring", "oneshot")
+PRIORITIES = ("high", "normal", "low")
+
+# First key of the advisory locks of creation; any number will do, as long as it stays.
+CREATION_LOCK = 0x5C4ED
+
+_sql = Queries("tasks")
+
+
+def create(conn: Connection, tasks: Sequence[Task], policy: str) -> list[Task]:
+    """Create the tasks that have no twin; return everyone's task in the order of the input."""
+    arguments.one_of("policy", policy, POLICIES)
+    rows = [_check(task, policy) for task in tasks]
+    if not rows:
+        return []
+    _refuse_unknown_types(conn, rows)
+    types, texts, next_runs, policies, statuses, priorities, retries_left = map(list, zip(*rows, strict=True))
+    conn.execute(_sql.lock_creation, {"lock_class": CREATION_LOCK, "arguments": texts})
+    ids = conn.execute(
+        _sql.create_tasks,
+        {
+            "types": types,
+            "arguments": texts,
+            "next_runs": next_runs,
+            "policies": policies,
+            "statuses": statuses,
+            "priorities": priorities,
+            "retries_left": retries_left,
+        },
+    ).scalars()
+    return _read(conn, _sql.get_tasks_in_order, ids=list(ids))
+
+
+def set_status(conn: Connection, ids: Sequence[int], status: str, next_run: datetime | None) -> None:
+    """An operator's decision: from now on no open run moves these tasks."""
+    checked = {
+        "ids": arguments.ids("task_ids", ids),
+        "status": arguments.one_of("status", status, STATUSES),
+        "next_run": None if next_run is None else arguments.moment("next_run", next_run),
+    }
+    if checked["ids"]:
+        conn.execute(_sql.set_status, checked)
+
+
+def search(
+    conn: Connection,
+    ids: Sequence[int] | None,
+    task_type: str | None,
+    status: str | None,
+    priority: str | None,
+    policy: str | None,
+    before: datetime | None,
+    after: datetime | None,
+    limit: int | None,
+) -> list[Task]:
+    """Tasks that meet all given conditions, in order of id."""
+    return _read(
+        conn,
+        _sql.search_tasks,
+        ids=None if ids is None else arguments.ids("task_id", ids),
+        task_type=None if task_type is None else arguments.text("task_type", task_type),
+        status=None if status is None else arguments.one_of("status", status, STATUSES),
+        priority=None if priority is None else arguments.one_of("priority", priority, PRIORITIES),
+        policy=None if policy is None else arguments.one_of("policy", policy, POLICIES),
+        before=None if before is None else arguments.moment("before", before),
+        after=None if after is None else arguments.moment("after", after),
+        limit=_limit("limit", limit),
+    )
+
+
+def get(conn: Connection, ids: Sequence[int]) -> list[Task]:
+    """The tasks of these ids, in order of id."""
+    return search(conn, ids, None, None, None, None, None, None, None) if ids else []
+
+
+def peek_ready(conn: Connection, task_type: str, now: datetime | None, num_tasks: int | None) -> list[Task]:
+    """Due tasks without priority, in order of next_run."""
+    return _ready(conn, _sql.peek_ready, task_type, now, num_tasks)
+
+
+def peek_ready_priority(conn: Connection, task_type: str, now: datetime | None, num_tasks: int | None) -> list[Task]:
+    """Due tasks with a priority, in order of priority, then next_run."""
+    return _ready(conn, _sql.peek_ready_priority, task_type, now, num_tasks)
+
+
+def grab_ready(conn: Connection, task_type: str, now: datetime | None, num_tasks: int | None) -> list[Task]:
+    """Take due tasks without priority, in order of next_run."""
+    return _ready(conn, _sql.grab_ready, task_type, now, num_tasks)
+
+
+def grab_ready_priority(conn: Connection, task_type: str, now: datetime | None, num_tasks: int | None) -> list[Task]:
+    """Take due tasks with a priority, in order of priority, then next_run."""
+    return _ready(conn, _sql.grab_ready_priority, task_type, now, num_tasks)
+
+
+def _ready(
+    conn: Connection, statement: TextClause, task_type: str, now: datetime | None, num_tasks: int | None
+) -> list[Task]:
+    return _read(
+        conn,
+        statement,
+        task_type=arguments.text("task_type", task_type),
+        now=None if now is None else arguments.moment("timestamp", now),
+        num_tasks=_limit("num_tasks", num_tasks),
+    )
+
+
+def _read(conn: Connection, statement: TextClause, **binds: Any) -> list[Task]:
+    return cast(list[Task], [dict(row) for row in conn.execute(statement, binds).mappings()])
+
+
+def _limit(argument: str, value: int | None) -> int | None:
+    return None if value is None else arguments.integer(argument, value, least=0)
+
+
+_Row = tuple[str, str, datetime, str, str, str | None, int | None]
+
+
+def _check(task: Mapping[str, Any], policy: str) -> _Row:
+    if not isinstance(task, Mapping):
+        arguments.refuse("task", "must be a dict", task)
+    for key in task:
+        if key not in KEYS:  # id and current_interval, of a task that was read, are decided anew
+            arguments.refuse("task", f"has keys among {', '.join(CREATE_KEYS)}", key)
+    priority, retries_left = task.get("priority"), task.get("retries_left")
+    return (
+        arguments.text("type", task.get("type")),
+        _check_arguments(task.get("arguments")),
+        arguments.moment("next_run", task.get("next_run")),
+        arguments.one_of("policy", task.get("policy") or policy, POLICIES),
+        arguments.one_of("status", task.get("status") or "next_run_not_scheduled", STATUSES),
+        None if priority is None else arguments.one_of("priority", priority, PRIORITIES),
+        None if retries_left is None else arguments.integer("retries_left", retries_left, least=0),
+    )
+
+
+def _check_arguments(value: Any) -> str:
+    """The arguments as JSON, with both keys, so that equal ones are found equal."""
+    if not isinstance(value, Mapping) or not value.keys() <= {"args", "kwargs"}:
+        arguments.refuse("arguments", 'must be a dict with "args" and "kwargs"', value)
+    args, kwargs = value.get("args", []), value.get("kwargs", {})
+    if not isinstance(args, list | tuple):
+        arguments.refuse("arguments.args", "must be a list", args)
+    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
+        arguments.refuse("arguments.kwargs", "must be a dict with strings as keys", kwargs)
+    return arguments.json_text("arguments", {"args": args, "kwargs": kwargs})
+
+
+def _refuse_unknown_types(conn: Connection, rows: Sequence[_Row]) -> None:
+    known = {row["type"]: row for row in task_types.get_all(conn)}
+    for task_type, _, _, policy, *_ in rows:
+        if task_type not in known:
+            raise UnknownTaskType(value=task_type)
+        if policy == "recurring" and known[task_type]["default_interval"] is None:
+            arguments.refuse(
+                "policy", f"recurring needs a task type with a default_interval, {task_type} has none", policy
+            )

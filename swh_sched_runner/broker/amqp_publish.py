@@ -1,0 +1,223 @@
+"""Publishing to RabbitMQ with confirms once a batch."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import structlog
+from celery import Celery
+
+from swh_sched_runner.broker import amqp_link
+from swh_sched_runner.broker.amqp_link import AmqpLink
+from swh_sched_runner.broker.messages import AmqpTemplate, Message, Template
+from swh_sched_runner.exc import BrokerUnavailable
+
+FILL_QUEUE = "swh-sched-runner.fill."
+OWNER_QUEUE = "swh-sched-runner.owner."
+# So many messages, or bytes, between two looks at the lock session and at what the broker has confirmed meanwhile.
+CHUNK_MESSAGES = 200
+CHUNK_BYTES = 262_144
+# A writer that never reads ends up with a broker that can't write its confirms, and so doesn't read either.
+MOST_UNCONFIRMED = 5_000
+
+log = structlog.get_logger(__name__)
+
+
+class AmqpPublisher:
+    """See ``publish.Publisher``. Locks are exclusive queues on the connection that publishes: both end together."""
+
+    def __init__(self, app: Celery, confirm_timeout_seconds: float, owner: int) -> None:
+        self.app = app
+        self.confirm_timeout_seconds = confirm_timeout_seconds
+        self.owner = owner
+        self.link = AmqpLink(app)
+        self._templates: dict[str, Template] = {}
+        try:
+            if not self.link.hold(f"{OWNER_QUEUE}{owner}"):
+                # Our own former connection that the broker hasn't given up yet, or a successor's proof that we are
+                # gone. The runner's lock session tells which; in both cases nothing may be sent now.
+                raise BrokerUnavailable(reason=f"another connection holds the name of runner {owner}")
+            with self.link.guard():
+                self.channel = self.link.channel()
+                self.channel.confirm_select()
+        except BaseException:
+            self.link.close()
+            raise
+        self.confirms = Confirms(self.channel)
+
+    @contextlib.contextmanager
+    def fill(self, queue: str, bound: int | None) -> Iterator[AmqpFiller | None]:
+        """See ``publish.Publisher.fill``."""
+        self.check()
+        if self.link.blocked is not None:
+            raise BrokerUnavailable(reason=f"the broker takes no messages now: {self.link.blocked}")
+        lock = f"{FILL_QUEUE}{queue}"
+        if not self.link.hold(lock):
+            yield None
+            return
+        try:
+            yield AmqpFiller(self, queue, bound)
+        finally:
+            self._unlock(lock)
+
+    def _unlock(self, lock: str) -> None:
+        if self.confirms.pending:
+            # The lock may not go before what it covers: both end with the connection.
+            self.link.abort("messages were left unconfirmed")
+        elif self.link.blocked is not None:
+            self.link.abort(f"the broker takes no messages now: {self.link.blocked}")
+        if self.link.broken is None:
+            # A connection that breaks here drops the lock as well; the next use says so.
+            with contextlib.suppress(BrokerUnavailable):
+                self.link.drop(lock)
+
+    def owner_is_gone(self, owner: int) -> bool:
+        """See ``publish.Publisher.owner_is_gone``."""
+        return owner != self.owner and self.link.hold(f"{OWNER_QUEUE}{owner}")
+
+    def connection_is_gone(self, owner: int) -> bool:
+        """See ``publish.Publisher.connection_is_gone``."""
+        return self.owner_is_gone(owner)
+
+    def release(self, owner: int) -> None:
+        """See ``publish.Publisher.release``."""
+        if owner != self.owner:
+            self.link.drop(f"{OWNER_QUEUE}{owner}")
+
+    def check(self) -> None:
+        """See ``publish.Publisher.check``."""
+        self.link.check()
+
+    def close(self) -> None:
+        """See ``publish.Publisher.close``."""
+        self.link.close()
+
+    def template(self, name: str) -> Template:
+        """The template of a task name."""
+        if name not in self._templates:
+            self._templates[name] = Template(self.app, name)
+        return self._templates[name]
+
+
+class AmqpFiller:
+    """See ``publish.Filler``."""
+
+    def __init__(self, publisher: AmqpPublisher, queue: str, bound: int | None) -> None:
+        self._publisher = publisher
+        self._link = publisher.link
+        self._confirms = publisher.confirms
+        self._queue = queue
+        self._bound = bound
+        self._templates: dict[str, AmqpTemplate] = {}
+
+    def room(self) -> int | None:
+        """See ``publish.Filler.room``."""
+        ready = amqp_link.depth(self._link, self._queue)
+        if ready is None:
+            amqp_link.declare(self._link, self._publisher.app, self._queue)
+            ready = 0
+        return None if self._bound is None else max(0, self._bound - ready)
+
+    def send(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> set[str]:
+        """See ``publish.Filler.send``."""
+        self._confirms.begin()
+        try:
+            self._write(messages, still_owner)
+            self._await(0)
+        except BrokerUnavailable as error:
+            log.warning("sending broke off", queue=self._queue, reason=str(error))
+        confirmed = self._confirms.confirmed
+        if len(confirmed) < len(messages):
+            log.warning(
+                "messages unconfirmed",
+                queue=self._queue,
+                sent=len(messages),
+                confirmed=len(confirmed),
+                refused=self._confirms.refused,
+                returned=len(self._confirms.returned),
+            )
+        return confirmed
+
+    def _write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> None:
+        at = 0
+        while at < len(messages) and self._link.blocked is None:
+            still_owner()
+            parts: list[bytes] = []
+            size = 0
+            while at < len(messages) and len(parts) < CHUNK_MESSAGES and size < CHUNK_BYTES:
+                message = messages[at]
+                parts.append(self._template(message.name).frames(message))
+                size += len(parts[-1])
+                self._confirms.expect(message.id)
+                at += 1
+            with self._link.guard():
+                self._link.connection.transport.write(b"".join(parts))
+                self._link.connection.bytes_sent += len(parts)  # what the heartbeat goes by
+            self._link.check()
+            self._await(MOST_UNCONFIRMED)
+
+    def _await(self, most: int) -> None:
+        """Wait until at most ``most`` messages are unconfirmed; a broker that stays silent too long is given up."""
+        deadline = time.monotonic() + self._publisher.confirm_timeout_seconds
+        while len(self._confirms.pending) > most:
+            if time.monotonic() > deadline:
+                seconds = self._publisher.confirm_timeout_seconds
+                self._link.abort(f"no confirm of {len(self._confirms.pending)} messages within {seconds:g} s")
+            self._link.beat()
+            self._link.drain(min(1.0, max(0.0, deadline - time.monotonic())))
+
+    def _template(self, name: str) -> AmqpTemplate:
+        if name not in self._templates:
+            self._templates[name] = AmqpTemplate(
+                self._publisher.template(name),
+                self._publisher.channel.channel_id,
+                self._queue,
+                self._link.connection.frame_max,
+            )
+        return self._templates[name]
+
+
+class Confirms:
+    """What the broker has said of the messages on one channel, by their number on it."""
+
+    def __init__(self, channel: Any) -> None:
+        self._number = 0
+        self.pending: dict[int, str] = {}
+        self.begin()
+        channel.events["basic_ack"].add(self._acknowledge)
+        channel.events["basic_nack"].add(self._refuse)
+        channel.events["basic_return"].add(self._return)
+
+    def begin(self) -> None:
+        """Start a batch."""
+        self.confirmed: set[str] = set()
+        self.returned: set[str] = set()
+        self.refused = 0
+
+    def expect(self, identifier: str) -> None:
+        """The message that is written next."""
+        self._number += 1
+        self.pending[self._number] = identifier
+
+    def _take(self, number: int, multiple: bool) -> list[str]:
+        if not multiple:
+            return [self.pending.pop(number)] if number in self.pending else []
+        taken = []
+        for each in self.pending:  # in the order of their numbers
+            if each > number:
+                break
+            taken.append(each)
+        return [self.pending.pop(each) for each in taken]
+
+    def _acknowledge(self, number: int, multiple: bool) -> None:
+        # One that had no queue is returned first, then acknowledged all the same.
+        self.confirmed.update(each for each in self._take(number, multiple) if each not in self.returned)
+
+    def _refuse(self, number: int, multiple: bool) -> None:
+        self.refused += len(self._take(number, multiple))
+
+    def _return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
+        self.returned.add(message.properties["correlation_id"])

@@ -1,0 +1,52 @@
+"""Taking events from the queue that keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from celery import Celery
+
+from swh_sched_runner.broker.amqp_consume import AmqpConsumer
+from swh_sched_runner.broker.app import kind_of
+from swh_sched_runner.broker.delivery import Delivery
+from swh_sched_runner.broker.memory import MemoryConsumer
+from swh_sched_runner.broker.redis_consume import RedisConsumer
+from swh_sched_runner.config.settings import BrokerSettings
+
+__all__ = ["Delivery", "EventConsumer", "open_consumer"]
+
+
+class EventConsumer(Protocol):
+    """Messages with events, each in hand until it is acknowledged: then they are gone, else they come back.
+
+    For one thread; after ``BrokerUnavailable`` open another, and what was in hand comes again.
+    """
+
+    def receive(self, limit: int, timeout_seconds: float) -> list[Delivery]:
+        """Up to ``limit`` messages: as soon as there are so many, else those that came within the time.
+
+        A message may hold several events. Call it every few seconds, it keeps the connection alive as well. More than
+        the prefetch is never in hand. Raises ``BrokerUnavailable``.
+        """
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Let go of what was applied: ``deliveries`` as they were received, and everything before them."""
+
+    def close(self) -> None:
+        """End the connection; never raises. What is in hand goes back."""
+
+
+def open_consumer(app: Celery, settings: BrokerSettings, prefetch: int) -> EventConsumer:
+    """A consumer of ``broker.event_queue``, which is declared and from then on keeps events for good.
+
+    ``prefetch`` bounds what RabbitMQ hands out unacknowledged. Several consumers share the queue. Raises
+    ``BrokerUnavailable``, and ``QueueRefused`` where the queue exists and was declared otherwise.
+    """
+    match kind_of(app):
+        case "amqp":
+            return AmqpConsumer(app, settings, prefetch)
+        case "redis":
+            return RedisConsumer(app, settings)
+        case "memory":
+            return MemoryConsumer(app, settings)

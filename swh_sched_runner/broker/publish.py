@@ -1,0 +1,83 @@
+"""Sending task messages: one connection per runner, one filler per queue, and only what is confirmed counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from celery import Celery
+
+from swh_sched_runner.broker.amqp_consume import declare_events
+from swh_sched_runner.broker.amqp_publish import AmqpPublisher
+from swh_sched_runner.broker.app import kind_of
+from swh_sched_runner.broker.memory import MemoryPublisher
+from swh_sched_runner.broker.messages import Message
+from swh_sched_runner.broker.redis_publish import RedisPublisher
+from swh_sched_runner.config.settings import BrokerSettings
+
+__all__ = ["Filler", "Message", "Publisher", "open_publisher"]
+
+
+class Filler(Protocol):
+    """The right to send to one queue, alone among the runners."""
+
+    def room(self) -> int | None:
+        """How many more messages the queue takes: its bound less those that are ready, None where it has no bound.
+
+        The queue is declared where it is missing. Raises ``QueueRefused`` and ``DepthUnreadable``: then send nothing.
+        """
+
+    def send(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> set[str]:
+        """Send, and return the ids that the broker has for certain. Of the others nothing is known.
+
+        ``still_owner`` is called before each chunk and stops everything by raising. A broken connection does not
+        raise here: it does on the next use.
+        """
+
+
+class Publisher(Protocol):
+    """The publishing connection of one runner. For one thread; after ``BrokerUnavailable`` open another."""
+
+    def fill(self, queue: str, bound: int | None) -> AbstractContextManager[Filler | None]:
+        """Be the one that fills ``queue``; None while another runner is. ``bound`` is None for no bound."""
+
+    def owner_is_gone(self, owner: int) -> bool:
+        """Whether nothing can come from ``owner``'s connection any more; from now to ``release`` it can't come back."""
+
+    def connection_is_gone(self, owner: int) -> bool:
+        """The same where it can be seen from outside, without barring a living owner; call ``release`` afterwards.
+
+        False on Redis, where connections hold nothing.
+        """
+
+    def release(self, owner: int) -> None:
+        """Forget an owner that was found gone, when nothing that was its is left."""
+
+    def check(self) -> None:
+        """Keep the connection alive; every few seconds. Raises ``BrokerUnavailable`` where it is gone."""
+
+    def close(self) -> None:
+        """End the connection; never raises."""
+
+
+def open_publisher(app: Celery, settings: BrokerSettings, owner: int) -> Publisher:
+    """The publishing connection of runner ``owner``.
+
+    Raises ``BrokerUnavailable``, also while a former connection of the same owner still lives, and ``OwnershipLost``
+    when another runner has taken this one for gone. On RabbitMQ the event queue is declared first (``QueueRefused``).
+    """
+    match kind_of(app):
+        case "amqp":
+            publisher = AmqpPublisher(app, settings.confirm_timeout_seconds, owner)
+            try:
+                # A run whose message goes out before the queue is there would lose its events.
+                declare_events(publisher.link, settings)
+            except BaseException:
+                publisher.close()
+                raise
+            return publisher
+        case "redis":
+            return RedisPublisher(app, owner)
+        case "memory":
+            return MemoryPublisher(app, owner)

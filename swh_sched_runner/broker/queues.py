@@ -1,0 +1,74 @@
+"""Lengths of queues, and their declaration, on a connection of its own."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from celery import Celery
+
+from swh_sched_runner.broker import amqp_link, redis_link
+from swh_sched_runner.broker.amqp_link import AmqpLink
+from swh_sched_runner.broker.app import connect, kind_of
+from swh_sched_runner.broker.redis_link import RedisLink
+
+
+class Queues:
+    """A look at the broker's queues. Opens its connection when first asked, and another after ``BrokerUnavailable``.
+
+    Messages that workers hold unacknowledged are not counted. For one thread; close it, or use it in ``with``.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._kind = kind_of(app)
+        self._amqp: AmqpLink | None = None
+        self._redis: RedisLink | None = None
+
+    def depth(self, queue: str) -> int:
+        """Messages that are ready in ``queue``, 0 where it doesn't exist; declares nothing.
+
+        Raises ``DepthUnreadable`` where the broker refuses to say, ``BrokerUnavailable``.
+        """
+        match self._kind:
+            case "amqp":
+                return amqp_link.depth(self._amqp_link(), queue) or 0
+            case "redis":
+                return redis_link.depth(self._redis_link(), queue)
+            case "memory":
+                with connect(self._app) as connection:
+                    channel = connection.default_channel
+                    return int(channel._size(queue)) if channel._has_queue(queue) else 0
+
+    def declare(self, queue: str) -> None:
+        """Make ``queue`` as a worker with ``-Q queue`` does, with the configured arguments; on RabbitMQ.
+
+        Raises ``QueueRefused`` where it exists and differs. Elsewhere queues come into being with their first message.
+        """
+        if self._kind == "amqp":
+            amqp_link.declare(self._amqp_link(), self._app, queue)
+
+    def close(self) -> None:
+        """End the connection."""
+        for link in (self._amqp, self._redis):
+            if link is not None:
+                link.close()
+        self._amqp = self._redis = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _amqp_link(self) -> AmqpLink:
+        if self._amqp is None or self._amqp.broken is not None:
+            self._amqp = AmqpLink(self._app)
+        return self._amqp
+
+    def _redis_link(self) -> RedisLink:
+        if self._redis is None:
+            self._redis = RedisLink(self._app)
+        return self._redis

@@ -1,0 +1,105 @@
+"""The broker room against every broker it knows."""
+
+from __future__ import annotations
+
+import ssl
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from celery import Celery
+from kombu.transport.memory import Channel, Transport
+
+from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.broker.messages import Message
+from swh_sched_runner.broker.publish import Publisher, open_publisher
+from swh_sched_runner.config.settings import BrokerSettings
+from tests.broker.proxy import Proxy
+from tests.conftest import skip_or_fail
+from tests.support import rabbitmq
+from tests.support.rabbitmq import RabbitMQ
+
+
+@pytest.fixture
+def memory_url() -> Iterator[str]:
+    yield "memory://"
+    Channel.queues.clear()
+    Transport.global_state.clear()
+
+
+@pytest.fixture(params=["rabbitmq_url", "valkey_url", "memory_url"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(request.param)
+    return url
+
+
+@pytest.fixture
+def settings(broker_url: str) -> BrokerSettings:
+    return BrokerSettings(url=broker_url, confirm_timeout_seconds=5)
+
+
+@pytest.fixture
+def app(settings: BrokerSettings) -> Iterator[Celery]:
+    app = create_app(settings)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def queue() -> str:
+    return f"queue-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def publishers(app: Celery, settings: BrokerSettings) -> Iterator[Callable[[int], Publisher]]:
+    """Opens publishers for owners, and closes them in the end."""
+    opened: list[Publisher] = []
+
+    def open_one(owner: int) -> Publisher:
+        opened.append(open_publisher(app, settings, owner))
+        return opened[-1]
+
+    yield open_one
+    for publisher in opened:
+        publisher.close()
+
+
+@pytest.fixture
+def publisher(publishers: Callable[[int], Publisher]) -> Publisher:
+    return publishers(1)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[..., Proxy]]:
+    """Puts a proxy before a broker."""
+    started: list[Proxy] = []
+
+    def start(url: str, tls: ssl.SSLContext | None = None) -> Proxy:
+        started.append(Proxy(url, tls))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+@pytest.fixture(scope="session")
+def mortal_rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A node that tests kill; who does starts it again. Use names of queues that are your own."""
+    if reason := rabbitmq.missing():
+        skip_or_fail(reason)
+    server = RabbitMQ(tmp_path_factory.mktemp("mortal-rabbitmq"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def messages(count: int, name: str = "load") -> list[Message]:
+    """Fresh messages."""
+    return [Message(str(uuid.uuid4()), name, [f"https://example.org/{n}"], {"visit": n}) for n in range(count)]
+
+
+def still_owner() -> None:
+    """The lock session is fine."""

@@ -1,0 +1,81 @@
+"""A proxy before a broker that can fall silent: a network that stops forwarding, an answer that gets lost."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from urllib.parse import urlsplit
+
+SIZE = 65_536
+
+
+class Proxy:
+    """Forwards connections on ``port`` to the broker of ``url``; ``url`` leads through it, ``tls`` is for clients."""
+
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        parts = urlsplit(url)
+        self._upstream: str | tuple[str, int]
+        if parts.scheme.endswith("socket"):
+            self._upstream = parts.path
+        else:
+            self._upstream = (parts.hostname or "127.0.0.1", parts.port or 5672)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        user, at, _ = parts.netloc.rpartition("@")
+        scheme = parts.scheme.split("+")[0]
+        path = "" if parts.scheme.endswith("socket") else parts.path
+        self.url = f"{scheme}://{user}{at}127.0.0.1:{self.port}{path}"
+        self._sockets: list[socket.socket] = []
+        self._muted = threading.Event()
+        self._drop = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def mute_answers(self) -> None:
+        """Forward nothing of what the broker says any more; it hears everything."""
+        self._muted.set()
+
+    def drop_at_next_answer(self) -> None:
+        """Cut a connection when the broker next says something on it, and swallow that."""
+        self._drop.set()
+
+    def stop(self) -> None:
+        """Cut all connections, take no more."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self._tls is not None:
+                try:
+                    client = self._tls.wrap_socket(client, server_side=True)
+                except OSError:  # the client refused us
+                    continue
+            broker = socket.socket(socket.AF_UNIX if isinstance(self._upstream, str) else socket.AF_INET)
+            broker.connect(self._upstream)
+            self._sockets += [client, broker]
+            threading.Thread(target=self._forward, args=(client, broker, False), daemon=True).start()
+            threading.Thread(target=self._forward, args=(broker, client, True), daemon=True).start()
+
+    def _forward(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(SIZE):
+                if answers and self._drop.is_set():
+                    self._drop.clear()
+                    break
+                if not (answers and self._muted.is_set()):
+                    sink.sendall(data)
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,190 @@
+"""Fillers, bounds, confirms, and the proof that an owner is gone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from celery import Celery
+
+from swh_sched_runner.broker.app import connect, create_app
+from swh_sched_runner.broker.publish import Publisher, open_publisher
+from swh_sched_runner.broker.queues import Queues
+from swh_sched_runner.config.settings import BrokerSettings
+from swh_sched_runner.exc import BrokerUnavailable, OwnershipLost
+from tests.broker.conftest import messages, still_owner
+from tests.support.wait import until
+
+Open = Callable[[int], Publisher]
+
+
+def send(publisher: Publisher, queue: str, count: int, bound: int | None = None) -> set[str]:
+    """Fill with fresh messages and return the ids that were confirmed."""
+    with publisher.fill(queue, bound) as filler:
+        assert filler is not None
+        filler.room()
+        return filler.send(messages(count), still_owner)
+
+
+def depth(app: Celery, queue: str) -> int:
+    with Queues(app) as queues:
+        return queues.depth(queue)
+
+
+def opened(app: Celery, settings: BrokerSettings, owner: int) -> Publisher | None:
+    """A publisher, if it can be opened now."""
+    try:
+        return open_publisher(app, settings, owner)
+    except BrokerUnavailable:
+        return None
+
+
+def test_one_runner_at_a_time_fills_a_queue(publishers: Open, queue: str) -> None:
+    one, other = publishers(1), publishers(2)
+    with one.fill(queue, 10) as filler:
+        assert filler is not None
+        with other.fill(queue, 10) as second:
+            assert second is None
+        with other.fill(f"{queue}-another", 10) as elsewhere:
+            assert elsewhere is not None
+
+    with other.fill(queue, 10) as filler:
+        assert filler is not None
+
+
+def test_a_filler_that_fails_makes_way(publishers: Open, queue: str) -> None:
+    one, other = publishers(1), publishers(2)
+    with pytest.raises(RuntimeError, match="in the middle"), one.fill(queue, 10):
+        raise RuntimeError("in the middle")
+
+    with other.fill(queue, 10) as filler:
+        assert filler is not None
+
+
+def test_what_was_sent_is_confirmed_and_ready(app: Celery, publisher: Publisher, queue: str) -> None:
+    sent = messages(1500)
+    with publisher.fill(queue, 2000) as filler:
+        assert filler is not None
+        assert filler.room() == 2000
+        assert filler.send(sent, still_owner) == {message.id for message in sent}
+        assert filler.room() == 500
+    assert depth(app, queue) == 1500
+
+
+def test_nothing_to_send_confirms_nothing(publisher: Publisher, queue: str) -> None:
+    assert send(publisher, queue, 0) == set()
+
+
+def test_there_is_no_room_in_a_queue_above_its_bound(app: Celery, publisher: Publisher, queue: str) -> None:
+    send(publisher, queue, 5)
+
+    with publisher.fill(queue, 3) as filler:
+        assert filler is not None
+        assert filler.room() == 0
+
+
+def test_redis_takes_no_message_beyond_the_bound_whatever_is_sent(valkey_url: str, queue: str) -> None:
+    settings = BrokerSettings(url=valkey_url)
+    app = create_app(settings)
+    publisher = open_publisher(app, settings, 1)
+    sent = messages(500)
+
+    with publisher.fill(queue, 320) as filler:
+        assert filler is not None
+        confirmed = filler.send(sent, still_owner)
+
+    assert confirmed == {message.id for message in sent[:320]}
+    assert depth(app, queue) == 320
+    publisher.close()
+
+
+def test_many_fillers_at_once_never_pass_the_bound(
+    app: Celery, settings: BrokerSettings, publishers: Open, queue: str
+) -> None:
+    bound, seen, stop = 300, [0], threading.Event()
+    drained: list[int] = [0]
+
+    def run(owner: int) -> None:
+        publisher = publishers(owner)
+        while not stop.is_set():
+            publisher.check()
+            with publisher.fill(queue, bound) as filler:
+                if filler is not None and (room := filler.room()):
+                    filler.send(messages(room), still_owner)
+
+    def consume() -> None:
+        with connect(app) as connection:
+            channel = connection.channel()
+            while not stop.is_set():
+                if channel.basic_get(queue, no_ack=True) is not None:
+                    drained[0] += 1
+
+    publishers(10)
+    send(publishers(11), queue, 0, bound)
+    threads = [threading.Thread(target=run, args=(owner,)) for owner in (1, 2, 3)]
+    threads.append(threading.Thread(target=consume))
+    for thread in threads:
+        thread.start()
+    try:
+        with Queues(app) as queues:
+            until(lambda: seen.append(queues.depth(queue)) or drained[0] >= 900, 60, what="900 messages drained")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert 0 < max(seen) <= bound
+
+
+def test_a_lost_lock_session_stops_the_sending_at_the_next_chunk(app: Celery, publishers: Open, queue: str) -> None:
+    publisher = publishers(7)
+    calls = iter([None, OwnershipLost(owner=7)])
+
+    def lost_after_the_first_chunk() -> None:
+        if (error := next(calls)) is not None:
+            raise error
+
+    with publisher.fill(queue, None) as filler:
+        assert filler is not None
+        filler.room()
+        with pytest.raises(OwnershipLost):
+            filler.send(messages(1000), lost_after_the_first_chunk)
+
+    assert depth(app, queue) < 1000
+
+
+@pytest.mark.parametrize("broker_url", ["rabbitmq_url", "memory_url"], indirect=True)
+def test_an_owner_is_gone_when_its_connection_is_and_can_not_come_back(publishers: Open) -> None:
+    old, successor, third = publishers(1), publishers(2), publishers(3)
+    assert not successor.owner_is_gone(1)
+    assert not successor.owner_is_gone(2)  # itself
+
+    old.close()
+
+    assert until(lambda: successor.owner_is_gone(1))
+    assert successor.owner_is_gone(1)
+    assert not third.owner_is_gone(1)  # one successor only
+    with pytest.raises((BrokerUnavailable, OwnershipLost)):
+        publishers(1)
+    successor.release(1)
+    assert publishers(1) is not None
+
+
+def test_on_redis_an_owner_that_was_taken_for_gone_pushes_nothing_any_more(valkey_url: str, queue: str) -> None:
+    settings = BrokerSettings(url=valkey_url)
+    app = create_app(settings)
+    old, successor = open_publisher(app, settings, 1), open_publisher(app, settings, 2)
+    with old.fill(queue, None) as filler:
+        assert filler is not None
+        assert len(filler.send(messages(1), still_owner)) == 1
+        # While it pauses here, a successor takes over.
+        assert successor.owner_is_gone(1)
+        successor.release(1)
+        with pytest.raises(OwnershipLost):
+            filler.send(messages(1), still_owner)
+
+    assert depth(app, queue) == 1
+    with pytest.raises(OwnershipLost):
+        open_publisher(app, settings, 1)
+    for publisher in (old, successor):
+        publisher.close()

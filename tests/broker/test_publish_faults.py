@@ -1,0 +1,235 @@
+"""Refusals, silence and deaths during publishing: what is not confirmed stays open, and no lock outlives its holder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from unittest.mock import patch
+
+import pytest
+from celery import Celery
+
+from swh_sched_runner.broker.app import connect, create_app
+from swh_sched_runner.broker.publish import Publisher, open_publisher
+from swh_sched_runner.broker.queues import Queues
+from swh_sched_runner.broker.redis_publish import RedisPublisher
+from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
+from swh_sched_runner.embedded.valkey import Valkey
+from swh_sched_runner.exc import BrokerUnavailable
+from tests.broker.conftest import messages, still_owner
+from tests.broker.proxy import Proxy
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.wait import until
+
+
+def send(publisher: Publisher, queue: str, count: int, bound: int | None = None) -> set[str]:
+    """Fill with fresh messages and return the ids that were confirmed."""
+    with publisher.fill(queue, bound) as filler:
+        assert filler is not None
+        filler.room()
+        return filler.send(messages(count), still_owner)
+
+
+def depth(app: Celery, queue: str) -> int:
+    with Queues(app) as queues:
+        return queues.depth(queue)
+
+
+def opened(app: Celery, settings: BrokerSettings, owner: int) -> Publisher | None:
+    """A publisher, if it can be opened now."""
+    try:
+        return open_publisher(app, settings, owner)
+    except BrokerUnavailable:
+        return None
+
+
+def test_a_message_that_has_no_queue_is_not_confirmed(rabbitmq_url: str, queue: str) -> None:
+    settings = BrokerSettings(url=rabbitmq_url)
+    publisher = open_publisher(create_app(settings), settings, 1)
+    with publisher.fill(queue, None) as filler:
+        assert filler is not None
+        filler.room()
+        with connect(create_app(settings)) as connection:
+            connection.default_channel.queue_delete(queue)
+
+        assert filler.send(messages(10), still_owner) == set()
+
+        assert filler.room() is None  # declares it again
+        assert len(filler.send(messages(10), still_owner)) == 10
+    publisher.close()
+
+
+def test_a_message_that_the_broker_refuses_is_not_confirmed(rabbitmq_url: str, queue: str) -> None:
+    arguments = {"x-max-length": 4, "x-overflow": "reject-publish"}
+    settings = BrokerSettings(url=rabbitmq_url, queues={queue: QueueSettings(arguments)})
+    publisher = open_publisher(create_app(settings), settings, 1)
+
+    confirmed = send(publisher, queue, 10)
+
+    assert len(confirmed) == 4
+    publisher.check()  # and the connection goes on
+    assert send(publisher, f"{queue}-another", 10)
+    publisher.close()
+
+
+def test_a_message_too_large_for_the_broker_leaves_its_fate_open(rabbitmq_url: str, queue: str) -> None:
+    settings = BrokerSettings(url=rabbitmq_url, confirm_timeout_seconds=5)
+    publisher = open_publisher(create_app(settings), settings, 1)
+    (large,) = messages(1)
+    large.args[0] = "x" * (135 * 1024 * 1024)
+
+    with publisher.fill(queue, None) as filler:
+        assert filler is not None
+        filler.room()
+        assert filler.send([large], still_owner) == set()
+
+    with pytest.raises(BrokerUnavailable), publisher.fill(queue, None):
+        pass
+
+
+def test_a_broker_killed_during_the_sending_leaves_the_unconfirmed_open(mortal_rabbitmq: RabbitMQ, queue: str) -> None:
+    settings = BrokerSettings(url=mortal_rabbitmq.url(), confirm_timeout_seconds=10)
+    app = create_app(settings)
+    publisher = open_publisher(app, settings, 1)
+    sent = messages(3000)
+    chunks: list[None] = []
+
+    def kill_at_the_fifth_chunk() -> None:
+        chunks.append(None)
+        if len(chunks) == 5:
+            mortal_rabbitmq.kill()
+
+    with publisher.fill(queue, None) as filler:
+        assert filler is not None
+        filler.room()
+        confirmed = filler.send(sent, kill_at_the_fifth_chunk)
+
+    assert confirmed < {message.id for message in sent}
+    with pytest.raises(BrokerUnavailable):
+        publisher.check()
+    with pytest.raises(BrokerUnavailable), publisher.fill(queue, None):
+        pass
+    publisher.close()
+
+    mortal_rabbitmq.start()
+    successor = open_publisher(app, settings, 1)
+    assert depth(app, queue) >= len(confirmed)  # persistent: what was confirmed is there
+    assert len(send(successor, queue, 10)) == 10
+    successor.close()
+
+
+def test_a_confirm_that_never_comes_ends_the_connection_and_the_lock_with_it(
+    rabbitmq_url: str, proxy: Callable[[str], Proxy], queue: str
+) -> None:
+    silent = proxy(rabbitmq_url)
+    settings = BrokerSettings(url=silent.url, confirm_timeout_seconds=0.5)
+    publisher = open_publisher(create_app(settings), settings, 1)
+    with publisher.fill(queue, None) as filler:
+        assert filler is not None
+        filler.room()
+        assert len(filler.send(messages(10), still_owner)) == 10
+        silent.mute_answers()
+        assert filler.send(messages(10), still_owner) == set()
+
+    with pytest.raises(BrokerUnavailable, match="no confirm of 10 messages"):
+        publisher.check()
+    silent.stop()  # the network is back: both ends know
+    direct = BrokerSettings(url=rabbitmq_url)
+    other = open_publisher(create_app(direct), direct, 2)
+    assert until(lambda: other.owner_is_gone(1))
+    with other.fill(queue, None) as filler:
+        assert filler is not None
+    other.close()
+
+
+def test_a_broker_short_of_memory_is_sent_nothing_more(
+    request: pytest.FixtureRequest, rabbitmq_url: str, queue: str
+) -> None:
+    if os.environ.get("TEST_AMQP_URL"):
+        pytest.skip("the broker of TEST_AMQP_URL is not ours to starve")
+    rabbitmq_server: RabbitMQ = request.getfixturevalue("rabbitmq_server")
+    settings = BrokerSettings(url=rabbitmq_url, confirm_timeout_seconds=0.5)
+    app = create_app(settings)
+    publisher = open_publisher(app, settings, 1)
+    send(publisher, queue, 1)
+    rabbitmq_server.control("set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        assert send(publisher, queue, 100) == set()  # the broker says that it takes nothing when it is sent something
+        with pytest.raises(BrokerUnavailable), publisher.fill(queue, None):
+            pass
+    finally:
+        rabbitmq_server.control("set_vm_memory_high_watermark", "0.5")
+
+    successor = until(lambda: opened(app, settings, 1))
+    assert successor is not None
+    assert len(send(successor, queue, 100)) == 100
+    successor.close()
+
+
+def test_a_former_connection_that_the_broker_still_keeps_bars_its_owner(
+    rabbitmq_url: str, proxy: Callable[[str], Proxy]
+) -> None:
+    silent = proxy(rabbitmq_url)
+    settings = BrokerSettings(url=silent.url)
+    open_publisher(create_app(settings), settings, 1)
+    direct = BrokerSettings(url=rabbitmq_url)
+    app = create_app(direct)
+
+    with pytest.raises(BrokerUnavailable, match="another connection holds the name of runner 1"):
+        open_publisher(app, direct, 1)
+
+    silent.stop()
+
+    publisher = until(lambda: opened(app, direct, 1))
+    assert publisher is not None
+    publisher.close()
+
+
+def test_a_valkey_that_went_away_is_noticed_by_the_check(own_valkey: Valkey) -> None:
+    settings = BrokerSettings(url=own_valkey.url())
+    publisher = open_publisher(create_app(settings), settings, 1)
+    publisher.check()
+    own_valkey.stop()
+
+    def broken() -> bool:
+        try:
+            publisher.check()
+        except BrokerUnavailable:
+            return True
+        return False
+
+    until(broken)
+    publisher.close()
+
+
+def test_a_push_is_never_tried_twice_by_itself(valkey_url: str, proxy: Callable[[str], Proxy], queue: str) -> None:
+    """The answer is lost, the push is not: a second one would run every task twice."""
+    silent = proxy(valkey_url)
+    settings = BrokerSettings(url=silent.url)
+    publisher = open_publisher(create_app(settings), settings, 1)
+    with publisher.fill(queue, None) as filler:
+        assert filler is not None
+        assert len(filler.send(messages(1), still_owner)) == 1
+        silent.drop_at_next_answer()
+        assert filler.send(messages(5), still_owner) == set()
+
+    assert depth(create_app(BrokerSettings(url=valkey_url)), queue) == 6
+
+
+def test_a_fill_lock_of_redis_whose_holder_died_ends_by_itself(valkey_url: str, queue: str) -> None:
+    settings = BrokerSettings(url=valkey_url)
+    app = create_app(settings)
+    one, other = open_publisher(app, settings, 1), open_publisher(app, settings, 2)
+    assert isinstance(one, RedisPublisher)
+    with patch("swh_sched_runner.broker.redis_publish.FILL_MILLISECONDS", 200):
+        lost = one.fill(queue, 10)
+        assert lost.__enter__() is not None  # and never leaves
+
+    def free() -> bool:
+        with other.fill(queue, 10) as filler:
+            return filler is not None
+
+    assert not free()
+    assert until(free)
+    for publisher in (one, other):
+        publisher.close()

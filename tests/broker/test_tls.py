@@ -1,0 +1,93 @@
+"""TLS to the broker, through a proxy that speaks it."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from swh_sched_runner.broker.app import connect, create_app
+from swh_sched_runner.broker.consumer import open_consumer
+from swh_sched_runner.broker.publish import open_publisher
+from swh_sched_runner.config.settings import BrokerSettings
+from swh_sched_runner.exc import BrokerUnavailable
+from tests.broker.conftest import messages, still_owner
+from tests.broker.proxy import Proxy
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
+    """Makes a certificate that signs itself, for a name (DNS:… or IP:…)."""
+
+    def make(name: str) -> tuple[Path, Path]:
+        certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        command += ["-subj", "/CN=test", "-addext", f"subjectAltName={name}"]
+        command += ["-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(command, check=True, capture_output=True)
+        return certificate, key
+
+    return make
+
+
+@pytest.fixture
+def tls_broker(
+    request: pytest.FixtureRequest, proxy: Callable[..., Proxy], certificate: Callable[[str], tuple[Path, Path]]
+) -> Callable[[str, str], tuple[str, Path]]:
+    """The URL of a broker behind TLS, and the certificate to trust."""
+
+    def start(broker: str, name: str) -> tuple[str, Path]:
+        trusted, key = certificate(name)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(trusted, key)
+        url = proxy(request.getfixturevalue(broker), context).url
+        return url.replace("amqp://", "amqps://").replace("redis://", "rediss://"), trusted
+
+    return start
+
+
+TlsBroker = Callable[[str, str], tuple[str, Path]]
+BROKERS = pytest.mark.parametrize("broker", ["rabbitmq_url", "valkey_url"])
+
+
+@BROKERS
+def test_messages_and_events_go_over_tls(tls_broker: TlsBroker, broker: str, queue: str) -> None:
+    url, trusted = tls_broker(broker, "IP:127.0.0.1")
+    settings = BrokerSettings(url=url, ssl={"ca_certs": str(trusted), "cert_reqs": "required"})
+    app = create_app(settings)
+    consumer = open_consumer(app, settings, 1000)
+    publisher = open_publisher(app, settings, 1)
+
+    with publisher.fill(queue, 5000) as filler:
+        assert filler is not None
+        assert filler.room() == 5000
+        assert len(filler.send(messages(3000), still_owner)) == 3000
+        assert filler.room() == 2000
+    with app.events.default_dispatcher(hostname="w@h") as dispatcher:
+        for number in range(300):
+            dispatcher.send("task-started", uuid=str(number))
+    assert len(consumer.receive(300, 20)) == 300
+
+    publisher.check()
+    publisher.close()
+    consumer.close()
+
+
+@BROKERS
+def test_a_certificate_for_another_name_is_refused(tls_broker: TlsBroker, broker: str) -> None:
+    url, trusted = tls_broker(broker, "DNS:elsewhere.example.org")
+    with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
+        connect(create_app(BrokerSettings(url=url, ssl={"ca_certs": str(trusted)})))
+
+
+@BROKERS
+def test_a_certificate_that_nobody_vouches_for_is_refused(tls_broker: TlsBroker, broker: str) -> None:
+    url, _ = tls_broker(broker, "IP:127.0.0.1")
+    with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
+        connect(create_app(BrokerSettings(url=url, ssl={"cert_reqs": "required"})))

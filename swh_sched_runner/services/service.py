@@ -1,0 +1,58 @@
+"""What a service is, and its tie to the supervisor."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+# A waiting service gives a sign of life this often.
+BEAT_SECONDS = 1.0
+
+
+class Pulse:
+    """A service's tie to its supervisor: whether to stop, and signs of life."""
+
+    def __init__(self, stop: threading.Event | None = None) -> None:
+        self._stop = stop or threading.Event()
+        self._last = time.monotonic()
+        self.status = "starting"
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the service is to finish what it has in hand and return."""
+        return self._stop.is_set()
+
+    def beat(self, status: str | None = None) -> None:
+        """Give a sign of life, and say in a few words what is going on."""
+        self._last = time.monotonic()
+        if status is not None:
+            self.status = status
+
+    def silent_seconds(self) -> float:
+        """How long ago the last sign of life was."""
+        return time.monotonic() - self._last
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, giving signs of life; returns at once, and True, when the service is to stop."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.beat()
+            if self._stop.wait(min(left, BEAT_SECONDS)):
+                break
+        return self.stopping
+
+
+class Service(Protocol):
+    """One kind of work, done a round at a time."""
+
+    name: str
+    period_seconds: float
+
+    def run_once(self, pulse: Pulse) -> bool:
+        """Do one round. True if there is more to do at once; else the next round comes after ``period_seconds``."""
+        ...
+
+    def close(self) -> None:
+        """Give up connections. What was begun is finished by whoever comes next."""
+        ...

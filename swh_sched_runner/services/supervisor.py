@@ -1,0 +1,153 @@
+"""Runs services, each in a thread of its own, until told to stop; one that fails is started anew."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from types import FrameType
+
+import structlog
+
+from swh_sched_runner.exc import BrokerUnavailable, DatabaseUnavailable, OwnershipLost
+from swh_sched_runner.services.service import Pulse, Service
+
+log = structlog.get_logger(__name__)
+
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 30.0
+# A service that gives no sign of life for longer is stuck; systemd is not told that all is well any more.
+SILENCE_SECONDS = 90.0
+TEND_SECONDS = 1.0
+
+
+def notify(message: str) -> None:
+    """Tell systemd, if it listens (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.connect(address)
+            sock.sendall(message.encode())
+        except OSError as error:
+            log.warning("systemd not told", message=message, reason=str(error))
+
+
+def backoff_seconds(failures: int) -> float:
+    """How long to wait after so many failures in a row: doubling, with jitter, half to whole."""
+    longest: float = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** min(failures - 1, 16))
+    return longest * random.uniform(0.5, 1)
+
+
+class Supervisor:
+    """Runs services until ``stop`` is set; every failure is logged and followed by a fresh start, later and later."""
+
+    def __init__(
+        self,
+        factories: Mapping[str, Callable[[], Service]],
+        stop: threading.Event | None = None,
+        tend: Callable[[], object] | None = None,
+    ) -> None:
+        """``tend`` is called every few seconds in the main thread."""
+        self.stop = stop or threading.Event()
+        self._factories = factories
+        self._tend = tend
+        self._pulses = {name: Pulse(self.stop) for name in factories}
+
+    def run(self) -> None:
+        """Start all services and return when they have stopped, after SIGTERM, SIGINT or ``stop``."""
+        with _SignalsSet(self.stop):
+            threads = [
+                threading.Thread(target=self._keep_running, args=(name, factory), name=name)
+                for name, factory in self._factories.items()
+            ]
+            for thread in threads:
+                thread.start()
+            notify("READY=1")
+            log.info("ready", services=",".join(self._factories))
+            self._watch(threads)
+        log.info("stopped", services=",".join(self._factories))
+
+    def _watch(self, threads: list[threading.Thread]) -> None:
+        watchdog_usec = int(os.environ.get("WATCHDOG_USEC", 0))
+        period = min(watchdog_usec / 2_000_000, TEND_SECONDS) if watchdog_usec else TEND_SECONDS
+        while not self.stop.wait(period):
+            self._tend_servers()
+            if all(pulse.silent_seconds() < SILENCE_SECONDS for pulse in self._pulses.values()):
+                notify("WATCHDOG=1")
+            notify("STATUS=" + "; ".join(f"{name}: {pulse.status}" for name, pulse in self._pulses.items()))
+        log.info("stopping", reason="told to stop, finishing what is in hand")
+        notify("STOPPING=1")
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(period)
+                notify("WATCHDOG=1")
+
+    def _tend_servers(self) -> None:
+        try:
+            if self._tend is not None:
+                self._tend()
+        except Exception as error:  # the services wait and say so; the next call may help
+            log.error("private servers not revived", reason=str(error), exc_info=error)
+
+    def _keep_running(self, name: str, factory: Callable[[], Service]) -> None:
+        pulse, failures = self._pulses[name], 0
+        while not pulse.stopping:
+            service: Service | None = None
+            try:
+                service = factory()
+                while not pulse.stopping:
+                    more = service.run_once(pulse)
+                    failures = 0
+                    pulse.beat()
+                    if not more:
+                        pulse.wait(service.period_seconds)
+            except (DatabaseUnavailable, BrokerUnavailable, OwnershipLost) as error:
+                failures += 1
+                self._wait(pulse, name, failures, error, known=True)
+            except Exception as error:  # a service that dies must not stay dead, whatever it died of
+                failures += 1
+                self._wait(pulse, name, failures, error, known=False)
+            finally:
+                _close(name, service)
+
+    def _wait(self, pulse: Pulse, name: str, failures: int, error: Exception, *, known: bool) -> None:
+        seconds = backoff_seconds(failures)
+        pulse.status = f"waits {seconds:.0f} s: {error}"
+        if known:
+            log.warning("service waits", service=name, reason=str(error), seconds=round(seconds, 1))
+        else:
+            log.error("service died, is started anew", service=name, seconds=round(seconds, 1), exc_info=error)
+        pulse.wait(seconds)
+
+
+def _close(name: str, service: Service | None) -> None:
+    if service is None:
+        return
+    try:
+        service.close()
+    except Exception as error:  # what it died of may keep it from closing; its connections are replaced anyway
+        log.warning("service did not close cleanly", service=name, reason=repr(error))
+
+
+class _SignalsSet:
+    """While entered in the main thread, SIGTERM and SIGINT set an event."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+        self._before: dict[int, signal.Handlers | int | Callable[[int, FrameType | None], object] | None] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, lambda *_: self._event.set())
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

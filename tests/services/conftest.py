@@ -1,0 +1,87 @@
+"""Services on a real database and the brokers that fleets use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+from celery import Celery
+
+from swh_sched_runner.backend.dispatch import Dispatch
+from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.broker.consumer import open_consumer
+from swh_sched_runner.broker.publish import open_publisher
+from swh_sched_runner.config import BrokerSettings, ListenerSettings, RunnerSettings, VisitSettings
+from swh_sched_runner.db.engine import Database
+from swh_sched_runner.services.listener import Listener
+from swh_sched_runner.services.runner import Runner
+from swh_sched_runner.services.service import Service
+from swh_sched_runner.services.visits import VisitScheduler
+
+PRIORITY_QUEUE = "save_code_now:{backend_name}"
+
+
+@pytest.fixture(params=["rabbitmq_url", "valkey_url"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(request.param)
+    return url
+
+
+@pytest.fixture
+def broker(broker_url: str) -> BrokerSettings:
+    return BrokerSettings(url=broker_url, confirm_timeout_seconds=5)
+
+
+@pytest.fixture
+def app(broker: BrokerSettings) -> Iterator[Celery]:
+    app = create_app(broker)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def dispatch(database: Database) -> Dispatch:
+    return Dispatch(database)
+
+
+@pytest.fixture
+def closing() -> Iterator[Callable[[Service], None]]:
+    """Closes services in the end."""
+    opened: list[Service] = []
+    yield opened.append
+    for service in opened:
+        service.close()
+
+
+@pytest.fixture
+def make_runner(
+    dispatch: Dispatch, app: Celery, broker: BrokerSettings, closing: Callable[[Service], None]
+) -> Callable[..., Runner]:
+    def make(**settings: object) -> Runner:
+        publisher = partial(open_publisher, app, broker)
+        runner = Runner(dispatch, publisher, RunnerSettings(**settings), PRIORITY_QUEUE)  # type: ignore[arg-type]
+        closing(runner)
+        return runner
+
+    return make
+
+
+@pytest.fixture
+def make_visits(
+    dispatch: Dispatch, app: Celery, broker: BrokerSettings, closing: Callable[[Service], None]
+) -> Callable[..., VisitScheduler]:
+    def make(**settings: VisitSettings) -> VisitScheduler:
+        visits = VisitScheduler(dispatch, partial(open_publisher, app, broker), settings)
+        closing(visits)
+        return visits
+
+    return make
+
+
+@pytest.fixture
+def listener(dispatch: Dispatch, app: Celery, broker: BrokerSettings, closing: Callable[[Service], None]) -> Listener:
+    settings = ListenerSettings(batch_size=100, flush_seconds=0.2, prefetch=200)
+    listener = Listener(dispatch, partial(open_consumer, app, broker, settings.prefetch), settings)
+    closing(listener)
+    return listener

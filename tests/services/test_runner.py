@@ -1,0 +1,226 @@
+"""The runner: due tasks reach their queues, once, within the bounds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from celery import Celery
+
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend.dispatch import Dispatch, Lane
+from swh_sched_runner.services.runner import Runner
+from swh_sched_runner.services.service import Pulse
+from tests.support.queues import depth, ids_of, take
+from tests.support.samples import a_task, a_type
+from tests.support.wait import until
+
+QUEUE = "tests.load-git"
+PRIORITY_QUEUE = f"save_code_now:{QUEUE}"
+
+MakeRunner = Callable[..., Runner]
+
+
+def run_all(runner: Runner) -> None:
+    while runner.run_once(Pulse()):
+        pass
+
+
+def runs_of(backend: SchedulerBackend) -> list[str]:
+    return [run["backend_id"] for run in backend.get_task_runs(task["id"] for task in backend.search_tasks())]
+
+
+def test_due_tasks_reach_their_queue_in_order_under_the_ids_of_their_runs(
+    backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
+) -> None:
+    backend.create_task_type(a_type())
+    backend.create_tasks(a_task(n) for n in range(25))
+
+    run_all(make_runner(batch_size=10))
+
+    messages = take(app, QUEUE)
+    assert ids_of(messages) == runs_of(backend)
+    assert [message.payload[1]["url"][-2:].strip("/") for message in messages] == [str(n) for n in range(25)]
+    assert {message.headers["task"] for message in messages} == {QUEUE}
+    assert {task["status"] for task in backend.search_tasks()} == {"next_run_scheduled"}
+
+
+def test_a_queue_is_filled_to_its_bound_and_on_as_room_is_made(
+    backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
+) -> None:
+    backend.create_task_type(a_type(max_queue_length=10))
+    backend.create_tasks(a_task(n) for n in range(25))
+    runner = make_runner(batch_size=4)
+
+    run_all(runner)
+    assert depth(app, QUEUE) == 10
+    taken = ids_of(take(app, QUEUE, 7))
+    run_all(runner)
+    assert depth(app, QUEUE) == 10
+    while more := ids_of(take(app, QUEUE)):
+        taken += more
+        run_all(runner)
+
+    assert sorted(taken) == sorted(runs_of(backend))
+    assert len(taken) == 25
+
+
+def test_a_bound_of_nothing_keeps_the_queue_empty_and_none_does_not_bound(
+    backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
+) -> None:
+    backend.create_task_type(a_type("closed", max_queue_length=0))
+    backend.create_task_type(a_type("open", max_queue_length=None))
+    backend.create_tasks(a_task(n, name) for name in ("closed", "open") for n in range(5))
+
+    run_all(make_runner(batch_size=3))
+
+    assert depth(app, "tests.closed") == 0
+    assert depth(app, "tests.open") == 5
+    assert len(backend.peek_ready_tasks("closed")) == 5
+
+
+def test_foreign_messages_count_towards_the_bound(
+    backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
+) -> None:
+    backend.create_task_type(a_type(max_queue_length=5))
+    backend.create_tasks(a_task(n) for n in range(5))
+    for _ in range(7):
+        app.send_task("foreign", queue=QUEUE)
+    until(lambda: depth(app, QUEUE) == 7)
+
+    run_all(make_runner())
+    assert depth(app, QUEUE) == 7
+
+    take(app, QUEUE, 6)
+    run_all(make_runner())
+    assert depth(app, QUEUE) == 5
+
+
+def test_priority_tasks_go_to_a_bounded_queue_of_their_own_high_first(
+    backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
+) -> None:
+    backend.create_task_type(a_type(max_queue_length=4))
+    backend.create_tasks(a_task(n, priority=p) for n, p in enumerate(["low", "normal", "high", "normal", "high", None]))
+
+    run_all(make_runner())
+
+    assert [message.payload[1]["url"][-1] for message in take(app, PRIORITY_QUEUE)] == ["2", "4", "1", "3"]
+    assert [message.payload[1]["url"][-1] for message in take(app, QUEUE)] == ["5"]
+
+
+def test_only_the_chosen_task_types_are_dispatched(
+    backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
+) -> None:
+    backend.create_task_type(a_type("chosen"))
+    backend.create_task_type(a_type("other"))
+    backend.create_tasks([a_task(1, "chosen"), a_task(1, "other")])
+
+    run_all(make_runner(task_types=("chosen",)))
+
+    assert depth(app, "tests.chosen") == 1
+    assert len(backend.peek_ready_tasks("other")) == 1
+
+
+def test_types_that_share_a_queue_share_its_room_within_the_least_of_their_bounds(
+    backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
+) -> None:
+    for name, bound in (("a", 9), ("b", 100), ("c", None)):
+        backend.create_task_type(a_type(name, backend_name="tests.shared", max_queue_length=bound))
+    backend.create_tasks(a_task(n, name) for name in ("a", "b", "c") for n in range(20))
+
+    run_all(make_runner())
+
+    assert depth(app, "tests.shared") == 9
+    assert [len(backend.peek_ready_tasks(name)) for name in ("a", "b", "c")] == [17, 17, 17]
+
+
+def test_what_a_dead_runner_promised_is_sent_under_the_same_ids_before_anything_new(
+    backend: SchedulerBackend, dispatch: Dispatch, make_runner: MakeRunner, app: Celery
+) -> None:
+    backend.create_task_type(a_type())
+    backend.create_tasks(a_task(n) for n in range(6))
+    dead = dispatch.open_owner()
+    batch = dispatch.open_batch(dead.id, QUEUE, Lane("load-git", QUEUE, 100, priority=False), 4)
+    assert batch is not None
+    dead.close()
+
+    run_all(make_runner())
+
+    sent = ids_of(take(app, QUEUE))
+    assert sent[:4] == [promise.backend_id for promise in batch.promises]
+    assert sorted(sent) == sorted(runs_of(backend))
+    with_batches = dispatch.open_owner()
+    assert dispatch.other_owners(with_batches.id) == []
+    with_batches.close()
+
+
+def test_what_a_living_runner_promised_is_left_to_it(
+    backend: SchedulerBackend, dispatch: Dispatch, make_runner: MakeRunner, app: Celery
+) -> None:
+    backend.create_task_type(a_type())
+    backend.create_tasks([a_task()])
+    alive = make_runner()
+    dispatch.open_batch(alive._sender.owner, QUEUE, Lane("load-git", QUEUE, 100, priority=False), 4)
+
+    run_all(make_runner())
+    assert depth(app, QUEUE) == 0
+
+    run_all(alive)
+    assert depth(app, QUEUE) == 1
+
+
+def test_promises_are_sent_within_the_bound_and_nothing_new_before_them(
+    backend: SchedulerBackend, dispatch: Dispatch, make_runner: MakeRunner, app: Celery
+) -> None:
+    backend.create_task_type(a_type(max_queue_length=3))
+    backend.create_tasks(a_task(n) for n in range(8))
+    dead = dispatch.open_owner()
+    batch = dispatch.open_batch(dead.id, QUEUE, Lane("load-git", QUEUE, 3, priority=False), 5)
+    assert batch is not None
+    promised = [promise.backend_id for promise in batch.promises]
+    dead.close()
+    runner = make_runner()
+
+    run_all(runner)
+    first = ids_of(take(app, QUEUE))
+    run_all(runner)
+    second = ids_of(take(app, QUEUE))
+    run_all(runner)
+    third = ids_of(take(app, QUEUE))
+
+    assert (first, second[:2]) == (promised[:3], promised[3:])
+    assert len(second) <= 3
+    assert sorted(first + second + third) == sorted(runs_of(backend))
+
+
+def test_many_runners_at_once_send_every_task_once_and_never_beyond_the_bound(
+    backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
+) -> None:
+    backend.create_task_type(a_type(max_queue_length=20))
+    backend.create_tasks(a_task(n) for n in range(300))
+    runners = [make_runner(batch_size=7) for _ in range(4)]
+    done = threading.Event()
+    depths: list[int] = []
+
+    def work(runner: Runner) -> None:
+        while not done.is_set():
+            runner.run_once(Pulse())
+
+    def sample() -> None:
+        while not done.is_set():
+            depths.append(depth(app, QUEUE))
+
+    with ThreadPoolExecutor(5) as pool:
+        futures = [pool.submit(work, runner) for runner in runners] + [pool.submit(sample)]
+        sent: list[str] = []
+        try:
+            until(lambda: sent.extend(ids_of(take(app, QUEUE, 15))) or len(sent) >= 300, 60)
+        finally:
+            done.set()
+        for future in futures:
+            future.result()
+
+    assert sorted(sent) == sorted(runs_of(backend))
+    assert len(set(sent)) == 300
+    assert max(depths) <= 20

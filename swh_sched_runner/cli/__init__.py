@@ -1,0 +1,142 @@
+"""The program ``swh-sched-runner``: its global options, its commands, and what its exit status says."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import click
+import structlog
+
+from swh_sched_runner import __version__
+from swh_sched_runner.cli import logs
+from swh_sched_runner.cli.output import warn
+from swh_sched_runner.exc import (
+    BrokerUnavailable,
+    ConfigurationError,
+    DatabaseUnavailable,
+    DataDirectoryRefused,
+    DataDirectoryVersion,
+    NotRunning,
+    SchedulerException,
+    SchemaError,
+)
+
+PROGRAM = "swh-sched-runner"
+
+OK = 0
+FAILED = 1
+USAGE = 64
+UNAVAILABLE = 69
+CONFIGURATION = 78
+INTERRUPTED = 130
+
+# In the order of --help. A command's module is imported when the command is used, so that `task list` need not wait
+# for Celery.
+COMMANDS = {
+    "up": "swh_sched_runner.cli.up:up",
+    "demo": "swh_sched_runner.cli.demo:demo",
+    "run": "swh_sched_runner.cli.services:run",
+    "listen": "swh_sched_runner.cli.services:listen",
+    "visits": "swh_sched_runner.cli.services:visits",
+    "worker": "swh_sched_runner.cli.worker:worker",
+    "task-type": "swh_sched_runner.cli.task_type:task_type",
+    "task": "swh_sched_runner.cli.task:task",
+    "status": "swh_sched_runner.cli.status:status",
+    "db": "swh_sched_runner.cli.db:db",
+    "config": "swh_sched_runner.cli.config:config",
+}
+
+# Commands with nothing to tidy up: Ctrl-C ends them at once. Python's own handler would wait for PostgreSQL's answer.
+ENDED_AT_ONCE = frozenset({"task-type", "task", "status", "db", "config"})
+
+EPILOG = """\b
+Exit status: 0 done; 1 failed; 64 wrong usage; 69 database or broker can't be
+reached, or nothing runs; 78 configuration or schema doesn't fit; 130 interrupted.
+
+\b
+Configuration, a later one wins: --config FILE (or SWH_SCHED_RUNNER_CONFIG, else
+/etc/swh-sched-runner/config.toml, else ~/.config/swh-sched-runner/config.toml),
+variables such as SWH_SCHED_RUNNER_DATABASE__URL, options. Without a database or
+broker the running servers of `up` are used.
+"""
+
+log = structlog.get_logger(__name__)
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of ``COMMANDS``."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", "file", metavar="FILE", type=click.Path(path_type=Path), help="Configuration, TOML.")
+@click.option("--log-format", type=click.Choice(logs.FORMATS), help="How logs look; auto: console or logfmt.")
+@click.option("--log-level", type=click.Choice(logs.LEVELS), help="From which level on to log.")
+@click.option("--data-dir", metavar="DIRECTORY", help="Where servers that `up` starts keep their data.")
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def cli(
+    ctx: click.Context, file: Path | None, log_format: str | None, log_level: str | None, data_dir: str | None
+) -> None:
+    """Schedule tasks for a fleet of Celery workers, from a PostgreSQL database."""
+    from swh_sched_runner.cli.context import Context  # not above: --help and --version need no database driver
+
+    logs.configure(log_format or "auto", log_level or "info")  # until the settings are read
+    ctx.obj = Context(file, {"log.format": log_format, "log.level": log_level, "data_directory": data_dir})
+    ctx.call_on_close(ctx.obj.close)
+    if ctx.invoked_subcommand in ENDED_AT_ONCE:
+        ctx.call_on_close(partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_DFL)))
+
+
+def main() -> None:
+    """Run the program and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the program with these arguments and return its exit status; errors go to stderr, a line each."""
+    logs.configure()
+    try:
+        result = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        return USAGE
+    except click.ClickException as error:
+        error.show()
+        return FAILED
+    except click.Abort:
+        return INTERRUPTED
+    except SchedulerException as error:
+        warn(f"{PROGRAM}: {error}")
+        return status_of(error)
+    except Exception:
+        log.exception("unexpected error")
+        return FAILED
+    return result if isinstance(result, int) else OK  # an int comes from ctx.exit(status)
+
+
+def status_of(error: SchedulerException) -> int:
+    """The exit status that an error of ours ends the program with."""
+    match error:
+        case ConfigurationError() | SchemaError() | DataDirectoryVersion() | DataDirectoryRefused():
+            return CONFIGURATION
+        case DatabaseUnavailable() | BrokerUnavailable() | NotRunning():
+            return UNAVAILABLE
+        case _:
+            return FAILED

@@ -1,0 +1,91 @@
+"""What every command shares: the settings, the database and the broker, each built when first asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from swh_sched_runner import config
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.cli import logs
+from swh_sched_runner.config import BrokerSettings, Settings
+from swh_sched_runner.db import migrate
+from swh_sched_runner.db.engine import Database, create_engine
+from swh_sched_runner.embedded import directory
+from swh_sched_runner.exc import NotRunning
+
+
+class Context:
+    """The one place where a program is put together. ``flags`` are options by dotted name; None is not given."""
+
+    def __init__(self, file: Path | None, flags: dict[str, Any], environ: Mapping[str, str] = os.environ) -> None:
+        self._file = file
+        self._environ = environ
+        self.flags = flags
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings; from the first call on, logs follow them. Commands add their ``flags`` before."""
+        settings = config.load(self._file, self._environ, self.flags)
+        logs.configure(settings.log.format, settings.log.level)
+        return settings
+
+    @cached_property
+    def data_directory(self) -> Path:
+        """Where embedded servers keep their data."""
+        return directory.resolve(self.settings.data_directory)
+
+    @cached_property
+    def database(self) -> Database:
+        """The configured database, else the one that runs in the data directory; whatever its schema.
+
+        Raises ``NotRunning``.
+        """
+        settings = self.settings.database
+        if settings.url is not None:
+            url, options = settings.url, settings.options
+        else:
+            url, options = self._running("database_url"), {}
+        engine = create_engine(
+            url,
+            settings.min_pool_conns,
+            settings.max_pool_conns,
+            lock_timeout_seconds=settings.lock_timeout_seconds,
+            statement_timeout_seconds=settings.statement_timeout_seconds,
+            **options,
+        )
+        return Database(engine)
+
+    @cached_property
+    def backend(self) -> SchedulerBackend:
+        """The backend on that database; raises ``SchemaError`` unless its schema is the one that this code needs."""
+        self.database.run(migrate.require)
+        return SchedulerBackend.of(self.database)
+
+    @cached_property
+    def broker(self) -> BrokerSettings:
+        """The broker's settings, with the URL of the one that runs in the data directory where none is configured.
+
+        Raises ``NotRunning``.
+        """
+        settings = self.settings.broker
+        if settings.url is not None:
+            return settings
+        return msgspec.structs.replace(settings, url=self._running("broker_url"))
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if "database" in self.__dict__:
+            self.database.close()
+
+    def _running(self, name: str) -> str:
+        running = directory.running(self.data_directory)
+        url: str | None = getattr(running, name) if running is not None else None
+        if url is None:
+            raise NotRunning(directory=self.data_directory, missing=name.replace("_", "."))
+        return url

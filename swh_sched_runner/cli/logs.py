@@ -1,0 +1,128 @@
+"""Logs: one line for each thing that happened, on stderr, for people or for programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from typing import IO, Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from swh_sched_runner.cli.output import printable, wants_colour
+from swh_sched_runner.config import mask
+
+OURS = "swh_sched_runner"
+FORMATS = ("auto", "console", "logfmt", "json")
+LEVELS = ("debug", "info", "warning", "error", "critical")
+_FIRST_KEYS = ("timestamp", "level", "event", "logger")
+
+
+def configure(format: str = "auto", level: str = "info", stream: IO[str] | None = None) -> None:
+    """Send our log, from ``level`` on, and that of the libraries, from warnings on, to ``stream`` (stderr).
+
+    ``auto`` is console on a terminal and logfmt elsewhere. Passwords of URLs and connection strings are hidden
+    wherever they stand. May be called again; the last call counts.
+    """
+    stream = sys.stderr if stream is None else stream
+    if format == "auto":
+        format = "console" if stream.isatty() else "logfmt"
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_common(),
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(format, stream)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+    logging.getLogger(OURS).setLevel(level.upper())
+    logging.captureWarnings(True)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            *_common(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,  # a logger in use follows a later configuration
+    )
+
+
+def _common() -> list[Processor]:
+    return [
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        _exception_as_text,
+        _hide_passwords,
+    ]
+
+
+def _renderers(format: str, stream: IO[str]) -> list[Processor]:
+    match format:
+        case "console":
+            return [
+                _event_on_one_line,
+                structlog.dev.ConsoleRenderer(
+                    colors=wants_colour(stream), sort_keys=False, exception_formatter=structlog.dev.plain_traceback
+                ),
+            ]
+        case "json":
+            return [structlog.processors.JSONRenderer(serializer=_first_keys_first)]
+        case _:
+            return [
+                _one_line,
+                structlog.processors.LogfmtRenderer(key_order=_FIRST_KEYS, drop_missing=True, bool_as_flag=False),
+            ]
+
+
+def _exception_as_text(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    # Rendered before passwords are hidden: messages of errors may hold them.
+    info = event.pop("exc_info", None)
+    if info is True:
+        info = sys.exc_info()
+    if isinstance(info, BaseException):
+        info = (type(info), info, info.__traceback__)
+    if info and info[0] is not None:
+        event["exception"] = "".join(traceback.format_exception(*info)).rstrip()
+    return event
+
+
+def _hide_passwords(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    return {key: _hidden(value) for key, value in event.items()}
+
+
+def _hidden(value: Any) -> Any:
+    match value:
+        case str():
+            return mask(value)
+        case dict():
+            return {key: _hidden(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_hidden(inner) for inner in value]
+        case BaseException():
+            return mask(str(value))
+        case _:
+            return value
+
+
+def _event_on_one_line(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    event["event"] = printable(str(event.get("event", "")).strip())
+    return event
+
+
+def _one_line(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    # The renderer escapes newlines itself.
+    return {k: printable(v.strip(), keep="\n") if isinstance(v, str) else v for k, v in event.items()}
+
+
+def _first_keys_first(event: EventDict, **options: Any) -> str:
+    ordered = {key: event[key] for key in _FIRST_KEYS if key in event} | dict(event)
+    return json.dumps(ordered, **options)

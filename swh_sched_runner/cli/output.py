@@ -1,0 +1,136 @@
+"""What commands print: tables and lines for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import IO, Any
+from uuid import UUID
+
+import attrs
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from swh_sched_runner.config import mask
+
+NOTHING = "-"
+KEPT_WHOLE = 10  # a word up to that length, such as a date, is not folded
+UNBOUNDED = "unbounded"
+_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
+
+
+def wants_colour(stream: IO[str]) -> bool:
+    """Whether colours belong on ``stream``: on a terminal, unless NO_COLOR or TERM say otherwise."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """``text`` with control characters escaped: what comes from a database must not steer a terminal."""
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
+
+def document(value: Any) -> None:
+    """Print one JSON document: moments as ISO 8601 in UTC, durations in seconds."""
+    click.echo(json.dumps(value, default=_as_json, indent=2))
+
+
+def table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence[Any]], empty: str = "none") -> None:
+    """Print a table. Without a terminal it is plain columns, whole whatever their width, for grep and awk."""
+    if title:
+        click.echo(click.style(title, bold=True) if wants_colour(sys.stdout) else title)
+    if not rows:
+        click.echo(f"  {empty}")
+        return
+    cells = [[cell(value) for value in row] for row in rows]
+    if sys.stdout.isatty():
+        _rich_table(headers, cells)
+    else:
+        _plain_table(headers, cells)
+
+
+def cell(value: Any) -> str:
+    """A value as people read it."""
+    match value:
+        case None:
+            return NOTHING
+        case bool():
+            return "yes" if value else "no"
+        case timedelta():
+            return duration(value)
+        case datetime():
+            return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        case str():
+            return printable(value) or '""'
+        case dict() | list():
+            return printable(json.dumps(value, ensure_ascii=False, default=_as_json))
+        case _:
+            return printable(str(value))
+
+
+def duration(value: timedelta) -> str:
+    """``1d12h`` for a day and a half; fractions of a second stay with the seconds, exactly."""
+    seconds, micros = divmod(abs(value) // timedelta(microseconds=1), 1_000_000)
+    text = "-" if value < timedelta(0) else ""
+    for unit, size in _UNITS:
+        count, seconds = divmod(seconds, size)
+        text += f"{count}{unit}" if count else ""
+    fraction = f".{micros:06d}".rstrip("0.")
+    if seconds or fraction or text in ("", "-"):
+        text += f"{seconds}{fraction}s"
+    return text
+
+
+def warn(text: str) -> None:
+    """Print one line for people on stderr, passwords hidden."""
+    click.echo(printable(mask(re.sub(r"\s*\n\s*", " ", text.strip()))), err=True)
+
+
+def _plain_table(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(text) for text in column) for column in zip(headers, *cells, strict=True)]
+    for line in (headers, *cells):
+        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _rich_table(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Columns that say nothing are left out; what is too wide for the terminal is folded, never cut."""
+    colour = wants_colour(sys.stdout)
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold" if colour else "")
+    columns = [
+        (header, texts)
+        for header, texts in zip(headers, zip(*cells, strict=True), strict=True)
+        if any(text != NOTHING for text in texts)
+    ]
+    for header, texts in columns:
+        number = all(text.isdecimal() or text == NOTHING for text in texts)
+        longest_word = max(len(word) for text in (header, *texts) for word in text.split())
+        drawn.add_column(
+            header, justify="right" if number else "left", overflow="fold", min_width=min(longest_word, 10)
+        )
+    for line in zip(*(texts for _, texts in columns), strict=True):
+        drawn.add_row(*(Text(text) for text in line))
+    Console(file=sys.stdout, no_color=not colour, highlight=False).print(drawn)
+
+
+def _as_json(value: Any) -> Any:
+    match value:
+        case datetime():
+            return value.astimezone(UTC).isoformat()
+        case timedelta():
+            seconds = value.total_seconds()
+            return int(seconds) if seconds == int(seconds) else seconds
+        case UUID():
+            return str(value)
+        case bytes():
+            return value.hex()
+        case set() | frozenset():
+            return sorted(value)
+        case _ if attrs.has(type(value)):
+            return attrs.asdict(value, recurse=False)
+        case _:
+            raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,0 +1,98 @@
+"""How arguments of commands are written: durations, moments, and the arguments of a task."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+_SECONDS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_WORDS = {
+    **dict.fromkeys(("w", "week", "weeks"), "w"),
+    **dict.fromkeys(("d", "day", "days"), "d"),
+    **dict.fromkeys(("h", "hour", "hours"), "h"),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), "m"),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
+}
+_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*,?")
+_ISO = re.compile(r"p(?:(\d+)w)?(?:(\d+)d)?(?:t(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?)?")
+_KEYWORD = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+
+
+def parse_duration(text: str) -> timedelta:
+    """``30s``, ``1d12h``, ``1 day``, ``P1DT12H``; raises ``ValueError`` for anything else."""
+    lower = text.strip().lower()
+    iso = _ISO.fullmatch(lower)
+    if iso and any(iso.groups()):
+        return _of(zip("wdhms", iso.groups("0"), strict=True))
+    parts, end = [], 0
+    while match := _PART.match(lower, end):
+        if match[2] not in _WORDS:
+            break
+        parts.append((_WORDS[match[2]], match[1]))
+        end = match.end()
+    if not parts or end != len(lower):
+        raise ValueError(text)
+    return _of(parts)
+
+
+def parse_moment(text: str, now: datetime) -> datetime:
+    """An ISO 8601 moment (UTC unless it says otherwise), ``now``, or ``+5m``; else ``ValueError``."""
+    if text == "now":
+        return now
+    if text.startswith("+"):
+        return now + parse_duration(text[1:])
+    given = datetime.fromisoformat(text)
+    return given if given.tzinfo else given.replace(tzinfo=UTC)
+
+
+def parse_arguments(values: Sequence[str], as_json: bool) -> dict[str, Any]:
+    """The arguments of a task: words with ``key=`` are keywords, the others positions. Raises ``ValueError``."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for word in values:
+        keyword = _KEYWORD.fullmatch(word)
+        value = keyword[2] if keyword else word
+        try:
+            parsed = json.loads(value) if as_json else value
+        except ValueError:
+            raise ValueError(f"{value!r} is not JSON (a string needs its quotes)") from None
+        if keyword is None:
+            args.append(parsed)
+        elif keyword[1] in kwargs:
+            raise ValueError(f"{keyword[1]} is given twice")
+        else:
+            kwargs[keyword[1]] = parsed
+    return {"args": args, "kwargs": kwargs}
+
+
+def _of(parts: Any) -> timedelta:
+    try:
+        return timedelta(seconds=sum(float(number) * _SECONDS[unit] for unit, number in parts))
+    except OverflowError as error:
+        raise ValueError(f"too long: {error}") from error
+
+
+# As types of click parameters; their names are what --help shows.
+
+
+def duration(text: str) -> timedelta:
+    """A duration on the command line."""
+    try:
+        return parse_duration(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is no duration: write 30s, 5m, 12h, 7d, 1d12h, '1 day' or P1DT12H"
+        ) from None
+
+
+def moment(text: str) -> datetime:
+    """A moment on the command line."""
+    try:
+        return parse_moment(text, datetime.now(UTC))
+    except (ValueError, OverflowError):
+        raise click.BadParameter(f"{text!r} is no moment: write 2026-01-31T12:00:00Z, now, or +5m") from None

@@ -1,0 +1,89 @@
+"""The long-running services: ``run``, ``listen``, ``visits``; and how each is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import click
+import structlog
+
+from swh_sched_runner.backend.dispatch import Dispatch
+from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.broker.consumer import open_consumer
+from swh_sched_runner.broker.publish import open_publisher
+from swh_sched_runner.cli.context import Context
+from swh_sched_runner.db import migrate
+from swh_sched_runner.services.listener import Listener
+from swh_sched_runner.services.runner import Runner
+from swh_sched_runner.services.service import Pulse, Service
+from swh_sched_runner.services.supervisor import Supervisor
+from swh_sched_runner.services.visits import VisitScheduler
+
+log = structlog.get_logger(__name__)
+
+
+def factories(context: Context) -> Mapping[str, Callable[[], Service]]:
+    """How to make each service anew; the services share the pool of connections and the Celery application."""
+    settings, broker = context.settings, context.broker
+    context.database.run(migrate.require)
+    app, dispatch = create_app(broker), Dispatch(context.database)
+    publisher = partial(open_publisher, app, broker)
+    return {
+        "runner": lambda: Runner(dispatch, publisher, settings.runner, broker.priority_queue),
+        "listener": lambda: Listener(
+            dispatch, partial(open_consumer, app, broker, settings.listener.prefetch), settings.listener
+        ),
+        "visits": lambda: VisitScheduler(dispatch, publisher, settings.visits),
+    }
+
+
+def supervise(context: Context, name: str) -> None:
+    """Run one service until told to stop."""
+    supervisor = Supervisor({name: factories(context)[name]})
+    log.info("running", service=name)
+    supervisor.run()
+
+
+@click.command()
+@click.option("--task-type", "task_types", multiple=True, metavar="TYPE", help="Only these types; may be repeated.")
+@click.option("--once", is_flag=True, help="Dispatch what is due and has room now, and exit.")
+@click.option("--period", "period_seconds", type=float, metavar="SECONDS", help="How often to look for due tasks.")
+@click.option("--batch-size", type=int, metavar="TASKS", help="How many tasks to take at a time, at most.")
+@click.pass_obj
+def run(
+    context: Context, task_types: tuple[str, ...], once: bool, period_seconds: float | None, batch_size: int | None
+) -> None:
+    """Dispatch due tasks to their queues, each within its bound."""
+    context.flags |= {
+        "runner.task_types": task_types or None,
+        "runner.period_seconds": period_seconds,
+        "runner.batch_size": batch_size,
+    }
+    if not once:
+        supervise(context, "runner")
+        return
+    runner, pulse = factories(context)["runner"](), Pulse()
+    try:
+        while runner.run_once(pulse):
+            pass
+    finally:
+        runner.close()
+
+
+@click.command()
+@click.option("--batch-size", type=int, metavar="EVENTS", help="How many messages to record at a time, at most.")
+@click.pass_obj
+def listen(context: Context, batch_size: int | None) -> None:
+    """Turn the events of workers into starts and ends of runs."""
+    context.flags |= {"listener.batch_size": batch_size}
+    supervise(context, "listener")
+
+
+@click.command()
+@click.pass_obj
+def visits(context: Context) -> None:
+    """Choose the origins to visit next and dispatch their visits."""
+    if not context.settings.visits:
+        raise click.UsageError("no visit types are configured: name them in [visits.<type>] of the configuration")
+    supervise(context, "visits")

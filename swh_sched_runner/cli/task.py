@@ -1,0 +1,164 @@
+"""``task``: tasks and their runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from swh_sched_runner.backend.tasks import POLICIES, PRIORITIES, STATUSES
+from swh_sched_runner.cli.context import Context
+from swh_sched_runner.cli.output import cell, document, table, warn
+from swh_sched_runner.cli.parameters import moment, parse_arguments
+from swh_sched_runner.exc import UnknownTask
+from swh_sched_runner.model import Task, TaskRun
+
+LIST_LIMIT = 100
+RUNS_SHOWN = 20
+
+
+@click.group()
+def task() -> None:
+    """Add, list and show tasks."""
+
+
+@task.command()
+@click.argument("type_name", metavar="TYPE")
+@click.argument("words", metavar="[ARGUMENT|KEY=VALUE]...", nargs=-1)
+@click.option("--policy", type=click.Choice(POLICIES), default="recurring", show_default=True)
+@click.option("--priority", type=click.Choice(PRIORITIES), help="Goes to the queue for tasks with a priority.")
+@click.option("--next-run", type=moment, help="When it becomes due: ISO 8601 (UTC), or +5m; now unless given.")
+@click.option("--json-arguments", is_flag=True, help="Read every value as JSON; else values are strings.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_obj
+def add(
+    context: Context,
+    type_name: str,
+    words: Sequence[str],
+    policy: str,
+    priority: str | None,
+    next_run: datetime | None,
+    json_arguments: bool,
+    as_json: bool,
+) -> None:
+    """Create a task of TYPE, unless an equal one exists, and print it."""
+    try:
+        arguments = parse_arguments(words, json_arguments)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    wanted = Task(
+        type=type_name,
+        arguments=arguments,
+        policy=policy,
+        priority=priority,
+        next_run=next_run or datetime.now(UTC),
+    )
+    (created,) = context.backend.create_tasks([wanted])
+    if as_json:
+        document(created)
+    else:
+        _details(created)
+
+
+@task.command(name="list")
+@click.option("--id", "ids", type=int, multiple=True, help="Of this id; may be repeated.")
+@click.option("--type", "task_type", help="Of this type.")
+@click.option("--status", type=click.Choice(STATUSES))
+@click.option("--priority", type=click.Choice(PRIORITIES))
+@click.option("--policy", type=click.Choice(POLICIES))
+@click.option("--before", type=moment, help="Next run not after this moment.")
+@click.option("--after", type=moment, help="Next run not before this moment.")
+@click.option("--limit", type=click.IntRange(0), default=LIST_LIMIT, show_default=True, help="At most so many.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_obj
+def list_tasks(context: Context, /, ids: Sequence[int], limit: int, as_json: bool, **filters: Any) -> None:
+    """List the tasks that meet all conditions, in order of id."""
+    found = context.backend.search_tasks(task_id=ids or None, limit=limit + 1, **filters)
+    shown = found[:limit]
+    if as_json:
+        document(shown)
+    else:
+        headers = ("id", "type", "policy", "status", "priority", "next run (UTC)", "interval", "arguments")
+        rows = [
+            (
+                row["id"],
+                row["type"],
+                row["policy"],
+                row["status"],
+                row["priority"],
+                row["next_run"],
+                row["current_interval"],
+                _call(row["arguments"]),
+            )
+            for row in shown
+        ]
+        table(None, headers, rows, empty="no tasks")
+    if len(found) > limit:
+        warn(f"there are more than {limit}: raise --limit, or narrow the conditions")
+
+
+@task.command()
+@click.argument("task_id", metavar="ID", type=int)
+@click.option("--runs", type=click.IntRange(0), default=RUNS_SHOWN, show_default=True, help="The newest so many runs.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_obj
+def show(context: Context, task_id: int, runs: int, as_json: bool) -> None:
+    """Print the task ID and its runs, the newest last."""
+    found = context.backend.get_tasks([task_id])
+    if not found:
+        raise UnknownTask(value=task_id)
+    all_runs = context.backend.get_task_runs([task_id])
+    newest = all_runs[max(len(all_runs) - runs, 0) :]
+    if as_json:
+        document({**found[0], "runs": newest})
+        return
+    _details(found[0])
+    click.echo()
+    headers = ("id", "status", "scheduled (UTC)", "started (UTC)", "ended (UTC)", "took", "message", "noted")
+    of_all = f" (newest {len(newest)} of {len(all_runs)})" if len(newest) < len(all_runs) else ""
+    table(f"runs{of_all}", headers, [_run_row(run) for run in newest])
+
+
+def _details(row: Task) -> None:
+    values = {
+        "id": row["id"],
+        "type": row["type"],
+        "arguments": _call(row["arguments"]),
+        "policy": row["policy"],
+        "status": row["status"],
+        "priority": row["priority"],
+        "next run": f"{cell(row['next_run'])} UTC",
+        "interval": row["current_interval"],
+        "retries left": row["retries_left"],
+    }
+    for name, value in values.items():
+        click.echo(f"{name:<13} {cell(value)}")
+
+
+def _run_row(run: TaskRun) -> tuple[Any, ...]:
+    started, ended = run["started"], run["ended"]
+    return (
+        run["id"],
+        run["status"],
+        run["scheduled"],
+        started,
+        ended,
+        _took(started, ended) if started and ended else None,
+        run["backend_id"],
+        run["metadata"] or None,
+    )
+
+
+def _took(started: datetime, ended: datetime) -> timedelta:
+    """To the millisecond. Two processes of a worker tell the moments: a short task may seem to end before it began."""
+    return max(timedelta(milliseconds=(ended - started) // timedelta(milliseconds=1)), timedelta(0))
+
+
+def _call(arguments: dict[str, Any]) -> str:
+    """The arguments as ``task add --json-arguments`` takes them."""
+    words = [json.dumps(value, ensure_ascii=False) for value in arguments.get("args", [])]
+    words += [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in arguments.get("kwargs", {}).items()]
+    return " ".join(words) or "-"

@@ -1,0 +1,83 @@
+"""``up``: all services in one process, and the servers that are not configured beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+import structlog
+
+from swh_sched_runner.backend.dispatch import Dispatch
+from swh_sched_runner.broker import recovery
+from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.cli.context import Context
+from swh_sched_runner.cli.services import factories
+from swh_sched_runner.db import migrate
+from swh_sched_runner.embedded import directory, process
+from swh_sched_runner.services.listener import Listener
+from swh_sched_runner.services.recovery import recover
+from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.supervisor import Supervisor
+
+log = structlog.get_logger(__name__)
+
+
+@click.command()
+@click.pass_obj
+def up(context: Context) -> None:
+    """Run all services in one process.
+
+    A database or broker that is not configured is started privately, with its data in the data directory.
+    """
+    with servers(context) as private:
+        services = dict(factories(context))
+        if not context.settings.visits:
+            del services["visits"]
+        log.info("running", services=",".join(services))
+        Supervisor(services, tend=private.revive if private else None).run()
+
+
+@contextmanager
+def servers(context: Context, patience_seconds: float = 0.0) -> Iterator[directory.Servers | None]:
+    """What is not configured, started and ready for use; what dead processes left open is put in order before.
+
+    Workers get ``patience_seconds`` to end: give it where they end with the servers.
+    """
+    settings = context.settings
+    database, broker = settings.database.url is None, settings.broker.url is None
+    if not database and not broker:
+        yield None
+        return
+    with directory.servers(context.data_directory, database=database, broker=broker) as private:
+        if database:
+            migrate.upgrade(context.database.engine)
+        if database and broker:
+            settle(context, patience_seconds)
+        yield private
+
+
+def settle(context: Context, patience_seconds: float = 0.0) -> None:
+    """Put what dead processes left open in order: everything died with the servers, but for workers that are alive.
+
+    Those get ``patience_seconds`` to end. With the private servers alone, when none of ours holds a task.
+    """
+    app = create_app(context.broker)
+    process.wait_until(lambda: not directory.workers_alive(context.data_directory), patience_seconds)
+    workers_alive = directory.workers_alive(context.data_directory)
+    if not workers_alive:
+        recovery.restore_unacked(app, context.broker)
+    listener = factories(context)["listener"]()
+    assert isinstance(listener, Listener)
+    try:
+        pulse = Pulse()
+        while listener.run_once(pulse):  # what was queued is evidence: apply it first
+            pass
+    finally:
+        listener.close()
+    recover(
+        Dispatch(context.database),
+        lambda queues: recovery.waiting_ids(app, queues),
+        context.broker.priority_queue,
+        workers_alive=workers_alive,
+    )

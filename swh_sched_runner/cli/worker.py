@@ -1,0 +1,83 @@
+"""``worker``: a Celery worker for the configured broker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Collection
+from contextlib import ExitStack
+
+import click
+import structlog
+
+from swh_sched_runner.broker.app import create_app, task_names
+from swh_sched_runner.cli.context import Context
+from swh_sched_runner.embedded import directory
+
+log = structlog.get_logger(__name__)
+
+
+@click.group()
+def worker() -> None:
+    """Celery workers."""
+
+
+@worker.command()
+@click.option("--include", "-I", "modules", multiple=True, metavar="MODULE", help="A module with tasks; repeatable.")
+@click.option("--queue", "-Q", "queues", multiple=True, metavar="QUEUE", help="Only these; by default its tasks' own.")
+@click.option(
+    "--concurrency", "-c", type=click.IntRange(1), metavar="N", help="Child processes; by default one a core."
+)
+@click.option("--hostname", "-n", metavar="NAME", help="The worker's name, such as worker1@%h.")
+@click.pass_obj
+def start(
+    context: Context,
+    modules: tuple[str, ...],
+    queues: tuple[str, ...],
+    concurrency: int | None,
+    hostname: str | None,
+) -> None:
+    """Start a worker that runs the tasks of MODULEs and reports to the listener.
+
+    Modules are looked up in the current directory, too. They define tasks with celery.shared_task. The worker takes
+    from the queues of those task types whose Celery task they define.
+    """
+    app = create_app(context.broker)
+    app.set_current()
+    app.set_default()
+    app.conf.worker_hijack_root_logger = False
+    sys.path.insert(0, os.getcwd())
+    try:
+        known = task_names(app, modules)
+    except ModuleNotFoundError as error:
+        raise click.UsageError(f"--include: {error}; looked in {os.getcwd()} and in what is installed") from error
+    wanted = queues or _queues_of_types(context, known)
+    logging.getLogger("celery").setLevel(context.settings.log.level.upper())
+    arguments = ["worker", "--task-events", "--without-gossip", "--without-mingle"]
+    arguments += ["--loglevel", context.settings.log.level, "--queues", ",".join(wanted)]
+    arguments += ["--concurrency", str(concurrency)] if concurrency else []
+    arguments += ["--hostname", hostname] if hostname else []
+    with ExitStack() as stack:
+        if context.settings.broker.url is None:
+            stack.enter_context(directory.worker_lock(context.data_directory))
+        context.close()  # forked children must not share the pool's connections
+        app.worker_main(arguments)
+
+
+def _queues_of_types(context: Context, known: Collection[str]) -> list[str]:
+    """The queues of the task types whose tasks are known, those of tasks with priority included."""
+    types = context.backend.get_task_types()
+    if not types:
+        raise click.UsageError("there are no task types yet: add one with `task-type add`, or name a --queue")
+    names = sorted({task_type["backend_name"] for task_type in types})
+    served = [name for name in names if name in known]
+    if not served:
+        raise click.UsageError(
+            f"no --include defines a task named {' or '.join(names)}: name the module that does, or a --queue"
+        )
+    if len(served) < len(names):
+        # A worker that takes messages of tasks that it does not know makes their runs fail.
+        log.info("queues left to other workers", queues=",".join(sorted(set(names) - set(served))))
+    priority = [context.broker.priority_queue.format(backend_name=name) for name in served]
+    return list(dict.fromkeys([*priority, *served]))

@@ -88,6 +88,10 @@ class AdoptionRefused(SchemaError):
     """This database can't be adopted: {reason}"""
 
 
+class AdoptionStopped(SchedulerException):
+    """The adoption stopped at: {step}: {reason}. What was done stays done: settle that and start it again"""
+
+
 class OwnershipLost(SchedulerException):
     """Runner {owner} lost the session that holds its lock: it sends nothing more and starts anew"""
 

@@ -86,7 +86,7 @@ def test_without_configuration_and_without_up_69_names_up(program: Run, environ:
     assert (outcome.status, outcome.out) == (69, "")
     assert outcome.err == (
         f"swh-sched-runner: database.url is not configured and nothing runs in {environ['HOME']}/.local/share/"
-        "swh-sched-runner: start it with `swh-sched-runner up`, or configure it\n"
+        "swh-sched-runner: run `swh-sched-runner up`, or configure it\n"
     )
 
 

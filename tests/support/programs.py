@@ -20,7 +20,7 @@ class Programs:
 
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         self.directory = directory
-        self._environment = {
+        self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith("SWH_SCHED_RUNNER_")
         } | {"HOME": str(directory), "PYTHONPATH": str(CHECKOUT), "C_FORCE_ROOT": "1", **environment}
         self._started: list[subprocess.Popen[bytes]] = []
@@ -30,7 +30,7 @@ class Programs:
         with (self.directory / f"{arguments[0]}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "swh_sched_runner", *arguments],
-                env=self._environment,
+                env=self.environment,
                 cwd=self.directory,
                 stdout=log,
                 stderr=log,
@@ -48,7 +48,7 @@ class Programs:
         """Run it to its end."""
         return subprocess.run(
             [sys.executable, "-m", "swh_sched_runner", *arguments],
-            env=self._environment,
+            env=self.environment,
             cwd=self.directory,
             capture_output=True,
             text=True,

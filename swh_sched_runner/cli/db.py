@@ -1,0 +1,114 @@
+"""``db``: the schema of the database."""
+
+from __future__ import annotations
+
+import click
+
+from swh_sched_runner.cli.context import Context
+from swh_sched_runner.cli.output import document, printable
+from swh_sched_runner.db import adopt, migrate
+from swh_sched_runner.exc import AdoptionStopped
+
+
+@click.group()
+def db() -> None:
+    """Create the schema and bring it up to date."""
+
+
+@db.command()
+@click.pass_obj
+def init(context: Context) -> None:
+    """Create the schema in an empty database; one that has it is brought up to date."""
+    _upgrade(context)
+
+
+@db.command()
+@click.pass_obj
+def upgrade(context: Context) -> None:
+    """Apply the migrations that are missing. Several at once apply each once."""
+    _upgrade(context)
+
+
+@db.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_context
+def status(ctx: click.Context, as_json: bool) -> None:
+    """Say which version the schema has; exit status 1 if it is behind."""
+    version = ctx.obj.database.run(migrate.current)
+    head, pending = migrate.head(), migrate.pending(version)
+    foreign = ctx.obj.database.run(adopt.under_way)
+    if as_json:
+        document({"version": version, "head": head, "pending": pending, "adoptable": foreign})
+    elif foreign is not None:
+        click.echo(f"{foreign}: run `swh-sched-runner db adopt --dry-run`, then `swh-sched-runner db adopt`")
+    else:
+        click.echo(f"version {version or 'none: the database is not initialised'}, this program needs {head}")
+        click.echo(f"pending: {', '.join(pending) or 'nothing'}")
+    if pending:
+        ctx.exit(1)
+
+
+@db.command(name="adopt")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done; write nothing.")
+@click.option(
+    "--rename-duplicates",
+    is_flag=True,
+    help="Where several runs have one backend_id, leave it to the newest and put the others' numbers behind theirs.",
+)
+@click.pass_obj
+def adopt_command(context: Context, dry_run: bool, rename_duplicates: bool) -> None:
+    """Take over a database of Software Heritage's scheduler, version 33 to 38, in place and with its data.
+
+    Stop what writes to it first; others may go on reading. An adoption that was interrupted is started again.
+    """
+    engine = context.database.engine
+    if dry_run:
+        plan = adopt.examine(engine, rename_duplicates=rename_duplicates)
+        _show(plan)
+        if plan.refusal is not None:
+            raise plan.refusal
+        click.echo("nothing was written: without --dry-run it is done")
+    else:
+        try:
+            adopt.adopt(engine, rename_duplicates=rename_duplicates, show=_show, tell=_tell)
+        except AdoptionStopped:
+            click.echo()  # in the middle of the step's line
+            raise
+        click.echo(f"adopted: the schema is at version {migrate.head()}")
+
+
+def _show(plan: adopt.Plan) -> None:
+    begun = ", whose adoption was begun before" if plan.begun else ""
+    click.echo(f"a scheduler's database at version {plan.version}{begun}")
+    for finding in plan.findings:
+        click.echo(printable(f"  {finding}"))
+    click.echo(f"{len(plan.steps)} steps:")
+    for number, step in enumerate(plan.steps, 1):
+        guess = f", about {step.seconds:,.0f} s" if step.seconds is not None and step.seconds >= 1 else ""
+        click.echo(printable(f"  {number:2}. {step.title}: {step.lock}{guess}"))
+
+
+def _tell(progress: adopt.Progress) -> None:
+    """A line a step: what it does is said when it begins, and the line is ended with how it went."""
+    rows = "" if progress.rows is None else f", {progress.rows:,} rows"
+    if progress.done:
+        click.echo(f"{progress.seconds:.1f} s{rows}")
+    elif progress.rows is not None:
+        click.echo(f"{progress.seconds:.0f} s{rows} … ", nl=False)
+    else:
+        click.echo(printable(f"[{progress.number}/{progress.of}] {progress.title} … "), nl=False)
+
+
+@db.command()
+@click.option("--from", "version", metavar="VERSION", help="Start from that version instead of nothing.")
+def sql(version: str | None) -> None:
+    """Print the migrations as a script, for a DBA to run."""
+    click.echo(migrate.as_sql(version))
+
+
+def _upgrade(context: Context) -> None:
+    applied = migrate.upgrade(context.database.engine)
+    for version in applied:
+        click.echo(f"applied {version}")
+    if not applied:
+        click.echo(f"nothing to apply: the schema is at version {migrate.head()}")

@@ -1,0 +1,80 @@
+"""The statements of the migrations one by one, in a form that may be repeated on tables that are in use.
+
+What the program needs is written once, in ``sql/migrations``; adoption executes the same text with these changes: an
+index is built concurrently, a column is added unless it is there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import attrs
+
+from swh_sched_runner.db.queries import read, sql_folder
+
+# Migrations whose statements on rows are done elsewhere, in batches, and how many of them there are (steps.origins).
+ROWS_DONE_IN_BATCHES = {"0004_visit_indexes.sql": 2}
+
+_PART = re.compile(r"--[^\n]*|('(?:[^']|'')*')|(;)|([^-';]+|-)")
+_COLUMN = re.compile(r"\badd column (?:if not exists )?(\w+)")
+_KINDS = {
+    "enum": r"create type (?P<name>\w+) as enum",
+    "table": r"create table (?P<table>\w+)",
+    "index": r"create (unique )?index (?P<name>\w+)\s+on (?P<table>\w+)",
+    "columns": r"alter table (?P<table>\w+)\s+add column",
+    "storage": r"alter table (?P<table>\w+) set \(",
+    "comment": r"comment on",
+    "rows": r"(insert into|update) ",
+}
+
+
+@attrs.frozen
+class Statement:
+    """One statement of a migration: its file, what it does (a key of ``_KINDS``), and to what."""
+
+    file: str
+    kind: str
+    table: str
+    name: str
+    text: str
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it adds."""
+        return _COLUMN.findall(self.text)
+
+    @property
+    def repeatable(self) -> str:
+        """The statement as adoption executes it."""
+        if self.kind == "index":
+            return re.sub(r"^create (unique )?index ", r"create \1index concurrently ", self.text)
+        return re.sub(r"\badd column (?!if not exists)", "add column if not exists ", self.text)
+
+
+def files() -> list[str]:
+    """The names of the migrations, in order."""
+    return sorted(file.name for file in (sql_folder() / "migrations").iterdir() if file.name.endswith(".sql"))
+
+
+def statements() -> list[Statement]:
+    """All statements of all migrations, in order. Raises ``ValueError`` for one whose kind adoption doesn't know."""
+    return [_classify(file, text) for file in files() for text in _split(read("migrations", file))]
+
+
+def _split(script: str) -> Iterator[str]:
+    text = ""
+    for literal, end, other in _PART.findall(script):
+        if end:
+            yield text.strip()
+            text = ""
+        text += literal + other
+    assert not text.strip(), "a migration ends with a semicolon"
+
+
+def _classify(file: str, text: str) -> Statement:
+    for kind, pattern in _KINDS.items():
+        if found := re.match(pattern, text):
+            groups = found.groupdict()
+            return Statement(file, kind, groups.get("table", ""), groups.get("name", ""), text)
+    raise ValueError(f"adoption does not know what this statement of {file} does: {text[:80]}")

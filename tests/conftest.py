@@ -40,21 +40,16 @@ def skip_or_fail(reason: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql_url(scheduler_postgresql_url: str) -> str:
     """A database of the session's server; make your own beside it (``database_url`` does)."""
-    if url := os.environ.get("TEST_DATABASE_URL"):
-        yield url
-        return
-    options = {"max_connections": "300", "shared_buffers": "64MB", "max_wal_size": "512MB"}
-    with Postgres(tmp_path_factory.mktemp("postgresql"), fsync=False, options=options) as server:
-        yield server.url()
+    return scheduler_postgresql_url
 
 
 @pytest.fixture(scope="session")
-def template_database(postgresql_url: str) -> Iterator[str]:
-    """The name of a migrated database to copy."""
+def scheduler_template_database(scheduler_postgresql_url: str) -> Iterator[str]:
+    """The shipped fixture, or with TEST_ADOPTED an adopted database in its place."""
     name = f"test_template_{uuid.uuid4().hex[:12]}"
-    with databases.created(postgresql_url, name) as url:
+    with databases.created(scheduler_postgresql_url, name) as url:
         engine = create_engine(url)
         if version := os.environ.get("TEST_ADOPTED"):
             foreign.build(url, int(version))
@@ -65,6 +60,12 @@ def template_database(postgresql_url: str) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="session")
+def template_database(scheduler_template_database: str) -> str:
+    """The name of a migrated database to copy."""
+    return scheduler_template_database
+
+
 @pytest.fixture
 def empty_database_url(postgresql_url: str) -> Iterator[str]:
     """A fresh database without any schema, dropped afterwards."""
@@ -73,10 +74,9 @@ def empty_database_url(postgresql_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def database_url(postgresql_url: str, template_database: str) -> Iterator[str]:
+def database_url(scheduler_database_url: str) -> str:
     """A fresh migrated database, dropped afterwards with whatever is still connected to it."""
-    with databases.created(postgresql_url, f"test_{uuid.uuid4().hex[:12]}", template_database) as url:
-        yield url
+    return scheduler_database_url
 
 
 @pytest.fixture(scope="session")
@@ -116,21 +116,10 @@ def backend(database_url: str) -> Iterator[SchedulerBackend]:
         yield backend
 
 
-@pytest.fixture(scope="session")
-def valkey_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The session's server; tests take ``valkey_url``."""
-    if url := os.environ.get("TEST_REDIS_URL"):
-        yield url
-        return
-    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
-        yield server.url()
-
-
 @pytest.fixture
-def valkey_url(valkey_server_url: str) -> str:
+def valkey_url(scheduler_broker_url: str) -> str:
     """A broker URL on an empty Valkey."""
-    databases.flush(valkey_server_url)
-    return valkey_server_url
+    return scheduler_broker_url
 
 
 @pytest.fixture(scope="session")

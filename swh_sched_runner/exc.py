@@ -109,7 +109,7 @@ class NotRunning(SchedulerException):
 
 
 class DataDirectoryInUse(SchedulerException):
-    """Another `swh-sched-runner up` (process {pid}) runs on {directory}"""
+    """{directory} is in use by process {pid}: another `swh-sched-runner up`, or `demo`"""
 
 
 class DataDirectoryVersion(SchedulerException):

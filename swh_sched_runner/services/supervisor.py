@@ -12,7 +12,7 @@ from types import FrameType
 
 import structlog
 
-from swh_sched_runner.exc import BrokerUnavailable, DatabaseUnavailable, OwnershipLost
+from swh_sched_runner.exc import ConfigurationError, SchedulerException
 from swh_sched_runner.services.service import Pulse, Service
 
 log = structlog.get_logger(__name__)
@@ -58,10 +58,14 @@ class Supervisor:
         self.stop = stop or threading.Event()
         self._factories = factories
         self._tend = tend
+        self._refused: ConfigurationError | None = None
         self._pulses = {name: Pulse(self.stop) for name in factories}
 
     def run(self) -> None:
-        """Start all services and return when they have stopped, after SIGTERM, SIGINT or ``stop``."""
+        """Start all services and return when they have stopped, after SIGTERM, SIGINT or ``stop``.
+
+        Raises ``ConfigurationError`` where a service finds that it can't work as it is configured.
+        """
         with _SignalsSet(self.stop):
             threads = [
                 threading.Thread(target=self._keep_running, args=(name, factory), name=name)
@@ -73,6 +77,8 @@ class Supervisor:
             log.info("ready", services=",".join(self._factories))
             self._watch(threads)
         log.info("stopped", services=",".join(self._factories))
+        if self._refused is not None:
+            raise self._refused
 
     def _watch(self, threads: list[threading.Thread]) -> None:
         watchdog_usec = int(os.environ.get("WATCHDOG_USEC", 0))
@@ -108,7 +114,11 @@ class Supervisor:
                     pulse.beat()
                     if not more:
                         pulse.wait(service.period_seconds)
-            except (DatabaseUnavailable, BrokerUnavailable, OwnershipLost) as error:
+            except ConfigurationError as error:
+                # No try helps before somebody changes the configuration, and none of the others is asked either.
+                self._refused = error
+                self.stop.set()
+            except SchedulerException as error:
                 failures += 1
                 self._wait(pulse, name, failures, error, known=True)
             except Exception as error:  # a service that dies must not stay dead, whatever it died of

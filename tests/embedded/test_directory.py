@@ -37,7 +37,10 @@ def test_a_second_owner_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> 
         with pytest.raises(DataDirectoryInUse) as refused, neither(tmp_path / "d"):
             pass
 
-        assert str(refused.value) == f"Another `swh-sched-runner up` (process {first.process.pid}) runs on {tmp_path}/d"
+        assert (
+            str(refused.value)
+            == f"{tmp_path}/d is in use by process {first.process.pid}: another `swh-sched-runner up`, or `demo`"
+        )
 
 
 def test_others_find_the_servers_while_their_owner_lives(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from swh_sched_runner.exc import BrokerUnavailable
+from swh_sched_runner.exc import BrokerUnavailable, ConfigurationError
 from swh_sched_runner.services import supervisor
 from swh_sched_runner.services.service import Pulse
 from swh_sched_runner.services.supervisor import Supervisor, backoff_seconds
@@ -79,6 +79,18 @@ def test_a_service_that_dies_is_closed_and_started_anew_and_others_go_on(
 
     assert [service.closed for service in made] == [True, True, True, False]
     assert [service.rounds for service in made[:3]] == [1, 1, 1]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_configuration_that_can_t_work_stops_everything_with_its_error() -> None:
+    healthy = Counting()
+
+    def factory() -> Counting:
+        raise ConfigurationError(reason="a pooler")
+
+    with pytest.raises(ConfigurationError, match="a pooler"):
+        Supervisor({"refused": factory, "healthy": lambda: healthy}).run()
+    assert healthy.closed or healthy.rounds == 0
 
 
 @pytest.mark.usefixtures("quick")

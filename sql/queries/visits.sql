@@ -112,6 +112,15 @@ set position = greatest(visit_scheduler_queue_position.position, excluded.positi
 -- The database's clock.
 select now();
 
+-- name: forbid_sorting
+-- A policy walks an index in order and locks as it goes, up to its count. Where statistics say that a table is nearly
+-- empty the planner would sort instead, below the locks: the first grabber would lock all that a second one looks for.
+select current_setting('enable_sort') as before, set_config('enable_sort', 'off', true);
+
+-- name: restore_sorting
+-- As it was before.
+select set_config('enable_sort', :before, true);
+
 -- name: mark_scheduled
 -- Note that visits were handed out; never backwards. The caller holds the rows.
 update origin_visit_stats

@@ -81,7 +81,12 @@ def grab_next(
 def _grab(conn: Connection, policy: str, binds: dict[str, Any], now: datetime) -> list[ListedOrigin]:
     of_listers = policy == "oldest_scheduled_first" and binds["listers"] is not None
     statement: TextClause = _sql.oldest_scheduled_first_of_listers if of_listers else getattr(_sql, policy)
-    rows = conn.execute(statement, binds).mappings().all()
+    if binds["listers"] is None:
+        before = conn.execute(_sql.forbid_sorting).one().before
+        rows = conn.execute(statement, binds).mappings().all()
+        conn.execute(_sql.restore_sorting, {"before": before})
+    else:  # what a small lister lists is best read whole, and sorted
+        rows = conn.execute(statement, binds).mappings().all()
     visit_type = binds["visit_type"]
     if rows:
         urls = list(dict.fromkeys(row["url"] for row in rows))

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 .PHONY: help
 help:  ## say what can be made
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: venv  ## watch it work on real git repositories, in this terminal, until Ctrl-C
@@ -35,6 +35,10 @@ format: venv  ## put the code into the common style
 .PHONY: schema
 schema: venv  ## draw sql/schema.sql anew from the migrations
 	$(BIN)/python -m tests.support.schema
+
+.PHONY: reference
+reference: venv  ## write docs/reference/backend.md anew from the docstrings
+	$(BIN)/python -m tests.support.reference
 
 # From an empty build/: it would carry SQL files that were deleted since. The wheel is made from the sdist.
 .PHONY: dist
@@ -71,3 +75,12 @@ prerequisites:
 clean:  ## remove what was built, .venv too
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+bench/.peer/.made:
+	$(PYTHON) -m venv --clear bench/.peer
+	bench/.peer/bin/pip install --quiet --disable-pip-version-check 'swh.scheduler==3.6.0' 'psycopg[binary]'
+	@touch $@
+
+.PHONY: bench-create
+bench-create: venv bench/.peer/.made  ## measure bulk creation beside the peer; whole with FULL=1
+	$(BIN)/python -m bench.create $(if $(FULL),--rows 100000)

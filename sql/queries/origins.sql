@@ -28,7 +28,7 @@ set extra_loader_arguments = excluded.extra_loader_arguments,
     last_update = excluded.last_update,
     is_fork = coalesce(excluded.is_fork, known.is_fork),  -- a lister that can't tell takes nothing back
     forked_from_url = coalesce(excluded.forked_from_url, known.forked_from_url)
-returning lister_id, url, visit_type, extra_loader_arguments, last_update, enabled, first_seen, last_seen,
+returning cast(lister_id as text), url, visit_type, extra_loader_arguments, last_update, enabled, first_seen, last_seen,
           is_fork, forked_from_url;
 
 -- name: get_listed_origins

@@ -118,9 +118,10 @@ class SchedulerBackend:
     def create_task_type(self, task_type: TaskType) -> None:
         """Create a task type; one that exists stays as it is.
 
-        Keys: ``type``, ``description``, ``backend_name`` (required), ``default_interval``, ``min_interval``,
-        ``max_interval``, ``retry_delay`` (timedelta), ``backoff_factor`` (> 0), ``max_queue_length``,
-        ``num_retries``. Keys left out take the database's default; ``max_queue_length`` None is unbounded.
+        Keys: ``type``, ``description`` and ``backend_name`` (Celery task and queue) are required;
+        ``default_interval``, ``min_interval``, ``max_interval`` and ``retry_delay`` are timedeltas, ``backoff_factor``
+        is a number above 0, ``max_queue_length`` counts messages (None: unbounded), ``num_retries`` counts failures
+        in a row. Keys left out take the database's default: 1000 messages, None for the others.
         """
         self._db.run(task_types.create, task_type)
 
@@ -141,19 +142,23 @@ class SchedulerBackend:
         defaults to the argument, ``status`` to next_run_not_scheduled, ``retries_left`` to the type's num_retries or
         0, ``priority`` to None. Two tasks match when type, arguments, policy, priority and status are equal (the two
         statuses of a waiting task count as one), and for a one-shot task next_run too. Two concurrent calls create
-        one task. Raises ``UnknownTaskType``.
+        one task. Raises ``UnknownTaskType``; for a recurring task of a type without default_interval,
+        ``InvalidArgument``.
         """
-        return self._db.run(create_tasks, list(tasks), policy)
+        return self._db.run(create_tasks, arguments.many("tasks", tasks), policy)
 
     def set_status_tasks(
         self, task_ids: Iterable[int], status: str = "disabled", next_run: datetime | None = None
     ) -> None:
-        """Set the status of tasks, and their next_run if it is given. Runs in flight no longer move these tasks."""
-        self._db.run(tasks.set_status, list(task_ids), status, next_run)
+        """Set the status of tasks, and their next_run if it is given. Runs in flight no longer move these tasks.
+
+        ``status`` is next_run_not_scheduled, next_run_scheduled, completed or disabled. Unknown ids are left out.
+        """
+        self._db.run(tasks.set_status, arguments.many("task_ids", task_ids), status, next_run)
 
     def disable_tasks(self, task_ids: Iterable[int]) -> None:
-        """Disable tasks. Runs in flight no longer move them."""
-        self._db.run(tasks.set_status, list(task_ids), "disabled", None)
+        """Disable tasks. Runs in flight no longer move them. Unknown ids are left out."""
+        self._db.run(tasks.set_status, arguments.many("task_ids", task_ids), "disabled", None)
 
     def search_tasks(
         self,
@@ -166,36 +171,52 @@ class SchedulerBackend:
         after: datetime | None = None,
         limit: int | None = None,
     ) -> list[Task]:
-        """Tasks that meet all given conditions, in order of id; ``before`` and ``after`` bound next_run, inclusive."""
-        ids = [task_id] if isinstance(task_id, int) else None if task_id is None else list(task_id)
+        """Tasks that meet all given conditions, in order of id, at most ``limit``.
+
+        ``task_id`` is an id or several; ``before`` and ``after`` bound next_run, inclusive.
+        """
+        several = [task_id] if isinstance(task_id, int) else task_id
+        ids = None if several is None else arguments.many("task_id", several)
         return self._db.run(tasks.search, ids, task_type, status, priority, policy, before, after, limit)
 
     def get_tasks(self, task_ids: Iterable[int]) -> list[Task]:
         """The tasks of these ids, in order of id; unknown ids are left out."""
-        return self._db.run(tasks.get, list(task_ids))
+        return self._db.run(tasks.get, arguments.many("task_ids", task_ids))
 
     def peek_ready_tasks(
         self, task_type: str, timestamp: datetime | None = None, num_tasks: int | None = None
     ) -> list[Task]:
-        """Due tasks without priority, in order of next_run, left as they are."""
+        """Due tasks without priority, in order of next_run, left as they are.
+
+        Due is what has a next_run up to ``timestamp``; ``num_tasks`` None means all. Tasks of an unknown type: none.
+        """
         return self._db.run(tasks.peek_ready, task_type, timestamp, num_tasks)
 
     def grab_ready_tasks(
         self, task_type: str, timestamp: datetime | None = None, num_tasks: int | None = None
     ) -> list[Task]:
-        """Take due tasks without priority, in order of next_run; no two callers ever get the same one."""
+        """Take what ``peek_ready_tasks`` would show, and mark it as next_run_scheduled.
+
+        No two callers, in any process, ever get the same task: one that comes meanwhile gets the next ones.
+        """
         return self._db.run(tasks.grab_ready, task_type, timestamp, num_tasks)
 
     def peek_ready_priority_tasks(
         self, task_type: str, timestamp: datetime | None = None, num_tasks: int | None = None
     ) -> list[Task]:
-        """Due tasks with a priority, in order high, normal, low, then next_run, left as they are."""
+        """Due tasks with a priority, in order high, normal, low, then next_run, left as they are.
+
+        ``timestamp`` and ``num_tasks`` as in ``peek_ready_tasks``.
+        """
         return self._db.run(tasks.peek_ready_priority, task_type, timestamp, num_tasks)
 
     def grab_ready_priority_tasks(
         self, task_type: str, timestamp: datetime | None = None, num_tasks: int | None = None
     ) -> list[Task]:
-        """Take due tasks with a priority, in order high, normal, low, then next_run; no two callers share one."""
+        """Take what ``peek_ready_priority_tasks`` would show, and mark it as next_run_scheduled.
+
+        No two callers, in any process, ever get the same task.
+        """
         return self._db.run(tasks.grab_ready_priority, task_type, timestamp, num_tasks)
 
     # Runs
@@ -205,7 +226,8 @@ class SchedulerBackend:
     ) -> TaskRun:
         """Open a run of a task that was grabbed, and return it. The task now follows this run.
 
-        Raises ``UnknownTask`` and ``DuplicateBackendId``.
+        ``backend_id`` is the id of the message in Celery, ``timestamp`` the moment of scheduling. Raises
+        ``UnknownTask`` and ``DuplicateBackendId``.
         """
         return self._db.run(runs.schedule, task_id, backend_id, metadata, timestamp)
 
@@ -215,14 +237,14 @@ class SchedulerBackend:
         Dicts with ``task`` and ``backend_id``, optionally ``metadata`` and ``scheduled``. Raises ``UnknownTask`` and
         ``DuplicateBackendId``.
         """
-        self._db.run(runs.mass_schedule, list(task_runs))
+        self._db.run(runs.mass_schedule, arguments.many("task_runs", task_runs))
 
     def start_task_run(
         self, backend_id: str, metadata: dict[str, Any] | None = None, timestamp: datetime | None = None
     ) -> TaskRun | None:
         """Note that a run started, and return it; None for an unknown ``backend_id``.
 
-        A run that has a start already is returned as it is.
+        ``metadata`` is merged into what is there, later keys win. A run that has a start already is returned as it is.
         """
         return self._db.run(runs.start, backend_id, metadata, timestamp)
 
@@ -236,14 +258,16 @@ class SchedulerBackend:
     ) -> TaskRun | None:
         """Note that a run ended, move its task, and return the run; None for an unknown ``backend_id``.
 
-        ``status`` is eventful, uneventful, failed, permfailed or lost; ``result`` is kept as ``metadata["result"]``.
-        A run that has ended already is returned as it is. What the end does to the task: docs/state-machine.md.
+        ``status`` is eventful, uneventful, failed, permfailed or lost. ``metadata`` is merged into what is there, later
+        keys win; ``result`` is kept as ``metadata["result"]``. A run that has ended already is returned as it is,
+        unless that end was only presumed: lost, or known from Celery's own events alone. What an end does to its task:
+        docs/state-machine.md.
         """
         return self._db.run(runs.end, backend_id, status, metadata, timestamp, result)
 
     def get_task_runs(self, task_ids: Iterable[int], limit: int | None = None) -> list[TaskRun]:
         """The runs of these tasks, in order of id, at most ``limit``."""
-        return self._db.run(runs.get_of_tasks, list(task_ids), limit)
+        return self._db.run(runs.get_of_tasks, arguments.many("task_ids", task_ids), limit)
 
     # Archive
 
@@ -274,7 +298,7 @@ class SchedulerBackend:
         alone, and so are runs that are gone already. A task that was set to run again meanwhile stays. Raises
         ``InvalidArgument`` for a run of another task.
         """
-        self._db.run(archive.delete, list(task_ids))
+        self._db.run(archive.delete, arguments.many("task_ids", task_ids))
 
     # Listers
 
@@ -284,10 +308,10 @@ class SchedulerBackend:
 
     def get_listers_by_id(self, lister_ids: Iterable[UUID | str]) -> list[Lister]:
         """The listers of these ids, in order of creation; unknown ids are left out."""
-        return self._db.run(listers.get_by_id, list(lister_ids))
+        return self._db.run(listers.get_by_id, arguments.many("lister_ids", lister_ids))
 
     def get_lister(self, name: str, instance_name: str | None = None) -> Lister | None:
-        """The lister of that name and instance (None is the empty name), None for an unknown one."""
+        """The lister of that name and instance (None is the empty name); None for an unknown one."""
         return self._db.run(listers.get, name, instance_name)
 
     def get_or_create_lister(self, name: str, instance_name: str | None = None) -> Lister:
@@ -297,7 +321,8 @@ class SchedulerBackend:
     def update_lister(self, lister: Lister) -> Lister:
         """Write ``current_state`` and what is known of listings and first visits; return the lister as it is now.
 
-        ``updated`` must be what the database has, else ``StaleData``; it is moved forward.
+        ``updated`` must be what the database has; it is moved forward. Raises ``StaleData`` when somebody else wrote
+        the lister meanwhile.
         """
         return self._db.run(listers.update, lister)
 
@@ -309,7 +334,7 @@ class SchedulerBackend:
         New origins are inserted; of known ones extra_loader_arguments, enabled, last_update and last_seen are
         written, first_seen stays. The last of a key wins. Raises ``UnknownLister``.
         """
-        return self._db.run(origins.record, list(listed_origins))
+        return self._db.run(origins.record, arguments.many("listed_origins", listed_origins))
 
     def get_listed_origins(
         self,
@@ -322,7 +347,8 @@ class SchedulerBackend:
         """A page of origins in order of lister, url and visit type; ``enabled`` None means all.
 
         The visit types of one url stay on one page: it is shorter than ``limit`` where they no longer fit, and
-        longer only where one url has more of them than that. The last page has no token.
+        longer only where one url has more of them than that. ``page_token`` is the ``next_page_token`` of the page
+        before; that of the last one is None.
         """
         return self._db.run(origins.get_page, lister_id, url, enabled, limit, page_token)
 
@@ -375,27 +401,28 @@ class SchedulerBackend:
         """Note how visits went: adapt how soon their origins come again, disable what failed three times in a row.
 
         Outcomes of one origin are applied in order of their dates; one that is not newer than its last visit, and the
-        statuses created and ongoing, change nothing. So a replay is harmless.
+        statuses created and ongoing, change nothing. So a replay is harmless. full and partial without a snapshot count
+        as failed. Origins that nobody lists get statistics too.
         """
-        self._db.run(record_outcomes, list(outcomes), Random())
+        self._db.run(record_outcomes, arguments.many("outcomes", outcomes), Random())
 
     def origin_visit_stats_upsert(self, origin_visit_stats: Iterable[OriginVisitStats]) -> None:
         """Write statistics of visits: a None keeps what is stored, offset and successive visits are always written.
 
         A url and visit type twice in one call raise ``SchedulerException``.
         """
-        self._db.run(stats.upsert, list(origin_visit_stats))
+        self._db.run(stats.upsert, arguments.many("origin_visit_stats", origin_visit_stats))
 
     def origin_visit_stats_get(self, ids: Iterable[tuple[str, str]]) -> list[OriginVisitStats]:
         """The statistics of these (url, visit type), each once, in the order given; unknown ones are left out."""
-        return self._db.run(stats.get, list(ids))
+        return self._db.run(stats.get, arguments.many("ids", ids))
 
     def visit_scheduler_queue_position_get(self) -> dict[str, int]:
-        """How far the queue of origins without last_update has come, by visit type."""
+        """How far the queue of origins without last_update has come, by visit type; a number without a unit."""
         return self._db.run(stats.queue_positions)
 
     def visit_scheduler_queue_position_set(self, visit_type: str, position: int) -> None:
-        """Set how far the queue of a visit type has come."""
+        """Set how far the queue of a visit type has come, forwards or back."""
         self._db.run(stats.set_queue_position, visit_type, position)
 
     # Metrics
@@ -403,9 +430,12 @@ class SchedulerBackend:
     def update_metrics(
         self, lister_id: UUID | str | None = None, timestamp: datetime | None = None
     ) -> list[SchedulerMetrics]:
-        """Count the origins of that lister, or of all, and return the counts; ``[]`` for an unknown lister."""
+        """Count the origins of that lister, or of all, and return the counts; ``[]`` for an unknown lister.
+
+        In order of lister and visit type. ``timestamp`` is noted as ``last_update`` of the counts.
+        """
         return self._db.run(metrics.update, lister_id, timestamp)
 
     def get_metrics(self, lister_id: UUID | str | None = None, visit_type: str | None = None) -> list[SchedulerMetrics]:
-        """The counts as they were last updated; filters combine."""
+        """The counts as they were last updated, in order of lister and visit type; filters combine."""
         return self._db.run(metrics.get, lister_id, visit_type)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Collection, Iterable
-from typing import Any, Never
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Never, TypeVar
 from uuid import UUID
 
 from swh_sched_runner.exc import InvalidArgument
 
+T = TypeVar("T")
+
 # More than any message of ours needs; an error that quotes a whole argument helps no one.
 SHOWN = 120
+# Made once: json.dumps makes a new one for each call with options.
+_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 # An escaped NUL in JSON; the backslash itself is not escaped.
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -89,6 +93,13 @@ def duration(argument: str, value: Any) -> datetime.timedelta:
     return value
 
 
+def many(argument: str, values: Iterable[T]) -> list[T]:
+    """``values`` as a list, once: an iterator is used up by it. One thing alone is refused."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        refuse(argument, "must be an iterable of several", values)
+    return list(values)
+
+
 def ids(argument: str, values: Iterable[Any]) -> list[int]:
     """``values`` as a list of bigints."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
@@ -99,11 +110,11 @@ def ids(argument: str, values: Iterable[Any]) -> list[int]:
 def json_text(argument: str, value: Any) -> str:
     """``value`` as JSON that jsonb can hold: no NaN, no NUL character, no lone surrogate, no foreign class."""
     try:
-        encoded = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        encoded = _encode(value)
         encoded.encode()
     except (TypeError, ValueError, RecursionError) as error:
         refuse(argument, f"must be something that JSON can hold: {error}", value)
-    if _ESCAPED_NUL.search(encoded):
+    if "\\u0000" in encoded and _ESCAPED_NUL.search(encoded):
         refuse(argument, "must hold no NUL character", value)
     return encoded
 

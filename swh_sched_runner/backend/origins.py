@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping
 
 from swh_sched_runner.backend import arguments, listers, stats
+from swh_sched_runner.backend.columns import column
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownLister
 from swh_sched_runner.model import ListedOrigin, PaginatedListedOriginList
@@ -32,19 +33,24 @@ def record(conn: Connection, origins: Sequence[ListedOrigin]) -> list[ListedOrig
     written = conn.execute(
         _sql.record_listed_origins,
         {
-            "lister_ids": [str(row.lister_id) for row in rows],
-            "urls": urls,
-            "visit_types": visit_types,
-            "extra_loader_arguments": [
-                arguments.json_object("extra_loader_arguments", row.extra_loader_arguments) for row in rows
-            ],
-            "enabled": [row.enabled for row in rows],
-            "last_updates": [row.last_update for row in rows],
-            "is_forks": [row.is_fork for row in rows],
-            "forked_from_urls": [row.forked_from_url for row in rows],
+            "lister_ids": column([row.lister_id for row in rows]),
+            "urls": column(urls),
+            "visit_types": column(visit_types),
+            "extra_loader_arguments": column(
+                [arguments.json_object("extra_loader_arguments", row.extra_loader_arguments) for row in rows]
+            ),
+            "enabled": column([row.enabled for row in rows]),
+            "last_updates": column([row.last_update for row in rows]),
+            "is_forks": column([row.is_fork for row in rows]),
+            "forked_from_urls": column([row.forked_from_url for row in rows]),
         },
     )
-    recorded = {_key(origin): origin for origin in map(listed_origin, written.mappings())}
+    # A UUID costs more to make than the rest of the row: a call names few listers, many times.
+    lister_ids = {str(row.lister_id): row.lister_id for row in rows}
+    recorded: dict[_Key, ListedOrigin] = {}
+    for lister_id, url, visit_type, *others in written:
+        known = lister_ids[lister_id]
+        recorded[known, url, visit_type] = ListedOrigin(known, url, visit_type, *others)
     return [recorded[key] for key in latest]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from swh_sched_runner.backend import arguments
+from swh_sched_runner.backend.columns import column
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import SchedulerException
 from swh_sched_runner.model import OriginVisitStats
@@ -39,20 +40,20 @@ def write(conn: Connection, stats: Sequence[OriginVisitStats]) -> None:
     """``upsert`` for statistics that are known to be right."""
     if not stats:
         return
-    urls, visit_types = [s.url for s in stats], [s.visit_type for s in stats]
+    urls, visit_types = column([s.url for s in stats]), column([s.visit_type for s in stats])
     conn.execute(
         _sql.upsert_stats,
         {
             "urls": urls,
             "visit_types": visit_types,
-            "last_successfuls": [s.last_successful for s in stats],
-            "last_visits": [s.last_visit for s in stats],
-            "last_visit_statuses": [s.last_visit_status and s.last_visit_status.value for s in stats],
-            "last_scheduleds": [s.last_scheduled for s in stats],
-            "last_snapshots": [s.last_snapshot for s in stats],
-            "next_visit_queue_positions": [s.next_visit_queue_position for s in stats],
-            "next_position_offsets": [s.next_position_offset for s in stats],
-            "successive_visits": [s.successive_visits for s in stats],
+            "last_successfuls": column([s.last_successful for s in stats]),
+            "last_visits": column([s.last_visit for s in stats]),
+            "last_visit_statuses": column([s.last_visit_status and s.last_visit_status.value for s in stats]),
+            "last_scheduleds": column([s.last_scheduled for s in stats]),
+            "last_snapshots": column([s.last_snapshot for s in stats]),
+            "next_visit_queue_positions": column([s.next_visit_queue_position for s in stats]),
+            "next_position_offsets": column([s.next_position_offset for s in stats]),
+            "successive_visits": column([s.successive_visits for s in stats]),
         },
     )
     conn.execute(_sql.mirror_stats, {"urls": urls, "visit_types": visit_types})
@@ -67,14 +68,14 @@ def get(conn: Connection, keys: Iterable[Any]) -> list[OriginVisitStats]:
         wanted[arguments.text("url", key[0]), arguments.text("visit_type", key[1])] = None
     if not wanted:
         return []
-    urls, visit_types = map(list, zip(*wanted, strict=True))
+    urls, visit_types = map(column, zip(*wanted, strict=True))
     rows = conn.execute(_sql.get_stats, {"urls": urls, "visit_types": visit_types}).mappings()
     return [_stats(row) for row in rows]
 
 
 def hold(conn: Connection, urls: Sequence[str], visit_types: Sequence[str]) -> None:
     """Lock these origins until the transaction ends, listed or not; keys may come twice."""
-    conn.execute(_sql.hold_stats, {"urls": list(urls), "visit_types": list(visit_types)})
+    conn.execute(_sql.hold_stats, {"urls": column(urls), "visit_types": column(visit_types)})
 
 
 def queue_positions(conn: Connection) -> dict[str, int]:

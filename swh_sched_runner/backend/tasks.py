@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Connection, TextClause
+from sqlalchemy import Connection, Row, TextClause
 
 from swh_sched_runner.backend import arguments, task_types
+from swh_sched_runner.backend.columns import column
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownTaskType
 from swh_sched_runner.model import Task
 
 CREATE_KEYS = ("type", "arguments", "next_run", "policy", "status", "retries_left", "priority")
 KEYS = (*CREATE_KEYS, "id", "current_interval")
+_KNOWN = frozenset(KEYS)
 
 STATUSES = ("next_run_not_scheduled", "next_run_scheduled", "completed", "disabled")
 POLICIES = ("recurring", "oneshot")
@@ -22,6 +25,8 @@ PRIORITIES = ("high", "normal", "low")
 
 # First key of the advisory locks of creation; any number will do, as long as it stays.
 CREATION_LOCK = 0x5C4ED
+# From so many tasks on a call takes all slots of creation, instead of reading the arguments once more for them.
+LARGE = 1_000
 
 _sql = Queries("tasks")
 
@@ -33,21 +38,37 @@ def create(conn: Connection, tasks: Sequence[Task], policy: str) -> list[Task]:
     if not rows:
         return []
     _refuse_unknown_types(conn, rows)
-    types, texts, next_runs, policies, statuses, priorities, retries_left = map(list, zip(*rows, strict=True))
-    conn.execute(_sql.lock_creation, {"lock_class": CREATION_LOCK, "arguments": texts})
-    ids = conn.execute(
-        _sql.create_tasks,
-        {
-            "types": types,
-            "arguments": texts,
-            "next_runs": next_runs,
-            "policies": policies,
-            "statuses": statuses,
-            "priorities": priorities,
-            "retries_left": retries_left,
-        },
-    ).scalars()
-    return _read(conn, _sql.get_tasks_in_order, ids=list(ids))
+    first = rows[0]
+    types, texts, next_runs, policies, statuses, priorities, retries_left = zip(*rows, strict=True)
+    binds = {
+        "arguments": "\n".join(texts),  # JSON has line breaks as \\n only
+        "type": first[0],
+        "types": _unless_all(types, first[0]),
+        "next_run": first[2],
+        "next_runs": _unless_all(next_runs, first[2]),
+        "policy": policy,
+        "policies": _unless_all(policies, policy),
+        "statuses": _unless_all(statuses, STATUSES[0]),
+        "priorities": _unless_all(priorities, None),
+        "retries_left": _unless_all(retries_left, None),
+    }
+    lock = _sql.lock_creation if len(rows) < LARGE else _sql.lock_all_creation
+    conn.execute(lock, {"lock_class": CREATION_LOCK, "arguments": binds["arguments"]})
+    return _answers(conn.execute(_sql.create_tasks, binds))
+
+
+def _answers(created: Iterable[Row[Any]]) -> list[Task]:
+    """Everyone's task: a row for each place, with a task, or with the place of the equal one before."""
+    found: list[dict[str, Any]] = []
+    for row in created:
+        *values, n, first = tuple(row)
+        found.append(dict(zip(KEYS, values, strict=True)) if n == first else copy.deepcopy(found[first - 1]))
+    return cast(list[Task], found)
+
+
+def _unless_all(values: Sequence[Any], default: Any) -> str:
+    """A column of values, empty where the default says it all."""
+    return column([] if values.count(default) == len(values) else values)
 
 
 def set_status(conn: Connection, ids: Sequence[int], status: str, next_run: datetime | None) -> None:
@@ -125,7 +146,9 @@ def _ready(
 
 
 def _read(conn: Connection, statement: TextClause, **binds: Any) -> list[Task]:
-    return cast(list[Task], [dict(row) for row in conn.execute(statement, binds).mappings()])
+    rows = conn.execute(statement, binds)
+    keys = tuple(rows.keys())
+    return cast(list[Task], [dict(zip(keys, row, strict=True)) for row in rows.all()])
 
 
 def _limit(argument: str, value: int | None) -> int | None:
@@ -136,11 +159,10 @@ _Row = tuple[str, str, datetime, str, str, str | None, int | None]
 
 
 def _check(task: Mapping[str, Any], policy: str) -> _Row:
-    if not isinstance(task, Mapping):
+    if not isinstance(task, dict | Mapping):
         arguments.refuse("task", "must be a dict", task)
-    for key in task:
-        if key not in KEYS:  # id and current_interval, of a task that was read, are decided anew
-            arguments.refuse("task", f"has keys among {', '.join(CREATE_KEYS)}", key)
+    if not task.keys() <= _KNOWN:  # id and current_interval, of a task that was read, are decided anew
+        arguments.refuse("task", f"has keys among {', '.join(CREATE_KEYS)}", min(task.keys() - _KNOWN, key=str))
     priority, retries_left = task.get("priority"), task.get("retries_left")
     return (
         arguments.text("type", task.get("type")),
@@ -155,12 +177,12 @@ def _check(task: Mapping[str, Any], policy: str) -> _Row:
 
 def _check_arguments(value: Any) -> str:
     """The arguments as JSON, with both keys, so that equal ones are found equal."""
-    if not isinstance(value, Mapping) or not value.keys() <= {"args", "kwargs"}:
+    if not isinstance(value, dict | Mapping) or not value.keys() <= {"args", "kwargs"}:
         arguments.refuse("arguments", 'must be a dict with "args" and "kwargs"', value)
     args, kwargs = value.get("args", []), value.get("kwargs", {})
     if not isinstance(args, list | tuple):
         arguments.refuse("arguments.args", "must be a list", args)
-    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
+    if not isinstance(kwargs, dict | Mapping) or not all(isinstance(key, str) for key in kwargs):
         arguments.refuse("arguments.kwargs", "must be a dict with strings as keys", kwargs)
     return arguments.json_text("arguments", {"args": args, "kwargs": kwargs})
 

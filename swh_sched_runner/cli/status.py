@@ -29,7 +29,7 @@ class Queue:
     unreadable: str | None = None
 
 
-@click.command()
+@click.command(short_help="Show queues, due tasks, runs in flight, last failures.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def status(context: Context, as_json: bool) -> None:

@@ -6,10 +6,13 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg2
 import pytest
+from sqlalchemy import text
 
 from swh_sched_runner.backend import SchedulerBackend, archive
 from swh_sched_runner.backend.dispatch import Dispatch, OpenBatch
@@ -18,6 +21,7 @@ from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import InvalidArgument, SchedulerException, UnknownTask
 from swh_sched_runner.model import Task
 from tests.support.samples import NOW, a_task, a_type, run_of_a_task
+from tests.support.wait import until
 
 ROW_KEYS = {
     "task_id",
@@ -284,6 +288,25 @@ def test_a_run_that_is_opened_meanwhile_waits_and_learns_that_its_task_is_gone(
         deletion.result(10)
         with pytest.raises(UnknownTask):
             opening.result(10)
+
+
+def test_a_run_that_was_being_opened_keeps_its_task(
+    backend: SchedulerBackend, database: Database, database_url: str
+) -> None:
+    task = ended(backend, "run")
+    page = backend.filter_task_to_archive(NOW, NOW + HOUR)["tasks"]
+    waiting = text(
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    )
+
+    with closing(psycopg2.connect(database_url)) as conn, ThreadPoolExecutor(1) as pool:
+        SchedulerBackend(conn).schedule_task_run(task["id"], "early")
+        deletion = pool.submit(backend.delete_archived_tasks, page)
+        until(lambda: database.run(lambda conn: conn.execute(waiting).scalar_one()) == 1)
+        conn.commit()
+        deletion.result(10)
+
+    assert [run["backend_id"] for run in backend.get_task_runs([task["id"]])] == ["early"]
 
 
 def test_deletions_and_ends_of_the_same_tasks_never_deadlock(

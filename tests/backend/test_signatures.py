@@ -183,3 +183,13 @@ def test_an_argument_of_many_takes_any_iterable_and_an_empty_one_does_nothing(
     assert not call(backend, [])
     from_generator = call(backend, (value for value in values(lister)))
     assert from_generator is None or isinstance(from_generator, list)
+
+
+@pytest.mark.parametrize("name", MANY)
+@pytest.mark.parametrize("wrong", [None, 7, "several", b"bytes", {"type": "one"}], ids=repr)
+def test_one_thing_alone_is_refused_where_many_are_asked_for(backend: SchedulerBackend, name: str, wrong: Any) -> None:
+    call, _ = MANY[name]
+    _, first, *_ = inspect.signature(getattr(SchedulerBackend, name)).parameters
+
+    with pytest.raises(exc.InvalidArgument, match=rf"^{first}: "):
+        call(backend, wrong)

@@ -1,51 +1,25 @@
-"""The fixtures that are shipped work in a project of somebody else's."""
+"""The fixtures that are shipped work in a project of somebody else's, as the document says."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from swh_sched_runner import pytest_plugin
 from tests.support.sources import CHECKOUT
 
-TASKS = """
-from celery import shared_task
-
-@shared_task(name="sample.oneshot")
-def oneshot(word):
-    if word == "bad":
-        raise ValueError(word)
-    return {"status": "success", "eventful": True}
-"""
-
-TESTS = """
-from datetime import datetime, timezone
-
-def test_a_task_of_mine_runs(scheduler_backend, scheduler_worker, scheduler_run_until):
-    tasks = scheduler_backend.create_tasks([
-        {"type": "sample-oneshot", "arguments": {"args": [word], "kwargs": {}}, "next_run": datetime.now(timezone.utc)}
-        for word in ("good", "bad")
-    ], policy="oneshot")
-    ids = [task["id"] for task in tasks]
-    scheduler_worker("my_tasks", "sample.oneshot")
-
-    def ended():
-        return [run["ended"] is not None for run in scheduler_backend.get_task_runs(ids)] == [True, True]
-
-    scheduler_run_until(ended)
-
-    assert [run["status"] for run in scheduler_backend.get_task_runs(ids)] == ["eventful", "failed"]
-
-def test_each_test_has_a_database_of_its_own(scheduler_backend):
-    assert scheduler_backend.search_tasks() == []
-    assert [found["type"] for found in scheduler_backend.get_task_types()] == ["sample-oneshot", "sample-recurring"]
-"""
+PAGE = (CHECKOUT / "docs/how-to/test-your-code.md").read_text()
 
 
-def test_a_project_tests_its_tasks_with_the_shipped_fixtures(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["swh_sched_runner.pytest_plugin"]\n')
-    (tmp_path / "my_tasks.py").write_text(TASKS)
-    (tmp_path / "test_mine.py").write_text(TESTS)
+def test_a_project_tests_its_code_with_the_shipped_fixtures(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```python\n# (\w+\.py)\b.*\n((?s:.*?))^```$", PAGE, re.MULTILINE)
+    assert {name for name, _ in blocks} == {"conftest.py", "test_lister.py", "my_tasks.py", "test_my_tasks.py"}
+    for name, text in blocks:
+        (tmp_path / name).write_text(text)
 
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:pytest_celery"],
@@ -57,4 +31,28 @@ def test_a_project_tests_its_tasks_with_the_shipped_fixtures(tmp_path: Path) -> 
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
+    assert "3 passed" in done.stdout
+
+
+def test_the_document_names_every_fixture_with_its_scope() -> None:
+    documented = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", PAGE, re.MULTILINE))
+
+    shipped = {
+        name: "session" if found._fixture_function_marker.scope == "session" else "test"
+        for name, found in vars(pytest_plugin).items()
+        if isinstance(found, type(pytest_plugin.scheduler_backend))
+    }
+
+    assert documented == shipped
+
+
+def test_a_worker_that_does_not_come_up_is_shown(
+    scheduler_worker: pytest_plugin.StartWorker,
+) -> None:
+    with pytest.raises(pytest.fail.Exception, match="no_such_module"):
+        scheduler_worker("no_such_module", "q")
+
+
+def test_waiting_for_what_never_comes_ends(scheduler_run_until: pytest_plugin.RunUntil) -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"not within 0\.1 s"):
+        scheduler_run_until(lambda: False, 0.1)

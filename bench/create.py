@@ -39,7 +39,7 @@ SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "4GB", "fsync": "on", "sy
 
 def one_run(python: Path, side: str, url: str, rows: int, run: int) -> dict[str, float]:
     """Rows per second of each work, from a process of its own."""
-    command = [python, HERE / "create_side.py", side, url, str(rows), str(run)]
+    command = [str(python), str(HERE / "create_side.py"), side, url, str(rows), str(run)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": ""})
     if done.returncode:
         raise click.ClickException(f"{side}: {done.stderr[-2000:]}")
@@ -61,7 +61,7 @@ def make_ours(server: Postgres) -> str:
 def make_peer(server: Postgres, folder: Path) -> str:
     """The peer's database, made by its own command."""
     scratch.execute(server.url(), "create database peer")
-    dsn = make_dsn(**parse_dsn(scratch.of(server.url(), "peer")))
+    dsn: str = make_dsn(**parse_dsn(scratch.of(server.url(), "peer")))
     config = folder / "peer.yml"
     config.write_text(json.dumps({"scheduler": {"cls": "postgresql", "db": dsn}}))
     for step in (["init-admin", "--dbname", dsn, "scheduler"], ["init", "scheduler"]):

@@ -120,7 +120,8 @@ def at_once(name: str, url: str, rows: int, run: int, now: datetime) -> float:
         sys.stderr.write(f"{name}: {twice} of {len(ids)} tasks exist more than once, errors: {errors}\n")
         if name == "ours":
             raise SystemExit(1)
-    return rows * CALLERS / (max(ended for ended, _, _ in results) - began)
+    last: float = max(ended for ended, _, _ in results)
+    return rows * CALLERS / (last - began)
 
 
 def main(name: str, url: str, rows: int, run: int) -> dict[str, float]:

@@ -36,9 +36,7 @@ def record(conn: Connection, origins: Sequence[ListedOrigin]) -> list[ListedOrig
             "lister_ids": column([row.lister_id for row in rows]),
             "urls": column(urls),
             "visit_types": column(visit_types),
-            "extra_loader_arguments": column(
-                [arguments.json_object("extra_loader_arguments", row.extra_loader_arguments) for row in rows]
-            ),
+            "extra_loader_arguments": column([_extra(row.extra_loader_arguments) for row in rows]),
             "enabled": column([row.enabled for row in rows]),
             "last_updates": column([row.last_update for row in rows]),
             "is_forks": column([row.is_fork for row in rows]),
@@ -137,6 +135,11 @@ def _check(origin: Any) -> None:
         arguments.boolean("is_fork", origin.is_fork)
     if origin.forked_from_url is not None:
         arguments.text("forked_from_url", origin.forked_from_url)
+
+
+def _extra(value: Any) -> str:
+    # Most origins have none.
+    return "{}" if value == {} else arguments.json_object("extra_loader_arguments", value)
 
 
 def _refuse_unknown_listers(conn: Connection, keys: Mapping[_Key, ListedOrigin]) -> None:

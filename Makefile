@@ -15,7 +15,7 @@ demo: venv  ## watch it work on real git repositories, in this terminal, until C
 
 .PHONY: test
 test: venv  ## run all tests, on private servers
-	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: check
 check: lint test  ## everything that has to hold before a change lands: lint and test

@@ -171,7 +171,7 @@ def test_a_former_connection_that_the_broker_still_keeps_bars_its_owner(
 ) -> None:
     silent = proxy(rabbitmq_url)
     settings = BrokerSettings(url=silent.url)
-    open_publisher(create_app(settings), settings, 1)
+    former = open_publisher(create_app(settings), settings, 1)  # kept: it must not end as garbage
     direct = BrokerSettings(url=rabbitmq_url)
     app = create_app(direct)
 
@@ -183,6 +183,7 @@ def test_a_former_connection_that_the_broker_still_keeps_bars_its_owner(
     publisher = until(lambda: opened(app, direct, 1))
     assert publisher is not None
     publisher.close()
+    former.close()
 
 
 def test_a_valkey_that_went_away_is_noticed_by_the_check(own_valkey: Valkey) -> None:

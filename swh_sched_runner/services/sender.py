@@ -57,7 +57,8 @@ class Sender:
 
         Answers how many messages went out, and the queues that still have open batches: nothing new goes there.
         """
-        self._adopt()
+        if self._adopt():
+            pulse.wait(SETTLE_SECONDS)
         resent, open_queues = 0, set()
         for batch in self._dispatch.open_batches(self.owner):
             if pulse.stopping or batch.queue in open_queues:
@@ -103,7 +104,9 @@ class Sender:
             )
         return len(confirmed)
 
-    def _adopt(self) -> None:
+    def _adopt(self) -> int:
+        """Take over the batches of owners that are proven gone; answers how many."""
+        total = 0
         for old in self._dispatch.other_owners(self.owner):
             if not self._proven_gone(old):
                 continue
@@ -112,7 +115,9 @@ class Sender:
             finally:
                 self._publisher.release(old)
                 self._owner.unlock(old)
+            total += adopted
             log.warning("batches of a dead runner taken over", owner=old, batches=adopted)
+        return total
 
     def _proven_gone(self, old: int) -> bool:
         """Whether both the session and the connection of an owner are gone; if so, both are held here now."""

@@ -155,6 +155,29 @@ def test_what_a_dead_runner_promised_is_sent_under_the_same_ids_before_anything_
     with_batches.close()
 
 
+def test_messages_of_a_dead_runner_that_come_late_count_before_its_promises_are_sent(
+    backend: SchedulerBackend, dispatch: Dispatch, make_runner: MakeRunner, app: Celery
+) -> None:
+    class Meanwhile(Pulse):
+        """What the dead runner had on its way arrives while its successor waits."""
+
+        def wait(self, seconds: float) -> bool:
+            for _ in range(2):
+                app.send_task("late", queue=QUEUE)
+            until(lambda: depth(app, QUEUE) == 2)
+            return False
+
+    backend.create_task_type(a_type(max_queue_length=3))
+    backend.create_tasks(a_task(n) for n in range(3))
+    dead = dispatch.open_owner()
+    assert dispatch.open_batch(dead.id, QUEUE, Lane("load-git", QUEUE, 3, priority=False), 3)
+    dead.close()
+
+    make_runner().run_once(Meanwhile())
+
+    assert [message.headers["task"] for message in take(app, QUEUE)] == ["late", "late", QUEUE]
+
+
 def test_what_a_living_runner_promised_is_left_to_it(
     backend: SchedulerBackend, dispatch: Dispatch, make_runner: MakeRunner, app: Celery
 ) -> None:

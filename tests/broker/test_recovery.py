@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import closing
 from pathlib import Path
+
+import redis
 
 from swh_sched_runner.broker.app import create_app
 from swh_sched_runner.broker.consumer import open_consumer
@@ -25,8 +28,12 @@ def test_what_dead_workers_had_in_hand_goes_back_into_its_queues(
     sent = [str(uuid.uuid4()) for _ in range(3)]
     for task_id in sent:
         app.send_task("wait", [str(tmp_path / "never")], queue=queue, task_id=task_id)
-    with Queues(app) as queues:
-        until(lambda: queues.depth(queue) == 0 and (tmp_path / "never.started").exists(), 20)
+    with (
+        Queues(app) as queues,
+        closing(redis.Redis.from_url(valkey_url.replace("redis+socket://", "unix://"))) as client,
+    ):
+        # A worker notes what it has in hand after it took it: what is lost in between, recovery promises again.
+        until(lambda: client.hlen("unacked") == 3 and (tmp_path / "never.started").exists(), 20)
         worker.kill()
         assert waiting_ids(app, [queue]) == set()
 

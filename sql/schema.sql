@@ -83,7 +83,9 @@ CREATE TABLE dispatch_owner (
     host text NOT NULL,
     pid integer NOT NULL,
     backend_pid integer NOT NULL,
-    opened timestamp with time zone DEFAULT now() NOT NULL
+    opened timestamp with time zone DEFAULT now() NOT NULL,
+    service text DEFAULT 'runner'::text NOT NULL,
+    sleeps_until timestamp with time zone
 );
 
 COMMENT ON TABLE dispatch_owner IS 'Runners that may own batches; alive as long as its session holds its advisory lock';
@@ -98,6 +100,10 @@ COMMENT ON COLUMN dispatch_owner.backend_pid IS 'PostgreSQL process of the sessi
 
 COMMENT ON COLUMN dispatch_owner.opened IS 'When it came up';
 
+COMMENT ON COLUMN dispatch_owner.service IS 'What owns: runner, visits, or recovery';
+
+COMMENT ON COLUMN dispatch_owner.sleeps_until IS 'Until when its runner sleeps unless it is notified; null or past while it is awake';
+
 CREATE SEQUENCE dispatch_owner_id_seq
     START WITH 1
     INCREMENT BY 1
@@ -106,6 +112,66 @@ CREATE SEQUENCE dispatch_owner_id_seq
     CACHE 1;
 
 ALTER SEQUENCE dispatch_owner_id_seq OWNED BY dispatch_owner.id;
+
+CREATE TABLE dispatch_queue (
+    queue text NOT NULL,
+    paused timestamp with time zone,
+    paused_by text,
+    paused_reason text,
+    filled_by bigint,
+    filled timestamp with time zone,
+    depth bigint,
+    drain_rate double precision
+);
+
+COMMENT ON TABLE dispatch_queue IS 'Controls of a queue, and what its last filler saw of it';
+
+COMMENT ON COLUMN dispatch_queue.queue IS 'Queue';
+
+COMMENT ON COLUMN dispatch_queue.paused IS 'Since when nothing is sent to it; null while it is not paused';
+
+COMMENT ON COLUMN dispatch_queue.paused_by IS 'Who paused it';
+
+COMMENT ON COLUMN dispatch_queue.paused_reason IS 'Why';
+
+COMMENT ON COLUMN dispatch_queue.filled_by IS 'Runner that filled it last; an owner that may be gone';
+
+COMMENT ON COLUMN dispatch_queue.filled IS 'When it had a message confirmed last';
+
+COMMENT ON COLUMN dispatch_queue.depth IS 'Messages ready in it then, by its filler''s count';
+
+COMMENT ON COLUMN dispatch_queue.drain_rate IS 'Messages that its workers took a second, averaged over about the last minute; null if not known';
+
+CREATE TABLE dispatch_type (
+    type text NOT NULL,
+    paused timestamp with time zone,
+    paused_by text,
+    paused_reason text,
+    max_in_flight bigint,
+    rate_limit double precision,
+    tokens double precision DEFAULT 0 NOT NULL,
+    refilled timestamp with time zone,
+    CONSTRAINT dispatch_type_max_in_flight_check CHECK ((max_in_flight >= 0)),
+    CONSTRAINT dispatch_type_rate_limit_check CHECK (((rate_limit > (0)::double precision) AND (rate_limit < 'Infinity'::double precision)))
+);
+
+COMMENT ON TABLE dispatch_type IS 'Controls of a task type; without a row, or with nulls, nothing holds it back';
+
+COMMENT ON COLUMN dispatch_type.type IS 'Task type';
+
+COMMENT ON COLUMN dispatch_type.paused IS 'Since when none of its tasks is dispatched; null while it is not paused';
+
+COMMENT ON COLUMN dispatch_type.paused_by IS 'Who paused it';
+
+COMMENT ON COLUMN dispatch_type.paused_reason IS 'Why';
+
+COMMENT ON COLUMN dispatch_type.max_in_flight IS 'So many of its tasks may be in flight at a time; null for any number';
+
+COMMENT ON COLUMN dispatch_type.rate_limit IS 'So many of its tasks are dispatched a second, by all runners together; null for any number';
+
+COMMENT ON COLUMN dispatch_type.tokens IS 'Tasks that the rate limit allowed at the time of refilled; never more than those of one second, or one task';
+
+COMMENT ON COLUMN dispatch_type.refilled IS 'When tokens were counted last; null before the first time, when all are there';
 
 CREATE TABLE event_set_aside (
     id bigint NOT NULL,
@@ -440,6 +506,12 @@ ALTER TABLE ONLY dispatch_batch
 ALTER TABLE ONLY dispatch_owner
     ADD CONSTRAINT dispatch_owner_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY dispatch_queue
+    ADD CONSTRAINT dispatch_queue_pkey PRIMARY KEY (queue);
+
+ALTER TABLE ONLY dispatch_type
+    ADD CONSTRAINT dispatch_type_pkey PRIMARY KEY (type);
+
 ALTER TABLE ONLY event_set_aside
     ADD CONSTRAINT event_set_aside_pkey PRIMARY KEY (id);
 
@@ -504,6 +576,9 @@ CREATE INDEX task_scheduled_idx ON task USING btree (type) WHERE (status = 'next
 
 ALTER TABLE ONLY dispatch_batch
     ADD CONSTRAINT dispatch_batch_owner_fkey FOREIGN KEY (owner) REFERENCES dispatch_owner(id);
+
+ALTER TABLE ONLY dispatch_type
+    ADD CONSTRAINT dispatch_type_type_fkey FOREIGN KEY (type) REFERENCES task_type(type) ON DELETE CASCADE;
 
 ALTER TABLE ONLY listed_origins
     ADD CONSTRAINT listed_origins_lister_id_fkey FOREIGN KEY (lister_id) REFERENCES listers(id);

@@ -1,8 +1,9 @@
 -- name: harden_session
 -- The server notices within 10 s that the client is gone, so that its lock comes free. No effect on a socket file.
+-- What this session writes (who it is, until when it sleeps) says nothing after a crash: it need not wait for the disk.
 select set_config('tcp_keepalives_idle', '3', false), set_config('tcp_keepalives_interval', '2', false),
        set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '10000', false),
-       set_config('idle_session_timeout', '0', false);
+       set_config('idle_session_timeout', '0', false), set_config('synchronous_commit', 'off', false);
 
 -- name: backend_pid
 -- The server process behind this session; differs from what the driver was told behind a pooler.
@@ -10,7 +11,9 @@ select pg_backend_pid();
 
 -- name: register_owner
 -- A new owner of batches; its session takes the advisory lock of its id next.
-insert into dispatch_owner (host, pid, backend_pid) values (:host, :pid, pg_backend_pid()) returning id;
+insert into dispatch_owner (service, host, pid, backend_pid)
+values (:service, :host, :pid, pg_backend_pid())
+returning id;
 
 -- name: try_lock_owner
 -- Take the lock that an owner holds as long as its session lives.
@@ -31,24 +34,6 @@ where locktype = 'advisory' and granted and classid = :lock_class and objid = :o
 -- Remove an owner that is gone, once it owns nothing.
 delete from dispatch_owner o
 where id = :owner and not exists (select from dispatch_batch b where b.owner = o.id);
-
--- name: due_lanes
--- Task types that have due tasks, without and with a priority; one index probe each. Types that share a queue share
--- the least of their bounds.
-select tt.type as task_type, tt.backend_name, tt.max_queue_length, lane.priority
-from (select type, backend_name, min(max_queue_length) over (partition by backend_name) as max_queue_length
-      from task_type) as tt
-cross join lateral (
-  select false as priority
-  where exists (select from task t where t.type = tt.type and t.status = 'next_run_not_scheduled'
-                  and t.priority is null and t.next_run <= coalesce(cast(:now as timestamptz), now()))
-  union all
-  select true
-  where exists (select from task t where t.type = tt.type and t.status = 'next_run_not_scheduled'
-                  and t.priority is not null and t.next_run <= coalesce(cast(:now as timestamptz), now()))
-) as lane
-where cast(:task_types as text[]) is null or tt.type = any(cast(:task_types as text[]))
-order by lane.priority desc, tt.type;
 
 -- name: visit_queue
 -- Queue of the tasks of a type, and its bound.
@@ -149,16 +134,15 @@ set runs = case when runs is not null then
 where id = :batch and owner = :owner;
 
 -- name: open_batches
--- The batches of an owner, oldest first.
-select id, queue from dispatch_batch where owner = :owner order by id;
+-- The batches of an owner, oldest first, but those for paused queues.
+select id, queue
+from dispatch_batch b
+where owner = :owner and not exists (select from dispatch_queue q where q.queue = b.queue and q.paused is not null)
+order by id;
 
 -- name: other_owners
 -- Owners of open batches, but this one.
 select distinct owner from dispatch_batch where owner <> :owner order by owner;
-
--- name: promised_by_others
--- Whether another owner has an open batch on a queue: its messages may still be on their way.
-select exists (select from dispatch_batch where queue = :queue and owner <> :owner);
 
 -- name: adopt_batches
 -- Compare-and-set: what the old owner still owns belongs to the new one.

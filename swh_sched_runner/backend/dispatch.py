@@ -6,36 +6,25 @@ goes when the broker has confirmed every message. Until then its messages are se
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import Any, TypedDict
+from datetime import datetime
+from typing import Any
 
 import attrs
 from sqlalchemy import Connection
 
-from swh_sched_runner.backend import runs, visits
+from swh_sched_runner.backend import lanes, runs, visit_batches
+from swh_sched_runner.backend.lanes import Lane, QueueState
 from swh_sched_runner.backend.owner import Owner
 from swh_sched_runner.backend.runs import Recorded, RunChange
-from swh_sched_runner.config import VisitSettings
+from swh_sched_runner.backend.visit_batches import VisitPlan
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.db.queries import Queries
-from swh_sched_runner.model import Evidence, ListedOrigin
+from swh_sched_runner.model import Evidence
 
 WITHDRAWN = "the task was disabled or scheduled anew before this run was sent"
 
 _sql = Queries("dispatch")
-
-
-@attrs.define(slots=True, frozen=True)
-class Lane:
-    """Due tasks of one type, with or without a priority."""
-
-    task_type: str
-    backend_name: str
-    max_queue_length: int | None
-    priority: bool
 
 
 @attrs.define(slots=True, frozen=True)
@@ -67,6 +56,23 @@ class OpenBatch:
 
 
 @attrs.define(slots=True, frozen=True)
+class Look:
+    """Lanes with tasks that wait, those with a priority first, and queues that nothing may be sent to."""
+
+    lanes: list[Lane]
+    paused_queues: set[str]
+
+
+@attrs.define(slots=True, frozen=True)
+class QueueSeen:
+    """A queue as its filler saw it: messages ready by its count, and how many workers take a second (None: unknown)."""
+
+    queue: str
+    depth: int | None
+    drain_rate: float | None
+
+
+@attrs.define(slots=True, frozen=True)
 class OpenRun:
     """A run without an end. ``promised``: it is in an open batch; ``worker_pid``: of the worker that started it."""
 
@@ -79,75 +85,52 @@ class OpenRun:
     promised: bool
 
 
-class Cooldowns(TypedDict):
-    """When an origin is left alone; None is off."""
-
-    absolute_cooldown: timedelta | None
-    scheduled_cooldown: timedelta | None
-    failed_cooldown: timedelta | None
-    not_found_cooldown: timedelta | None
-
-
-@attrs.define(slots=True, frozen=True)
-class VisitPlan:
-    """Up to ``count`` origins of a visit type: which policies take which share, under which cooldowns."""
-
-    visit_type: str
-    task_type: str
-    count: int
-    policies: Mapping[str, float]
-    cooldowns: Cooldowns
-
-    @classmethod
-    def of(cls, visit_type: str, task_type: str, count: int, settings: VisitSettings) -> VisitPlan:
-        """The plan that the configuration gives."""
-        cooldowns = Cooldowns(
-            absolute_cooldown=_duration(settings.absolute_cooldown_seconds),
-            scheduled_cooldown=_duration(settings.scheduled_cooldown_seconds),
-            failed_cooldown=_duration(settings.failed_cooldown_seconds),
-            not_found_cooldown=_duration(settings.not_found_cooldown_seconds),
-        )
-        return cls(visit_type, task_type, count, settings.policies, cooldowns)
-
-
-def _duration(seconds: float | None) -> timedelta | None:
-    return None if seconds is None else timedelta(seconds=seconds)
-
-
 class Dispatch:
     """The ledger and the record of events; shares the pool of its ``Database``."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def open_owner(self) -> Owner:
-        """Become an owner of batches, with a session of its own; raises ``ConfigurationError`` behind a pooler."""
-        return Owner(self._db.engine)
+    def open_owner(self, service: str = "runner") -> Owner:
+        """Become an owner of batches, with a session of its own; raises ``ConfigurationError`` behind a pooler.
 
-    def due_lanes(self, task_types: Sequence[str] = (), now: datetime | None = None) -> list[Lane]:
-        """Where tasks are due: those with a priority first. Empty ``task_types`` means all."""
-        return self._db.run(_due_lanes, list(task_types) or None, now)
+        ``service`` is what people read in the table of owners: runner, visits or recovery.
+        """
+        return Owner(self._db.engine, service)
+
+    def look(self, task_types: Sequence[str] = (), now: datetime | None = None) -> Look:
+        """Where tasks wait, and what holds them back. Empty ``task_types`` means all."""
+        return self._db.run(_look, task_types, now)
 
     def open_batch(
         self, owner: int, queue: str, lane: Lane, num_tasks: int, now: datetime | None = None
     ) -> Batch | None:
-        """Take up to ``num_tasks`` due tasks, open their runs and promise their messages; None if nothing is due."""
+        """Take up to ``num_tasks`` due tasks, open their runs and promise their messages.
+
+        None if nothing is due, or an operator's control holds all of it back.
+        """
         return self._db.run(_open_batch, owner, queue, lane, num_tasks, now)
 
     def visit_queue(self, task_type: str) -> tuple[str, int | None] | None:
         """Queue and bound of the visits that tasks of this type make; None if there is no such type."""
-        return self._db.run(_visit_queue, task_type)
+        return self._db.run(visit_batches.queue_of, task_type)
 
     def open_visit_batch(self, owner: int, queue: str, plan: VisitPlan) -> OpenBatch | None:
         """Take origins by the plan and promise a visit of each, in one transaction; None if there are none."""
-        return self._db.run(_open_visit_batch, owner, queue, plan)
+        batch = self._db.run(visit_batches.open_batch, owner, queue, plan)
+        return None if batch is None else OpenBatch(batch, queue)
 
-    def close_batch(self, owner: int, batch: int, unconfirmed: Iterable[str] = ()) -> None:
-        """Keep the ``unconfirmed`` ids of the batch as promises; without any, the batch is done."""
-        self._db.run(_close_batch, owner, batch, list(unconfirmed))
+    def close_batch(
+        self, owner: int, batch: int, unconfirmed: Iterable[str] = (), seen: QueueSeen | None = None
+    ) -> None:
+        """Keep the ``unconfirmed`` ids of the batch as promises; without any, the batch is done.
+
+        ``seen`` is how the queue looked to its filler when the rest was confirmed.
+        """
+        self._db.run(_close_batch, owner, batch, list(unconfirmed), seen)
 
     def open_batches(self, owner: int) -> list[OpenBatch]:
-        """What this owner has promised, oldest first."""
+        """What this owner has promised, oldest first; what is for a paused queue waits until that is resumed."""
         return self._db.run(_open_batches, owner)
 
     def read_batch(self, owner: int, batch: OpenBatch) -> Batch | None:
@@ -161,9 +144,9 @@ class Dispatch:
         """Who else has open batches."""
         return self._db.run(_other_owners, owner)
 
-    def promised_by_others(self, owner: int, queue: str) -> bool:
-        """Whether somebody else's batch for this queue is open."""
-        return self._db.run(_promised_by_others, owner, queue)
+    def queue_state(self, owner: int, queue: str) -> QueueState:
+        """What is known of a queue: how its last filler left it, and whether somebody else's batch for it is open."""
+        return self._db.run(lanes.queue_state, owner, queue)
 
     def adopt(self, old: int, new: int) -> int:
         """Take over the batches of an owner that is proven gone; answers how many."""
@@ -176,7 +159,7 @@ class Dispatch:
     def promise_again(self, runs_by_queue: Mapping[str, Sequence[int]]) -> None:
         """Promise messages of runs that were opened before; the next runner takes the batches over."""
         if runs_by_queue:
-            owner = self.open_owner()
+            owner = self.open_owner("recovery")
             try:
                 self._db.run(_promise_again, owner.id, runs_by_queue)
             finally:
@@ -187,19 +170,22 @@ class Dispatch:
         return self._db.run(_record_events, changes, set_aside)
 
 
-def _due_lanes(conn: Connection, task_types: list[str] | None, now: datetime | None) -> list[Lane]:
-    rows = conn.execute(_sql.due_lanes, {"task_types": task_types, "now": now})
-    return [Lane(row.task_type, row.backend_name, row.max_queue_length, row.priority) for row in rows]
+def _look(conn: Connection, task_types: Sequence[str], now: datetime | None) -> Look:
+    return Look(lanes.look(conn, task_types, now), lanes.paused_queues(conn))
 
 
 def _open_batch(
     conn: Connection, owner: int, queue: str, lane: Lane, num_tasks: int, now: datetime | None
 ) -> Batch | None:
+    allowed = lanes.allowance(conn, lane.task_type, queue, num_tasks)
+    if allowed.tasks <= 0:
+        return None
     statement = _sql.open_priority_batch if lane.priority else _sql.open_batch
-    binds = {"owner": owner, "queue": queue, "task_type": lane.task_type, "num_tasks": num_tasks, "now": now}
+    binds = {"owner": owner, "queue": queue, "task_type": lane.task_type, "num_tasks": allowed.tasks, "now": now}
     rows = conn.execute(statement, binds).all()
     if not rows:
         return None
+    lanes.use(conn, lane.task_type, allowed, len(rows))
     promises = [_promise(row.backend_id, row.arguments) for row in rows]
     return Batch(rows[0].batch, queue, lane.backend_name, lane.max_queue_length, promises)
 
@@ -208,43 +194,11 @@ def _promise(backend_id: str, arguments: Mapping[str, Any]) -> Promise:
     return Promise(backend_id, arguments.get("args") or [], arguments.get("kwargs") or {})
 
 
-def _visit_queue(conn: Connection, task_type: str) -> tuple[str, int | None] | None:
-    found = conn.execute(_sql.visit_queue, {"task_type": task_type}).first()
-    return None if found is None else (found.backend_name, found.max_queue_length)
-
-
-def _open_visit_batch(conn: Connection, owner: int, queue: str, plan: VisitPlan) -> OpenBatch | None:
-    promised = [
-        {
-            "id": str(uuid.uuid4()),
-            "task_type": plan.task_type,
-            "url": origin.url,
-            "visit_type": origin.visit_type,
-            "kwargs": {"url": origin.url, **origin.extra_loader_arguments},
-        }
-        for origin in _grab_visits(conn, plan)
-    ]
-    if not promised:
-        return None
-    binds = {"owner": owner, "queue": queue, "visits": json.dumps(promised)}
-    return OpenBatch(conn.execute(_sql.open_visit_batch, binds).scalar_one(), queue)
-
-
-def _grab_visits(conn: Connection, plan: VisitPlan) -> list[ListedOrigin]:
-    """Each policy takes its share; what one leaves, the next ones may take."""
-    grabbed: dict[tuple[str, str], ListedOrigin] = {}
-    weights = sum(plan.policies.values())
-    for policy, weight in plan.policies.items():
-        share = round((plan.count - len(grabbed)) * weight / weights)
-        weights -= weight
-        taken = visits.grab_next(conn, plan.visit_type, share, policy, **plan.cooldowns) if share else []
-        grabbed |= {(origin.url, origin.visit_type): origin for origin in taken}  # listed twice, visited once
-    return list(grabbed.values())
-
-
-def _close_batch(conn: Connection, owner: int, batch: int, unconfirmed: list[str]) -> None:
+def _close_batch(conn: Connection, owner: int, batch: int, unconfirmed: list[str], seen: QueueSeen | None) -> None:
     statement = _sql.keep_unconfirmed if unconfirmed else _sql.close_batch
     conn.execute(statement, {"owner": owner, "batch": batch, "unconfirmed": unconfirmed})
+    if seen is not None:
+        lanes.queue_filled(conn, owner, seen.queue, seen.depth, seen.drain_rate)
 
 
 def _open_batches(conn: Connection, owner: int) -> list[OpenBatch]:
@@ -263,7 +217,7 @@ def _read_batch(conn: Connection, owner: int, batch: OpenBatch) -> Batch | None:
     runs.record(conn, withdrawn)
     wanted = [row for row in rows if not row.withdrawn]
     if not wanted:
-        _close_batch(conn, owner, batch.id, [])
+        _close_batch(conn, owner, batch.id, [], None)
         return None
     promises = [_promise(row.backend_id, row.arguments) for row in wanted]
     return Batch(batch.id, batch.queue, wanted[0].backend_name, wanted[0].max_queue_length, promises)
@@ -271,10 +225,6 @@ def _read_batch(conn: Connection, owner: int, batch: OpenBatch) -> Batch | None:
 
 def _other_owners(conn: Connection, owner: int) -> list[int]:
     return list(conn.execute(_sql.other_owners, {"owner": owner}).scalars())
-
-
-def _promised_by_others(conn: Connection, owner: int, queue: str) -> bool:
-    return bool(conn.execute(_sql.promised_by_others, {"owner": owner, "queue": queue}).scalar_one())
 
 
 def _adopt(conn: Connection, old: int, new: int) -> int:

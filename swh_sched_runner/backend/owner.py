@@ -7,9 +7,11 @@ import select
 import socket
 from typing import Any, cast
 
+import psycopg2
 import sqlalchemy.exc
 from sqlalchemy import Engine, TextClause
 
+from swh_sched_runner.backend.wake import SLEEP_LOCK
 from swh_sched_runner.db.engine import translate
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import ConfigurationError, OwnershipLost
@@ -18,16 +20,18 @@ from swh_sched_runner.exc import ConfigurationError, OwnershipLost
 OWNER_LOCK = 0x5C4EE
 
 _sql = Queries("dispatch")
+_wake = Queries("wake")
 
 
 class Owner:
-    """The session that proves this runner alive. Not to be shared between threads.
+    """The session that proves this runner alive, and that hears when it is woken. Not to be shared between threads.
 
     It is a connection of its own, outside the pool, and must reach PostgreSQL directly: a pooler in transaction mode
     would hand the lock to others.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, service: str) -> None:
+        """``service`` says what owns, for people."""
         try:
             self._conn = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             self._conn.detach()
@@ -35,9 +39,10 @@ class Owner:
             self._refuse_pooler()
             self._conn.execute(_sql.harden_session)
             self.id: int = self._conn.execute(
-                _sql.register_owner, {"host": socket.gethostname(), "pid": os.getpid()}
+                _sql.register_owner, {"service": service, "host": socket.gethostname(), "pid": os.getpid()}
             ).scalar_one()
             self._conn.execute(_sql.try_lock_owner, {"lock_class": OWNER_LOCK, "owner": self.id})
+            self._conn.execute(_wake.listen)
         except sqlalchemy.exc.DBAPIError as error:
             raise translate(error) from error.orig
 
@@ -55,9 +60,36 @@ class Owner:
 
     def check_soon(self) -> None:
         """The same without a round trip, as long as the server has not closed the session."""
-        readable, _, _ = select.select([self._driver], [], [], 0) if not self._driver.closed else ([True], [], [])
-        if readable:  # nothing was asked: this is an end of the session, or a notice
+        if self._driver.closed or self._readable(0):  # nothing was asked: the end of the session, or a notification
             self.check()
+
+    def fall_asleep(self, seconds: float) -> bool:
+        """Announce a sleep: who makes a task due before its end wakes this owner from now on.
+
+        False, and nothing is announced, while a transaction that may do so is under way. After True look once more
+        for what was due before.
+        """
+        announced = bool(self._execute(_wake.fall_asleep, lock_class=SLEEP_LOCK, owner=self.id, seconds=seconds))
+        self._driver.notifies.clear()  # whatever they are about is there to be seen
+        return announced
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until somebody wakes this owner; True then, False when the time is over."""
+        if not self._driver.notifies and self._readable(seconds):
+            self.check()
+        notified = bool(self._driver.notifies)
+        self._driver.notifies.clear()
+        return notified
+
+    def wake_up(self) -> None:
+        """End the announced sleep."""
+        self._execute(_wake.wake_up, owner=self.id)
+
+    def _readable(self, seconds: float) -> bool:
+        try:
+            return bool(select.select([self._driver], [], [], seconds)[0])
+        except (OSError, ValueError, psycopg2.Error) as error:  # closed under our hands
+            raise OwnershipLost(owner=self.id) from error
 
     def try_lock(self, owner: int) -> bool:
         """Take the lock of another owner; False while its session lives."""
@@ -82,6 +114,7 @@ class Owner:
 
     def _execute(self, statement: TextClause, **binds: Any) -> Any:
         try:
-            return self._conn.execute(statement, binds).scalar()
+            result = self._conn.execute(statement, binds)
+            return result.scalar() if result.returns_rows else None
         except sqlalchemy.exc.SQLAlchemyError as error:
             raise OwnershipLost(owner=self.id) from error

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, TextClause
 
 from swh_sched_runner.backend import arguments, task_types
 from swh_sched_runner.backend.columns import column
+from swh_sched_runner.backend.wake import hold_off, wake
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownTaskType
 from swh_sched_runner.model import Task
@@ -54,7 +55,10 @@ def create(conn: Connection, tasks: Sequence[Task], policy: str) -> list[Task]:
     }
     lock = _sql.lock_creation if len(rows) < LARGE else _sql.lock_all_creation
     conn.execute(lock, {"lock_class": CREATION_LOCK, "arguments": binds["arguments"]})
-    return _answers(conn.execute(_sql.create_tasks, binds))
+    hold_off(conn)
+    created = _answers(conn.execute(_sql.create_tasks, binds))
+    wake(conn, min(next_runs))
+    return created
 
 
 def _answers(created: Iterable[Row[Any]]) -> list[Task]:
@@ -73,13 +77,15 @@ def _unless_all(values: Sequence[Any], default: Any) -> str:
 
 def set_status(conn: Connection, ids: Sequence[int], status: str, next_run: datetime | None) -> None:
     """An operator's decision: from now on no open run moves these tasks."""
-    checked = {
-        "ids": arguments.ids("task_ids", ids),
-        "status": arguments.one_of("status", status, STATUSES),
-        "next_run": None if next_run is None else arguments.moment("next_run", next_run),
-    }
-    if checked["ids"]:
-        conn.execute(_sql.set_status, checked)
+    checked_ids = arguments.ids("task_ids", ids)
+    checked_status = arguments.one_of("status", status, STATUSES)
+    moment = None if next_run is None else arguments.moment("next_run", next_run)
+    if not checked_ids:
+        return
+    hold_off(conn)
+    conn.execute(_sql.set_status, {"ids": checked_ids, "status": checked_status, "next_run": moment})
+    if checked_status == "next_run_not_scheduled":
+        wake(conn, moment)
 
 
 def search(

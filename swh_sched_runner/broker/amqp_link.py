@@ -147,12 +147,17 @@ class AmqpLink:
         self.blocked = None
 
     def hold(self, queue: str) -> bool:
-        """Declare an exclusive queue: it is this connection's until it ends. False while it is another's."""
+        """Declare an exclusive queue: it is this connection's until it ends. False while it is another's.
+
+        Raises ``QueueRefused`` where the user may not.
+        """
         with self.guard():
             try:
                 self.control.queue_declare(_short(queue), exclusive=True, durable=False, auto_delete=False)
             except amqp.exceptions.ResourceLocked:
                 return False
+            except amqp.exceptions.ChannelError as error:
+                raise QueueRefused(queue=queue, reason=reason_of(error)) from error
             return True
 
     def drop(self, queue: str) -> None:
@@ -169,15 +174,30 @@ def _short(name: str) -> str:
 
 def depth(link: AmqpLink, queue: str) -> int | None:
     """Messages that are ready in ``queue``, None where it doesn't exist. Raises ``DepthUnreadable``."""
+    counted = counts(link, queue)
+    return None if counted is None else counted[0]
+
+
+def counts(link: AmqpLink, queue: str) -> tuple[int, int] | None:
+    """Ready messages and consumers of ``queue``, None where it doesn't exist. Raises ``DepthUnreadable``."""
     if len(queue.encode()) > LONGEST_NAME:
         raise DepthUnreadable(queue=queue, reason=f"its name is longer than {LONGEST_NAME} bytes")
     with link.guard():
         try:
-            return int(link.control.queue_declare(queue, passive=True).message_count)
+            found = link.control.queue_declare(queue, passive=True)
+            return int(found.message_count), int(found.consumer_count)
         except amqp.exceptions.NotFound:
             return None
         except amqp.exceptions.ChannelError as error:
             raise DepthUnreadable(queue=queue, reason=reason_of(error)) from error
+
+
+def exists(link: AmqpLink, queue: str) -> bool | None:
+    """Whether there is such a queue, be it another connection's own; None where the broker doesn't say."""
+    try:
+        return counts(link, queue) is not None
+    except DepthUnreadable as error:
+        return True if isinstance(error.__cause__, amqp.exceptions.ResourceLocked) else None
 
 
 def declare(link: AmqpLink, app: Celery, queue: str) -> None:

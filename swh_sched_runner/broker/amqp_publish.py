@@ -13,6 +13,7 @@ from celery import Celery
 from swh_sched_runner.broker import amqp_link
 from swh_sched_runner.broker.amqp_link import AmqpLink
 from swh_sched_runner.broker.messages import AmqpTemplate, Message, Template
+from swh_sched_runner.broker.sent import Sent
 from swh_sched_runner.exc import BrokerUnavailable
 
 FILL_QUEUE = "swh-sched-runner.fill."
@@ -58,13 +59,14 @@ class AmqpPublisher:
         if not self.link.hold(lock):
             yield None
             return
+        filler = AmqpFiller(self, queue, bound)
         try:
-            yield AmqpFiller(self, queue, bound)
+            yield filler
         finally:
-            self._unlock(lock)
+            self._unlock(lock, filler)
 
-    def _unlock(self, lock: str) -> None:
-        if self.confirms.pending:
+    def _unlock(self, lock: str, filler: AmqpFiller) -> None:
+        if filler.unanswered:
             # The lock may not go before what it covers: both end with the connection.
             self.link.abort("messages were left unconfirmed")
         elif self.link.blocked is not None:
@@ -73,6 +75,32 @@ class AmqpPublisher:
             # A connection that breaks here drops the lock as well; the next use says so.
             with contextlib.suppress(BrokerUnavailable):
                 self.link.drop(lock)
+
+    def settle(self, sent: Sent) -> None:
+        """See ``publish.Publisher.settle``."""
+        with contextlib.suppress(BrokerUnavailable):
+            self.take_confirms(lambda: sent.done)
+        if not sent.done:
+            sent.give_up()
+        if len(sent.confirmed) < sent.messages:
+            log.warning(
+                "messages unconfirmed",
+                sent=sent.messages,
+                confirmed=len(sent.confirmed),
+                refused=sent.refused,
+                returned=len(sent.returned),
+                broken=self.link.broken,
+            )
+
+    def take_confirms(self, enough: Callable[[], bool]) -> None:
+        """Wait until ``enough``; a broker that stays silent too long is given up. Raises ``BrokerUnavailable``."""
+        deadline = time.monotonic() + self.confirm_timeout_seconds
+        while not enough():
+            if time.monotonic() > deadline:
+                seconds = self.confirm_timeout_seconds
+                self.link.abort(f"no confirm of {len(self.confirms.pending)} messages within {seconds:g} s")
+            self.link.beat()
+            self.link.drain(min(1.0, max(0.0, deadline - time.monotonic())))
 
     def owner_is_gone(self, owner: int) -> bool:
         """See ``publish.Publisher.owner_is_gone``."""
@@ -108,9 +136,10 @@ class AmqpFiller:
     def __init__(self, publisher: AmqpPublisher, queue: str, bound: int | None) -> None:
         self._publisher = publisher
         self._link = publisher.link
-        self._confirms = publisher.confirms
+        self._sent: list[Sent] = []
         self._queue = queue
         self._bound = bound
+        self.depth: int | None = None
         self._templates: dict[str, AmqpTemplate] = {}
 
     def room(self) -> int | None:
@@ -119,30 +148,32 @@ class AmqpFiller:
         if ready is None:
             amqp_link.declare(self._link, self._publisher.app, self._queue)
             ready = 0
+        self.depth = ready
         return None if self._bound is None else max(0, self._bound - ready)
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the broker still owes a word on messages of this filler's."""
+        return any(sent.unanswered for sent in self._sent)
+
+    def write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> Sent:
+        """See ``publish.Filler.write``."""
+        sent = Sent(len(messages))
+        self._sent = [*(earlier for earlier in self._sent if earlier.unanswered), sent]
+        try:
+            self._write(messages, sent, still_owner)
+        except BrokerUnavailable as error:
+            log.warning("sending broke off", queue=self._queue, reason=str(error))
+        return sent
 
     def send(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> set[str]:
         """See ``publish.Filler.send``."""
-        self._confirms.begin()
-        try:
-            self._write(messages, still_owner)
-            self._await(0)
-        except BrokerUnavailable as error:
-            log.warning("sending broke off", queue=self._queue, reason=str(error))
-        confirmed = self._confirms.confirmed
-        if len(confirmed) < len(messages):
-            log.warning(
-                "messages unconfirmed",
-                queue=self._queue,
-                sent=len(messages),
-                confirmed=len(confirmed),
-                refused=self._confirms.refused,
-                returned=len(self._confirms.returned),
-            )
-        return confirmed
+        sent = self.write(messages, still_owner)
+        self._publisher.settle(sent)
+        return sent.confirmed
 
-    def _write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> None:
-        at = 0
+    def _write(self, messages: Sequence[Message], sent: Sent, still_owner: Callable[[], None]) -> None:
+        confirms, at = self._publisher.confirms, 0
         while at < len(messages) and self._link.blocked is None:
             still_owner()
             parts: list[bytes] = []
@@ -151,23 +182,13 @@ class AmqpFiller:
                 message = messages[at]
                 parts.append(self._template(message.name).frames(message))
                 size += len(parts[-1])
-                self._confirms.expect(message.id)
+                confirms.expect(message.id, sent)
                 at += 1
             with self._link.guard():
                 self._link.connection.transport.write(b"".join(parts))
                 self._link.connection.bytes_sent += len(parts)  # what the heartbeat goes by
             self._link.check()
-            self._await(MOST_UNCONFIRMED)
-
-    def _await(self, most: int) -> None:
-        """Wait until at most ``most`` messages are unconfirmed; a broker that stays silent too long is given up."""
-        deadline = time.monotonic() + self._publisher.confirm_timeout_seconds
-        while len(self._confirms.pending) > most:
-            if time.monotonic() > deadline:
-                seconds = self._publisher.confirm_timeout_seconds
-                self._link.abort(f"no confirm of {len(self._confirms.pending)} messages within {seconds:g} s")
-            self._link.beat()
-            self._link.drain(min(1.0, max(0.0, deadline - time.monotonic())))
+            self._publisher.take_confirms(lambda: len(confirms.pending) <= MOST_UNCONFIRMED)
 
     def _template(self, name: str) -> AmqpTemplate:
         if name not in self._templates:
@@ -181,28 +202,22 @@ class AmqpFiller:
 
 
 class Confirms:
-    """What the broker has said of the messages on one channel, by their number on it."""
+    """What the broker says of the messages on one channel, by their number on it."""
 
     def __init__(self, channel: Any) -> None:
         self._number = 0
-        self.pending: dict[int, str] = {}
-        self.begin()
+        self.pending: dict[int, tuple[str, Sent]] = {}
         channel.events["basic_ack"].add(self._acknowledge)
         channel.events["basic_nack"].add(self._refuse)
         channel.events["basic_return"].add(self._return)
 
-    def begin(self) -> None:
-        """Start a batch."""
-        self.confirmed: set[str] = set()
-        self.returned: set[str] = set()
-        self.refused = 0
-
-    def expect(self, identifier: str) -> None:
+    def expect(self, identifier: str, sent: Sent) -> None:
         """The message that is written next."""
         self._number += 1
-        self.pending[self._number] = identifier
+        self.pending[self._number] = identifier, sent
+        sent.unanswered += 1
 
-    def _take(self, number: int, multiple: bool) -> list[str]:
+    def _take(self, number: int, multiple: bool) -> list[tuple[str, Sent]]:
         if not multiple:
             return [self.pending.pop(number)] if number in self.pending else []
         taken = []
@@ -213,11 +228,20 @@ class Confirms:
         return [self.pending.pop(each) for each in taken]
 
     def _acknowledge(self, number: int, multiple: bool) -> None:
-        # One that had no queue is returned first, then acknowledged all the same.
-        self.confirmed.update(each for each in self._take(number, multiple) if each not in self.returned)
+        for identifier, sent in self._take(number, multiple):
+            sent.unanswered -= 1
+            # One that had no queue is returned first, then acknowledged all the same.
+            if identifier not in sent.returned:
+                sent.confirmed.add(identifier)
 
     def _refuse(self, number: int, multiple: bool) -> None:
-        self.refused += len(self._take(number, multiple))
+        for _, sent in self._take(number, multiple):
+            sent.unanswered -= 1
+            sent.refused += 1
 
     def _return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
-        self.returned.add(message.properties["correlation_id"])
+        identifier = message.properties["correlation_id"]
+        for pending, sent in self.pending.values():
+            if pending == identifier:
+                sent.returned.add(identifier)
+                break

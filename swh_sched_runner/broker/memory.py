@@ -14,6 +14,7 @@ from swh_sched_runner import worker
 from swh_sched_runner.broker.app import connect
 from swh_sched_runner.broker.delivery import Delivery
 from swh_sched_runner.broker.messages import Message, Template
+from swh_sched_runner.broker.sent import Sent
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import BrokerUnavailable, OwnershipLost
 
@@ -82,6 +83,9 @@ class MemoryPublisher:
         with _process.mutex:
             _process.gone.pop(owner, None)
 
+    def settle(self, sent: Sent) -> None:
+        """See ``publish.Publisher.settle``: all was said when it was sent."""
+
     def check(self) -> None:
         """See ``publish.Publisher.check``."""
         if not self.open:
@@ -103,12 +107,18 @@ class MemoryFiller:
         self._publisher = publisher
         self._queue = queue
         self._bound = bound
+        self.depth: int | None = None
 
     def room(self) -> int | None:
         """See ``publish.Filler.room``."""
         channel = self._publisher.connection.default_channel
         self._publisher.app.amqp.queues[self._queue](channel).declare()
-        return None if self._bound is None else max(0, self._bound - int(channel._size(self._queue)))
+        self.depth = ready = int(channel._size(self._queue))
+        return None if self._bound is None else max(0, self._bound - ready)
+
+    def write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> Sent:
+        """See ``publish.Filler.write``: nothing has to be waited for."""
+        return Sent(len(messages), self.send(messages, still_owner))
 
     def send(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> set[str]:
         """See ``publish.Filler.send``."""

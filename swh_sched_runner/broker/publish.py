@@ -14,26 +14,33 @@ from swh_sched_runner.broker.app import kind_of
 from swh_sched_runner.broker.memory import MemoryPublisher
 from swh_sched_runner.broker.messages import Message
 from swh_sched_runner.broker.redis_publish import RedisPublisher
+from swh_sched_runner.broker.sent import Sent
 from swh_sched_runner.config.settings import BrokerSettings
 
-__all__ = ["Filler", "Message", "Publisher", "open_publisher"]
+__all__ = ["Filler", "Message", "Publisher", "Sent", "open_publisher"]
 
 
 class Filler(Protocol):
-    """The right to send to one queue, alone among the runners."""
+    """The right to send to one queue, alone among the runners. ``depth`` is what ``room`` has read."""
+
+    depth: int | None
 
     def room(self) -> int | None:
         """How many more messages the queue takes: its bound less those that are ready, None where it has no bound.
 
         The queue is declared where it is missing. Raises ``QueueRefused`` and ``DepthUnreadable``: then send nothing.
+        Ask while nothing of this filler's is unconfirmed.
         """
 
-    def send(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> set[str]:
-        """Send, and return the ids that the broker has for certain. Of the others nothing is known.
+    def write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> Sent:
+        """Send, without waiting for the broker's confirms: those come during the next calls of the publisher.
 
         ``still_owner`` is called before each chunk and stops everything by raising. A broken connection does not
         raise here: it does on the next use.
         """
+
+    def send(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> set[str]:
+        """The same, and wait: answers the ids that the broker has for certain. Of the others nothing is known."""
 
 
 class Publisher(Protocol):
@@ -53,6 +60,13 @@ class Publisher(Protocol):
 
     def release(self, owner: int) -> None:
         """Forget an owner that was found gone, when nothing that was its is left."""
+
+    def settle(self, sent: Sent) -> None:
+        """Wait until the broker has said all that it will say of these messages: ``sent.done`` then.
+
+        A broker that stays silent too long is given up, and so is the connection; like a broken one it does not raise
+        here.
+        """
 
     def check(self) -> None:
         """Keep the connection alive; every few seconds. Raises ``BrokerUnavailable`` where it is gone."""

@@ -14,6 +14,7 @@ from swh_sched_runner.broker import redis_link
 from swh_sched_runner.broker.app import reason_of
 from swh_sched_runner.broker.messages import Message, Template, redis_payload
 from swh_sched_runner.broker.redis_link import RedisLink
+from swh_sched_runner.broker.sent import Sent
 from swh_sched_runner.exc import OwnershipLost
 
 FENCE_KEY = "swh-sched-runner.gone."
@@ -106,6 +107,9 @@ class RedisPublisher:
     def release(self, owner: int) -> None:
         """See ``publish.Publisher.release``: nothing to do, the fence goes by itself."""
 
+    def settle(self, sent: Sent) -> None:
+        """See ``publish.Publisher.settle``: all was said when it was sent."""
+
     def check(self) -> None:
         """See ``publish.Publisher.check``."""
         if time.monotonic() >= self._next_check:
@@ -131,11 +135,16 @@ class RedisFiller:
         self._publisher = publisher
         self._queue = queue
         self._bound = bound
+        self.depth: int | None = None
 
     def room(self) -> int | None:
         """See ``publish.Filler.room``."""
-        ready = redis_link.depth(self._publisher.link, self._queue)
+        self.depth = ready = redis_link.depth(self._publisher.link, self._queue)
         return None if self._bound is None else max(0, self._bound - ready)
+
+    def write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> Sent:
+        """See ``publish.Filler.write``: the answers of the script are the confirms."""
+        return Sent(len(messages), self.send(messages, still_owner))
 
     def send(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> set[str]:
         """See ``publish.Filler.send``."""

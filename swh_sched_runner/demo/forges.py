@@ -14,7 +14,7 @@ import attrs
 import structlog
 
 from swh_sched_runner.demo import git
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Periodic, Pulse
 
 COMMITTING_SECONDS = 600.0
 GIT_SECONDS = 30.0
@@ -72,7 +72,7 @@ def commit(repository: Path, message: str) -> None:
     _git(repository, "update-ref", "HEAD", new)
 
 
-class Commits:
+class Commits(Periodic):
     """A service that commits to the forges, each at its own rate, for some minutes."""
 
     name = "commits"

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swh_sched_runner.demo.picture import NEVER, Listing, Observer, Picture, Queue, Visit
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Periodic, Pulse
 
 LOOK_SECONDS = 0.5
 SUMMARY_SECONDS = 5.0
@@ -28,7 +28,7 @@ STATUSES = {"successful": "green", "failed": "red", "not_found": "magenta", NEVE
 log = structlog.get_logger(__name__)
 
 
-class Summary:
+class Summary(Periodic):
     """A service for programs and pipes: says in one line how things stand, every few seconds."""
 
     name = "summary"
@@ -54,7 +54,7 @@ class Summary:
         """Nothing to give up."""
 
 
-class Screen:
+class Screen(Periodic):
     """A service for people: draws the picture, about twice a second."""
 
     name = "screen"

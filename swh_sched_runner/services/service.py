@@ -47,12 +47,25 @@ class Service(Protocol):
     """One kind of work, done a round at a time."""
 
     name: str
-    period_seconds: float
 
     def run_once(self, pulse: Pulse) -> bool:
-        """Do one round. True if there is more to do at once; else the next round comes after ``period_seconds``."""
+        """Do one round. True if there may be more to do at once."""
+        ...
+
+    def rest(self, pulse: Pulse) -> None:
+        """Wait until there may be something to do, or the service is to stop."""
         ...
 
     def close(self) -> None:
         """Give up connections. What was begun is finished by whoever comes next."""
         ...
+
+
+class Periodic:
+    """A service that does a round every ``period_seconds``."""
+
+    period_seconds: float
+
+    def rest(self, pulse: Pulse) -> None:
+        """Wait for the next round."""
+        pulse.wait(self.period_seconds)

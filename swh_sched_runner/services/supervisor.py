@@ -80,12 +80,19 @@ class Supervisor:
         if self._refused is not None:
             raise self._refused
 
+    def silent(self) -> dict[str, float]:
+        """The services that are stuck, and for how many seconds each gave no sign of life. Any thread may ask."""
+        if self.stop.is_set():  # one that has ended is silent as well
+            return {}
+        seconds = {name: pulse.silent_seconds() for name, pulse in self._pulses.items()}
+        return {name: silent for name, silent in seconds.items() if silent >= SILENCE_SECONDS}
+
     def _watch(self, threads: list[threading.Thread]) -> None:
         watchdog_usec = int(os.environ.get("WATCHDOG_USEC", 0))
         period = min(watchdog_usec / 2_000_000, TEND_SECONDS) if watchdog_usec else TEND_SECONDS
         while not self.stop.wait(period):
             self._tend_servers()
-            if all(pulse.silent_seconds() < SILENCE_SECONDS for pulse in self._pulses.values()):
+            if not self.silent():
                 notify("WATCHDOG=1")
             notify("STATUS=" + "; ".join(f"{name}: {pulse.status}" for name, pulse in self._pulses.items()))
         log.info("stopping", reason="told to stop, finishing what is in hand")
@@ -113,7 +120,7 @@ class Supervisor:
                     failures = 0
                     pulse.beat()
                     if not more:
-                        pulse.wait(service.period_seconds)
+                        service.rest(pulse)
             except ConfigurationError as error:
                 # No try helps before somebody changes the configuration, and none of the others is asked either.
                 self._refused = error

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from swh_sched_runner.backend.dispatch import Dispatch, VisitPlan
-from swh_sched_runner.broker.publish import Filler, Publisher
+from swh_sched_runner.backend.dispatch import Dispatch
+from swh_sched_runner.backend.visit_batches import VisitPlan
+from swh_sched_runner.broker.publish import Publisher
 from swh_sched_runner.config import VisitSettings
-from swh_sched_runner.services.sender import Sender
+from swh_sched_runner.services.instruments import Instruments
+from swh_sched_runner.services.sender import TEND_SECONDS, Fill, Sender
 from swh_sched_runner.services.service import Pulse
 
 log = structlog.get_logger(__name__)
@@ -26,33 +28,40 @@ class VisitScheduler:
         dispatch: Dispatch,
         open_publisher: Callable[[int], Publisher],
         settings: Mapping[str, VisitSettings],
+        instruments: Instruments | None = None,
     ) -> None:
-        self.period_seconds = min((visits.period_seconds for visits in settings.values()), default=60.0)
         self._dispatch = dispatch
-        self._sender = Sender(dispatch, open_publisher)
+        self._instruments = instruments or Instruments()
+        self._sender = Sender(dispatch, open_publisher, self.name, self._instruments)
         self._settings = settings
         self._next = dict.fromkeys(settings, 0.0)
         self._missing: set[str] = set()
 
     def run_once(self, pulse: Pulse) -> bool:
         """One round over the visit types whose period has passed."""
-        self._sender.check()
-        _, open_queues = self._sender.resume(pulse)
+        self._sender.tend(pulse)
         sent = 0
         for visit_type, settings in self._settings.items():
             if pulse.stopping or time.monotonic() < self._next[visit_type]:
                 continue
             self._next[visit_type] = time.monotonic() + settings.period_seconds
-            sent += self._fill(visit_type, settings, open_queues, pulse)
+            sent += self._fill(visit_type, settings, pulse)
         if sent:
             pulse.beat(f"dispatched {sent} visits")
         return False
+
+    def rest(self, pulse: Pulse) -> None:
+        """Wait until the next period has passed; what others left behind, and connections, are tended meanwhile."""
+        until = min(self._next.values(), default=time.monotonic() + TEND_SECONDS)
+        while not pulse.stopping and (left := until - time.monotonic()) > 0:
+            pulse.wait(min(left, TEND_SECONDS))
+            self._sender.tend(pulse)
 
     def close(self) -> None:
         """Give the identity up."""
         self._sender.close()
 
-    def _fill(self, visit_type: str, settings: VisitSettings, open_queues: set[str], pulse: Pulse) -> int:
+    def _fill(self, visit_type: str, settings: VisitSettings, pulse: Pulse) -> int:
         name = settings.task_type or f"load-{visit_type}"
         target = self._dispatch.visit_queue(name)
         if target is None:
@@ -62,25 +71,30 @@ class VisitScheduler:
             return 0
         self._missing.discard(name)
         queue, bound = target
-        if queue in open_queues:
+        if queue in self._sender.open_queues:
             return 0
+        with self._sender.fill(queue, bound, pulse) as fill:
+            if fill is None or fill.full:
+                return 0
+            return self._send(visit_type, name, settings, fill)
 
-        def work(filler: Filler, room: int | None) -> int:
-            started = time.monotonic()
-            count = settings.batch_size if room is None else min(room, settings.batch_size)
-            plan = VisitPlan.of(visit_type, name, count, settings)
-            batch = self._dispatch.open_visit_batch(self._sender.owner, queue, plan) if count else None
-            promised = None if batch is None else self._dispatch.read_batch(self._sender.owner, batch)
-            visits = 0 if promised is None else self._sender.send(filler, promised, count)
-            if visits:
-                log.info(
-                    "dispatched visits",
-                    visits=visits,
-                    visit_type=visit_type,
-                    queue=queue,
-                    depth="unbounded" if bound is None or room is None else f"{bound - room + visits}/{bound}",
-                    ms=round(1000 * (time.monotonic() - started)),
-                )
-            return visits
-
-        return self._sender.fill(queue, bound, pulse, work) or 0
+    def _send(self, visit_type: str, task_type: str, settings: VisitSettings, fill: Fill) -> int:
+        started = time.monotonic()
+        count = settings.batch_size if fill.room is None else min(fill.room, settings.batch_size)
+        plan = VisitPlan.of(visit_type, task_type, count, settings)
+        opened = self._dispatch.open_visit_batch(self._sender.owner, fill.queue, plan)
+        batch = None if opened is None else self._dispatch.read_batch(self._sender.owner, opened)
+        if batch is None:
+            return 0
+        self._instruments.grabbed(task_type, len(batch.promises), time.monotonic() - started)
+        visits = self._sender.send(fill, batch)
+        self._instruments.dispatched(task_type, fill.queue, visits)
+        log.info(
+            "dispatched visits",
+            visits=visits,
+            visit_type=visit_type,
+            queue=fill.queue,
+            depth="unbounded" if fill.bound is None else f"{fill.depth}/{fill.bound}",
+            ms=round(1000 * (time.monotonic() - started)),
+        )
+        return visits

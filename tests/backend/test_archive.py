@@ -253,7 +253,7 @@ def test_a_batch_that_is_open_forgets_the_runs_that_were_deleted(backend: Schedu
     backend.create_tasks([a_task(n, policy="oneshot") for n in range(2)])
     dispatch = Dispatch(database)
     owner = dispatch.open_owner()
-    [lane] = dispatch.due_lanes(now=NOW)
+    [lane] = dispatch.look(now=NOW).lanes
     batch = dispatch.open_batch(owner.id, "q", lane, 10, NOW)
     assert batch is not None
     gone, kept = batch.promises

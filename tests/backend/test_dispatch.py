@@ -79,17 +79,6 @@ def test_a_batch_of_priority_tasks_comes_in_order_high_normal_low(
     assert [promise.kwargs["url"][-1] for promise in batch.promises] == ["2", "1", "0"]
 
 
-def test_due_lanes_are_those_with_due_tasks_priority_first(backend: SchedulerBackend, dispatch: Dispatch) -> None:
-    for name in ("load-git", "idle", "busy"):
-        backend.create_task_type(a_type(name, max_queue_length=None if name == "busy" else 100))
-    backend.create_tasks([a_task(1), a_task(2, "busy"), a_task(3, "load-git", priority="low")])
-    busy = Lane("busy", "tests.busy", None, priority=False)
-
-    assert dispatch.due_lanes() == [PRIORITY, busy, PLAIN]
-    assert dispatch.due_lanes(["busy", "idle"]) == [busy]
-    assert dispatch.due_lanes(now=NOW - timedelta(days=1)) == []
-
-
 def test_a_confirmed_batch_leaves_the_ledger_and_an_unconfirmed_rest_stays_a_promise(
     backend: SchedulerBackend, dispatch: Dispatch, owner: Owner
 ) -> None:
@@ -164,7 +153,8 @@ def test_a_batch_is_adopted_when_its_owner_s_session_is_gone_and_only_then(
     batch = open_batch(dispatch, dead)
     assert dispatch.other_owners(owner.id) == [dead.id]
     assert not owner.try_lock(dead.id)
-    assert dispatch.promised_by_others(owner.id, "queue")
+    assert dispatch.queue_state(owner.id, "queue").promised_by_others
+    assert not dispatch.queue_state(dead.id, "queue").promised_by_others
 
     dead.close()
     until(lambda: owner.try_lock(dead.id))
@@ -173,7 +163,7 @@ def test_a_batch_is_adopted_when_its_owner_s_session_is_gone_and_only_then(
     assert dispatch.open_batches(owner.id) == [OpenBatch(batch.id, "queue")]
     assert dispatch.adopt(dead.id, owner.id) == 0
     assert dispatch.other_owners(owner.id) == []
-    assert not dispatch.promised_by_others(owner.id, "queue")
+    assert not dispatch.queue_state(owner.id, "queue").promised_by_others
 
 
 def test_an_owner_whose_session_was_ended_knows_it_lost_its_lock(dispatch: Dispatch, owner: Owner) -> None:

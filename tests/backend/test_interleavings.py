@@ -20,8 +20,9 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from swh_sched_runner.backend import SchedulerBackend, visits
-from swh_sched_runner.backend.dispatch import Cooldowns, Dispatch, Lane, OpenBatch, VisitPlan
+from swh_sched_runner.backend.dispatch import Dispatch, Lane, OpenBatch
 from swh_sched_runner.backend.runs import RunChange
+from swh_sched_runner.backend.visit_batches import Cooldowns, VisitPlan
 from swh_sched_runner.db import engine as db_engine
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import DuplicateBackendId, StaleData, UnknownTask

@@ -14,6 +14,7 @@ from swh_sched_runner.broker.consumer import open_consumer
 from swh_sched_runner.broker.publish import open_publisher
 from swh_sched_runner.config import BrokerSettings, ListenerSettings, RunnerSettings, VisitSettings
 from swh_sched_runner.db.engine import Database
+from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.listener import Listener
 from swh_sched_runner.services.runner import Runner
 from swh_sched_runner.services.service import Service
@@ -58,9 +59,10 @@ def closing() -> Iterator[Callable[[Service], None]]:
 def make_runner(
     dispatch: Dispatch, app: Celery, broker: BrokerSettings, closing: Callable[[Service], None]
 ) -> Callable[..., Runner]:
-    def make(**settings: object) -> Runner:
+    def make(instruments: Instruments | None = None, **settings: object) -> Runner:
         publisher = partial(open_publisher, app, broker)
-        runner = Runner(dispatch, publisher, RunnerSettings(**settings), PRIORITY_QUEUE)  # type: ignore[arg-type]
+        chosen = RunnerSettings(**settings)  # type: ignore[arg-type]
+        runner = Runner(dispatch, publisher, chosen, PRIORITY_QUEUE, instruments)
         closing(runner)
         return runner
 

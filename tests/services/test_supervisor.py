@@ -11,12 +11,12 @@ import pytest
 
 from swh_sched_runner.exc import BrokerUnavailable, ConfigurationError
 from swh_sched_runner.services import supervisor
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Periodic, Pulse
 from swh_sched_runner.services.supervisor import Supervisor, backoff_seconds
 from tests.support.wait import until
 
 
-class Counting:
+class Counting(Periodic):
     """A service that counts its rounds, and what was made and closed of its kind."""
 
     name = "counting"

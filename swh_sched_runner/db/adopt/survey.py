@@ -9,6 +9,7 @@ from typing import Any, cast
 import attrs
 from sqlalchemy import Connection
 
+from swh_sched_runner.db.adopt import migrations
 from swh_sched_runner.db.adopt.picture import Expected, Picture
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import AdoptionRefused
@@ -119,11 +120,14 @@ def _tables(seen: Picture, expected: Expected) -> Iterator[str]:
 
 
 def _columns(seen: Picture, expected: Expected) -> Iterator[str]:
+    added = {(s.table, name) for s in migrations.statements() if s.kind == "columns" for name in s.columns}
     for (table, name), column in expected.wanted.columns.items():
         there = seen.columns.get((table, name))
         ours = table not in expected.found.tables
         if there is None:
-            if table in seen.tables and (ours or (table, name) in expected.found.columns):
+            # A table of ours may be half made: an adoption that was interrupted is gone on with.
+            made_whole = ours and (table, name) not in added
+            if table in seen.tables and (made_whole or (table, name) in expected.found.columns):
                 yield f"column {table}.{name} is missing"
         elif there.type != column.type:
             yield f"column {table}.{name} is {there.type} instead of {column.type}"

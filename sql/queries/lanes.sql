@@ -1,0 +1,78 @@
+-- name: lanes
+-- The longest due, or first to become due, of each task type, without and with a priority; an index probe each. And
+-- what holds a lane back: that its type is paused, has as many tasks in flight as it may (their count stops there),
+-- or has no token; less than a tenth of a second's worth is not worth a batch. Types that share a queue share the least of
+-- their bounds.
+select tt.type as task_type, tt.backend_name, tt.max_queue_length, lane.priority,
+       cast(extract(epoch from lane.next_run - coalesce(cast(:now as timestamptz), now())) as float8) as due_in_seconds,
+       c.paused is not null as paused,
+       case when c.max_in_flight is null then false
+            else c.max_in_flight <= (select count(*)
+                                     from (select from task t
+                                           where t.type = tt.type and t.status = 'next_run_scheduled'
+                                           limit c.max_in_flight) as counted) end as at_cap,
+       case when c.rate_limit is not null then
+         greatest(0.0, (greatest(1.0, c.rate_limit / 10) - least(
+           greatest(1.0, c.rate_limit),
+           coalesce(c.tokens + c.rate_limit * extract(epoch from clock_timestamp() - c.refilled), greatest(1.0, c.rate_limit))
+         )) / c.rate_limit) end as token_in_seconds
+from (select type, backend_name, min(max_queue_length) over (partition by backend_name) as max_queue_length
+      from task_type) as tt
+left join dispatch_type c on c.type = tt.type
+cross join lateral (
+  select false as priority,
+         (select next_run from task t
+          where t.type = tt.type and t.status = 'next_run_not_scheduled' and t.priority is null
+          order by t.next_run limit 1) as next_run
+  union all
+  select true, min(first.next_run)
+  from unnest(enum_range(cast(null as task_priority))) as p (priority)
+  cross join lateral (select next_run from task t
+                      where t.type = tt.type and t.status = 'next_run_not_scheduled' and t.priority = p.priority
+                      order by t.next_run limit 1) as first
+) as lane
+where lane.next_run is not null
+  and (cast(:task_types as text[]) is null or tt.type = any(cast(:task_types as text[])))
+order by lane.priority desc, tt.type;
+
+-- name: paused_queues
+-- Queues that nothing is sent to.
+select queue from dispatch_queue where paused is not null;
+
+-- name: lock_type
+-- The controls of a task type, until the end of this transaction: one grab of a type with limits follows the other. A
+-- bucket holds the tokens of a second, and at least one.
+select c.paused is not null as paused, c.max_in_flight, c.rate_limit, clock_timestamp() as refilled,
+       least(greatest(1.0, c.rate_limit),
+             coalesce(c.tokens + c.rate_limit * extract(epoch from clock_timestamp() - c.refilled), greatest(1.0, c.rate_limit))) as tokens
+from dispatch_type c
+where c.type = :task_type and (c.paused is not null or c.max_in_flight is not null or c.rate_limit is not null)
+for no key update;
+
+-- name: in_flight
+-- How many tasks of a type are in flight, counted no further than the limit. After lock_type, in a statement of its own:
+-- it has to see what the last holder of that lock committed.
+select count(*)
+from (select from task where type = :task_type and status = 'next_run_scheduled' limit :limit) as counted;
+
+-- name: queue_is_paused
+-- Whether nothing may be sent to a queue.
+select exists (select from dispatch_queue where queue = :queue and paused is not null);
+
+-- name: take_tokens
+-- What a grab has used of the tokens that lock_type counted.
+update dispatch_type set tokens = :tokens, refilled = :refilled where type = :task_type;
+
+-- name: queue_state
+-- What the last filler saw of a queue, how long ago, and whether somebody else's messages may still be on their way.
+select q.depth, q.drain_rate, cast(extract(epoch from clock_timestamp() - q.filled) as float8) as seconds,
+       exists (select from dispatch_batch where queue = :queue and owner <> :owner) as promised_by_others
+from (values (1)) as one
+left join dispatch_queue q on q.queue = :queue;
+
+-- name: queue_filled
+-- What the filler of a queue saw of it.
+insert into dispatch_queue (queue, filled_by, filled, depth, drain_rate)
+values (:queue, :owner, clock_timestamp(), :depth, :drain_rate)
+on conflict (queue) do update
+set filled_by = excluded.filled_by, filled = excluded.filled, depth = excluded.depth, drain_rate = excluded.drain_rate;

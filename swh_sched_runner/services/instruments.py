@@ -1,0 +1,197 @@
+"""What the services measure of themselves, for Prometheus. Every name is explained in docs/reference/metrics.md."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+PREFIX = "swh_sched_runner_"
+# A grab or a send takes milliseconds, and a minute when a server is in trouble. No more buckets than tell something:
+# each is one more series for every type or queue, and 10,000 series cost 140 ms of CPU a scrape.
+WORK_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
+# A lag is milliseconds while there is room, and as long as the backlog when there is none.
+LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
+BATCH_TASKS = (1, 10, 50, 100, 500, 1000, 5000)
+
+
+class Instruments:
+    """Counters, gauges and histograms of one process, in a ``registry`` of their own. Any thread may call."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` answers in seconds and never goes back."""
+        self.registry = CollectorRegistry()
+        self._queues = _Queues(clock)
+        self._oldest_due = _OldestDue()
+        self._measure_dispatch()
+        self._measure_listening()
+        self.registry.register(self._queues)
+        self.registry.register(self._oldest_due)
+
+    def _measure_dispatch(self) -> None:
+        self._dispatched = self._counter("dispatched", "Messages that the broker has confirmed", "task_type", "queue")
+        self._resent = self._counter("resent", "Messages that were sent again under their ids and confirmed", "queue")
+        self._unconfirmed = self._counter("unconfirmed", "Messages sent without a confirm, to be sent again", "queue")
+        self._batch = self._histogram("batch_tasks", "Tasks that a grab took", BATCH_TASKS, "task_type")
+        self._grab = self._histogram("grab_seconds", "Duration of a grab", WORK_SECONDS, "task_type")
+        self._send = self._histogram("send_seconds", "Batch: from first write to last confirm", WORK_SECONDS, "queue")
+        self._lag = self._histogram(
+            "schedule_lag_seconds",
+            "Batch: from when its oldest task was due to its last confirm",
+            LAG_SECONDS,
+            "task_type",
+        )
+        self._round = self._histogram("round_seconds", "Duration of a round over all queues", WORK_SECONDS)
+        self._woken = self._counter("wakeups", "Times that the runner's rest ended, by what ended it", "reason")
+
+    def _measure_listening(self) -> None:
+        self._events = self._counter("events", "Events received, by Celery's name of their type", "kind")
+        self._ended = self._counter("runs_ended", "Ends of runs that were recorded, by status", "status")
+        self._set_aside = self._counter("events_set_aside", "Events that could not be read or recorded")
+
+    def dispatched(self, task_type: str, queue: str, messages: int) -> None:
+        """So many messages of one task type were confirmed for the first time."""
+        self._dispatched.labels(task_type, queue).inc(messages)
+
+    def resent(self, queue: str, messages: int) -> None:
+        """So many messages were sent again and confirmed."""
+        self._resent.labels(queue).inc(messages)
+
+    def unconfirmed(self, queue: str, messages: int) -> None:
+        """So many messages were sent, and whether the broker has them is not known."""
+        self._unconfirmed.labels(queue).inc(messages)
+
+    def queue_seen(self, queue: str, depth: int | None, bound: int | None) -> None:
+        """So many messages are ready in a queue, None if that can't be read; and its bound, None if it has none."""
+        self._queues.see(queue, depth, bound)
+        self._resent.labels(queue)  # from 0 on: a rate needs to see the first one come
+        self._unconfirmed.labels(queue)
+
+    def blocked(self, queue: str, reason: str | None) -> None:
+        """Nothing is sent to a queue from now on though tasks for it are due, for that reason; None ends it.
+
+        Reasons: full, paused, in_flight, rate, filled_elsewhere, unreadable, open_batch.
+        """
+        self._queues.block(queue, reason)
+
+    def grabbed(self, task_type: str, tasks: int, seconds: float) -> None:
+        """A grab took so many tasks, none if there was nothing to take, and so long."""
+        self._grab.labels(task_type).observe(seconds)
+        if tasks:
+            self._batch.labels(task_type).observe(tasks)
+
+    def sent(self, queue: str, messages: int, seconds: float) -> None:
+        """So many messages were all confirmed, so long after the first was written."""
+        if messages:
+            self._send.labels(queue).observe(seconds)
+
+    def lag(self, task_type: str, seconds: float) -> None:
+        """The oldest task of a batch was confirmed so long after it was due."""
+        self._lag.labels(task_type).observe(max(0.0, seconds))
+
+    def oldest_due(self, lags: Mapping[tuple[str, bool], float]) -> None:
+        """The oldest due task of each (type, whether with priority) waits so long; of no others is any due."""
+        self._oldest_due.see(lags)
+
+    def round_done(self, seconds: float) -> None:
+        """A round took so long."""
+        self._round.observe(seconds)
+
+    def woken(self, reason: str) -> None:
+        """The runner stopped waiting: notified, due, probe or poll."""
+        self._woken.labels(reason).inc()
+
+    def events(self, kind: str, n: int) -> None:
+        """So many events of a type were received. Not for types that anybody may make up."""
+        self._events.labels(kind).inc(n)
+
+    def runs_ended(self, status: str, n: int) -> None:
+        """So many ends of runs were recorded."""
+        self._ended.labels(status).inc(n)
+
+    def set_aside(self, n: int) -> None:
+        """So many events could not be read or recorded."""
+        self._set_aside.inc(n)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(PREFIX + name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)
+
+
+class _Queues(Collector):
+    """What was last seen of each queue, and for how long which reason has kept messages from it."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: dict[str, tuple[int | None, int | None]] = {}
+        self._blocked: dict[str, tuple[str, float]] = {}  # by queue: the reason, and since when
+        self._blocked_seconds: dict[tuple[str, str], float] = {}
+
+    def see(self, queue: str, depth: int | None, bound: int | None) -> None:
+        with self._lock:
+            self._seen[queue] = depth, bound
+
+    def block(self, queue: str, reason: str | None) -> None:
+        with self._lock:
+            now = self._clock()
+            before, since = self._blocked.get(queue, (None, now))
+            if reason == before:
+                return
+            if before is not None:
+                self._blocked_seconds[queue, before] += now - since
+            if reason is None:
+                del self._blocked[queue]
+            else:
+                self._blocked[queue] = reason, now
+                self._blocked_seconds.setdefault((queue, reason), 0.0)
+
+    def collect(self) -> Iterable[Metric]:
+        with self._lock:
+            now = self._clock()
+            seen, blocked, seconds = dict(self._seen), dict(self._blocked), dict(self._blocked_seconds)
+        for queue, (reason, since) in blocked.items():
+            seconds[queue, reason] += now - since
+        length = GaugeMetricFamily(f"{PREFIX}queue_length", "Messages ready in a queue, as last seen", labels=["queue"])
+        limit = GaugeMetricFamily(f"{PREFIX}queue_bound", "Messages that may wait in a queue", labels=["queue"])
+        unreadable = GaugeMetricFamily(
+            f"{PREFIX}queue_unreadable", "1 while the length of a queue can't be read", labels=["queue"]
+        )
+        for queue, (depth, bound) in seen.items():
+            unreadable.add_metric([queue], depth is None)
+            if depth is not None:
+                length.add_metric([queue], depth)
+            if bound is not None:
+                limit.add_metric([queue], bound)
+        waited = CounterMetricFamily(
+            f"{PREFIX}blocked_seconds", "Time for which due tasks were not sent to a queue", labels=["queue", "reason"]
+        )
+        for labels, total in seconds.items():
+            waited.add_metric(labels, total)
+        return length, limit, unreadable, waited
+
+
+class _OldestDue(Collector):
+    """How long the oldest due task of each lane had waited when the runner last looked."""
+
+    def __init__(self) -> None:
+        self._lags: Mapping[tuple[str, bool], float] = {}
+
+    def see(self, lags: Mapping[tuple[str, bool], float]) -> None:
+        self._lags = dict(lags)
+
+    def collect(self) -> Iterator[Metric]:
+        oldest = GaugeMetricFamily(
+            f"{PREFIX}oldest_due_seconds",
+            "How long the oldest due task had waited when the runner last looked",
+            labels=["task_type", "priority"],
+        )
+        for (task_type, priority), seconds in self._lags.items():
+            oldest.add_metric([task_type, str(priority).lower()], max(0.0, seconds))
+        yield oldest

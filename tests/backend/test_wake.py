@@ -1,0 +1,139 @@
+"""Who makes a task due wakes the runners that sleep beyond it, and nobody else is bothered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import psycopg2
+import pytest
+
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend.dispatch import Dispatch
+from swh_sched_runner.backend.owner import Owner
+from swh_sched_runner.db.engine import Database
+from swh_sched_runner.exc import OwnershipLost
+from tests.support.samples import a_task, a_type
+from tests.support.wait import until
+
+LONG = 60.0
+
+
+@pytest.fixture
+def owner(database: Database) -> Iterator[Owner]:
+    owner = Dispatch(database).open_owner()
+    yield owner
+    owner.close()
+
+
+@pytest.fixture(autouse=True)
+def load_git(backend: SchedulerBackend) -> None:
+    backend.create_task_type(a_type())
+
+
+def in_seconds(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def test_a_task_that_is_due_before_the_end_of_the_sleep_wakes(backend: SchedulerBackend, owner: Owner) -> None:
+    assert owner.fall_asleep(LONG)
+
+    backend.create_tasks([a_task(next_run=in_seconds(30))])
+
+    assert owner.wait(5)
+
+
+@pytest.mark.parametrize("when", ["now", "in a minute"])
+def test_a_task_that_is_set_due_again_wakes(backend: SchedulerBackend, owner: Owner, when: str) -> None:
+    (task,) = backend.create_tasks([a_task(next_run=in_seconds(3600))])
+    backend.disable_tasks([task["id"]])
+    assert owner.fall_asleep(LONG)
+
+    backend.set_status_tasks([task["id"]], "next_run_not_scheduled", None if when == "now" else in_seconds(30))
+
+    assert owner.wait(5)
+
+
+def test_resumed_types_and_queues_and_raised_limits_wake(backend: SchedulerBackend, owner: Owner) -> None:
+    backend.pause_task_type("load-git")
+    backend.pause_queue("tests.load-git")
+    for change in (
+        lambda: backend.resume_task_type("load-git"),
+        lambda: backend.resume_queue("tests.load-git"),
+        lambda: backend.set_task_type_limits("load-git", max_in_flight=5),
+        lambda: backend.set_queue_bound("tests.load-git", 5000),
+    ):
+        assert owner.fall_asleep(LONG)
+        change()
+        assert owner.wait(5)
+
+
+def test_later_tasks_ends_pauses_and_tasks_that_were_disabled_do_not_wake(
+    backend: SchedulerBackend, owner: Owner
+) -> None:
+    (task,) = backend.create_tasks([a_task()])
+    backend.grab_ready_tasks("load-git")
+    run = backend.schedule_task_run(task["id"], "run")
+    assert owner.fall_asleep(LONG)
+
+    backend.create_tasks([a_task(2, next_run=in_seconds(2 * LONG))])
+    backend.start_task_run(run["backend_id"])
+    backend.end_task_run(run["backend_id"], "eventful")
+    backend.pause_task_type("load-git")
+    backend.disable_tasks([task["id"]])
+
+    assert not owner.wait(0.3)
+
+
+def test_nobody_is_woken_who_is_awake_or_whose_sleep_is_over(backend: SchedulerBackend, owner: Owner) -> None:
+    backend.create_tasks([a_task(1)])
+    assert not owner.wait(0.3)
+
+    assert owner.fall_asleep(0.001)
+    backend.create_tasks([a_task(2)])
+    assert not owner.wait(0.3)
+
+    assert owner.fall_asleep(LONG)
+    owner.wake_up()
+    backend.create_tasks([a_task(3)])
+    assert not owner.wait(0.3)
+
+
+def test_a_bulk_call_wakes_once(backend: SchedulerBackend, owner: Owner, database_url: str) -> None:
+    with closing(psycopg2.connect(database_url)) as conn:
+        conn.autocommit = True
+        with conn.cursor() as cursor:
+            cursor.execute("listen swh_sched_runner")
+        assert owner.fall_asleep(LONG)
+
+        backend.create_tasks(a_task(n) for n in range(3000))
+
+        assert owner.wait(5)
+        until(lambda: conn.poll() == 0 and conn.notifies)
+        with conn.cursor() as cursor:
+            cursor.execute("select 1")
+        assert len(conn.notifies) == 1
+
+
+def test_nobody_falls_asleep_while_tasks_are_being_created_so_that_none_is_overlooked(
+    backend: SchedulerBackend, owner: Owner, database_url: str
+) -> None:
+    with psycopg2.connect(database_url) as conn:
+        creator = SchedulerBackend(conn)
+        creator.create_tasks([a_task()])
+        refused = owner.fall_asleep(LONG)
+        conn.commit()
+
+    assert not refused
+    assert owner.fall_asleep(LONG)
+    assert len(backend.peek_ready_tasks("load-git")) == 1
+
+
+def test_a_session_that_ends_while_it_waits_is_noticed(owner: Owner, database: Database) -> None:
+    assert owner.fall_asleep(LONG)
+    with database.engine.begin() as conn:
+        conn.exec_driver_sql("select pg_terminate_backend(backend_pid) from dispatch_owner")
+
+    with pytest.raises(OwnershipLost):
+        owner.wait(5)

@@ -1,0 +1,102 @@
+"""At 60,000 tasks a look, a grab and a close read what they take, in the order of an index, and no more."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from sqlalchemy import Engine
+
+from swh_sched_runner.backend import dispatch, lanes, wake
+from swh_sched_runner.backend.dispatch import QueueSeen
+from swh_sched_runner.backend.lanes import Lane
+from swh_sched_runner.db.engine import create_engine
+from tests.support import databases
+from tests.support.plans import Plan, explained
+
+TYPES = 20  # as filled in below
+CAP = 100
+TAKEN = 200
+# Three quarters are done, in flight or not due; half of the due ones have a priority. Due ones of one type are mixed
+# with all others on disk.
+FILL = """
+insert into task_type (type, description, backend_name, max_queue_length)
+select 'load-' || n, 'd', 'load-' || n, 1000 from generate_series(0, 19) as n;
+insert into dispatch_type (type, max_in_flight, rate_limit) values ('load-3', 100, 5);
+insert into task (type, arguments, next_run, status, policy, priority)
+select 'load-' || n % 20, jsonb_build_object('args', jsonb_build_array(), 'kwargs', jsonb_build_object('n', n)),
+       now() - make_interval(secs => n) + case when n / 20 % 4 = 1 then interval '10 days' else interval '0' end,
+       cast((array['next_run_not_scheduled', 'next_run_not_scheduled', 'completed', 'next_run_scheduled'])
+            [1 + n / 20 % 4] as task_status), 'oneshot',
+       cast(case when n % 7 < 3 then (array['high', 'normal', 'low'])[1 + n % 3] end as task_priority)
+from generate_series(1, 60000) as n;
+insert into dispatch_owner (host, pid, backend_pid) select 'here', n, n from generate_series(1, 5) as n;
+"""
+PLAIN = Lane("load-5", "load-5", 1000, priority=False)
+PRIORITY = Lane("load-5", "load-5", 1000, priority=True)
+
+
+@pytest.fixture(scope="module")
+def engine(postgresql_url: str, template_database: str) -> Iterator[Engine]:
+    with databases.created(postgresql_url, f"test_{uuid.uuid4().hex[:12]}", template_database) as url:
+        databases.execute(url, FILL)
+        for table in ("task", "task_run", "dispatch_batch", "dispatch_owner"):
+            databases.execute(url, f"vacuum analyze {table}")
+        engine = create_engine(url)
+        yield engine
+        engine.dispose()
+
+
+def grab_of(plans: list[Plan]) -> Plan:
+    (grab,) = [plan for plan in plans if "insert into task_run" in plan.statement]
+    return grab
+
+
+@pytest.mark.parametrize(
+    ("lane", "index"), [(PLAIN, "task_ready_idx"), (PRIORITY, "task_ready_priority_idx")], ids=["plain", "priority"]
+)
+def test_a_grab_walks_the_index_of_ready_tasks_and_reads_what_it_takes(engine: Engine, lane: Lane, index: str) -> None:
+    grab = grab_of(explained(engine, lambda conn: dispatch._open_batch(conn, 1, "load-5", lane, TAKEN, None)))
+
+    assert index in grab.indexes()
+    assert "task" not in grab.whole_tables()
+    assert "Bitmap Heap Scan" not in grab.kinds()
+    assert grab.rows_read("task") <= 2 * TAKEN  # once to lock, once to write
+
+
+def test_the_cost_of_a_grab_follows_what_it_takes(engine: Engine) -> None:
+    def read(num_tasks: int) -> int:
+        work = partial(dispatch._open_batch, owner=1, queue="q", lane=PLAIN, num_tasks=num_tasks, now=None)
+        return grab_of(explained(engine, work)).rows_read("task")
+
+    assert read(10) <= 20
+    assert read(300) <= 600
+
+
+def test_a_look_reads_one_row_a_lane_and_no_more_tasks_in_flight_than_may_be(engine: Engine) -> None:
+    (look,) = [
+        plan for plan in explained(engine, lambda conn: lanes.look(conn, ())) if "due_in_seconds" in plan.statement
+    ]
+
+    assert {"task_ready_idx", "task_ready_priority_idx", "task_scheduled_idx"} <= look.indexes()
+    assert "task" not in look.whole_tables()
+    assert look.rows_read("task") <= TYPES * (2 + 3) + 2 * CAP  # the first of each lane; the cap for both lanes
+
+
+def test_a_limit_counts_no_further_than_it_says(engine: Engine) -> None:
+    plans = explained(engine, lambda conn: lanes.allowance(conn, "load-3", "load-3", 1000))
+
+    assert sum(plan.rows_read("task") for plan in plans) == CAP
+    assert not any("task" in plan.whole_tables() for plan in plans)
+
+
+def test_a_close_and_a_wake_read_no_task(engine: Engine) -> None:
+    def work(conn: object) -> None:
+        wake.wake(conn)  # type: ignore[arg-type]
+        dispatch._close_batch(conn, 1, 1, [], QueueSeen("load-5", 3, None))  # type: ignore[arg-type]
+
+    plans = explained(engine, work)
+
+    assert sum(plan.rows_read("task") + plan.rows_read("task_run") for plan in plans) == 0

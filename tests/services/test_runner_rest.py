@@ -1,0 +1,177 @@
+"""The runner's rest: it sleeps while nothing can be sent, and no longer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from celery import Celery
+
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.db.engine import Database
+from swh_sched_runner.exc import OwnershipLost
+from swh_sched_runner.services import runner as runner_module
+from swh_sched_runner.services.instruments import Instruments
+from swh_sched_runner.services.runner import Probe, Runner
+from swh_sched_runner.services.service import Pulse
+from tests.support.queues import depth, take
+from tests.support.samples import a_task, a_type
+from tests.support.wait import until
+
+QUEUE = "tests.load-git"
+MakeRunner = Callable[..., Runner]
+
+
+def wakeups(instruments: Instruments, reason: str) -> float:
+    return instruments.registry.get_sample_value("swh_sched_runner_wakeups_total", {"reason": reason}) or 0.0
+
+
+@contextmanager
+def running(runner: Runner) -> Iterator[None]:
+    """The runner at work in a thread, as the supervisor has it."""
+    stop = threading.Event()
+    pulse = Pulse(stop)
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                if not runner.run_once(pulse):
+                    runner.rest(pulse)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+    assert not failed
+
+
+@pytest.fixture(autouse=True)
+def load_git(backend: SchedulerBackend) -> None:
+    backend.create_task_type(a_type())
+
+
+@pytest.fixture
+def instruments() -> Instruments:
+    return Instruments()
+
+
+def test_a_task_that_is_created_while_the_runner_sleeps_wakes_it(
+    backend: SchedulerBackend, make_runner: MakeRunner, app: Celery, instruments: Instruments, database: Database
+) -> None:
+    runner = make_runner(instruments=instruments)
+    with running(runner):
+        for n in range(5):
+            until(lambda: asleep(database))
+            backend.create_tasks([a_task(n)])
+            until(lambda n=n: depth(app, QUEUE) == n + 1)
+
+    assert wakeups(instruments, "notified") == 5
+
+
+def asleep(database: Database) -> bool:
+    with database.engine.begin() as conn:
+        return bool(
+            conn.exec_driver_sql("select bool_or(sleeps_until > clock_timestamp()) from dispatch_owner").scalar()
+        )
+
+
+def test_it_sleeps_until_the_next_task_is_due(
+    backend: SchedulerBackend, make_runner: MakeRunner, instruments: Instruments
+) -> None:
+    runner = make_runner(instruments=instruments)
+    due = datetime.now(UTC) + timedelta(seconds=0.4)
+    backend.create_tasks([a_task(next_run=due)])
+
+    assert not runner.run_once(Pulse())
+    runner.rest(Pulse())
+
+    assert runner.run_once(Pulse())
+    assert wakeups(instruments, "due") == 1
+    assert datetime.now(UTC) - due < timedelta(seconds=0.4)
+
+
+def test_it_looks_every_period_whatever_it_hears(make_runner: MakeRunner, instruments: Instruments) -> None:
+    runner = make_runner(instruments=instruments, period_seconds=0.2)
+    started = time.monotonic()
+
+    runner.run_once(Pulse())
+    runner.rest(Pulse())
+
+    assert wakeups(instruments, "poll") == 1
+    assert 0.15 < time.monotonic() - started < 1
+
+
+def test_room_in_a_full_queue_is_noticed_soon_and_its_bound_is_kept(
+    backend: SchedulerBackend, make_runner: MakeRunner, app: Celery, instruments: Instruments
+) -> None:
+    backend.set_queue_bound(QUEUE, 10)
+    backend.create_tasks(a_task(n) for n in range(60))
+    seen = 0
+    with running(make_runner(instruments=instruments)):
+        while seen < 60:
+            until(lambda: depth(app, QUEUE) > 0)
+            assert depth(app, QUEUE) <= 10
+            seen += len(take(app, QUEUE, 10))
+
+    assert wakeups(instruments, "probe") >= 3
+
+
+def test_tasks_that_pile_up_before_a_full_queue_do_not_keep_the_runner_awake(
+    backend: SchedulerBackend, make_runner: MakeRunner, instruments: Instruments
+) -> None:
+    backend.set_queue_bound(QUEUE, 0)
+    with running(make_runner(instruments=instruments)):
+        started = time.monotonic()
+        for n in range(300):
+            backend.create_tasks([a_task(n)])
+        seconds = time.monotonic() - started
+
+    assert wakeups(instruments, "notified") <= 2 + seconds / runner_module.LAST_AGAIN_SECONDS
+
+
+def test_a_stop_ends_the_rest(make_runner: MakeRunner) -> None:
+    runner, stop = make_runner(period_seconds=60), threading.Event()
+    runner.run_once(Pulse())
+    threading.Timer(0.1, stop.set).start()
+    started = time.monotonic()
+
+    runner.rest(Pulse(stop))
+
+    assert time.monotonic() - started < 1
+
+
+def test_the_end_of_its_session_ends_the_rest(make_runner: MakeRunner, database: Database) -> None:
+    runner = make_runner()
+    runner.run_once(Pulse())
+    with database.engine.begin() as conn:
+        conn.exec_driver_sql("select pg_terminate_backend(backend_pid) from dispatch_owner")
+
+    with pytest.raises(OwnershipLost):
+        runner.rest(Pulse())
+
+
+def test_a_queue_that_takes_nothing_is_asked_ever_later_and_soon_again_once_it_took_something() -> None:
+    probe = Probe()
+    delays = []
+    for _ in range(12):
+        probe.later()
+        delays.append(probe.at - time.monotonic())
+    probe.soon(0.0)
+    probe.later()
+
+    assert delays[0] <= runner_module.FIRST_PROBE_SECONDS
+    assert delays[5] > 4 * delays[0]
+    assert max(delays) <= runner_module.LAST_PROBE_SECONDS
+    assert min(delays[-3:]) >= runner_module.LAST_PROBE_SECONDS / 2 - 0.05
+    assert len({round(delay, 3) for delay in delays[-3:]}) > 1
+    assert probe.at - time.monotonic() <= runner_module.FIRST_PROBE_SECONDS

@@ -36,6 +36,10 @@ class UnknownTaskType(InvalidArgument):
     """Unknown task type {value!r}: create it first (create_task_type, or `swh-sched-runner task-type add`)"""
 
 
+class UnknownQueue(InvalidArgument):
+    """No task type has the queue {value!r}: {advice}"""
+
+
 class DuplicateBackendId(InvalidArgument):
     """backend_id {value!r} belongs to another run already: use a fresh one"""
 

@@ -70,6 +70,15 @@ class LastVisitStatus(enum.Enum):
     not_found = "not_found"
 
 
+class Unchanged(enum.Enum):
+    """Stands for what a call leaves as it is, where None says something of its own."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED = Unchanged.UNCHANGED
+
+
 def _aware(instance: Any, attribute: attr.Attribute[Any], value: datetime.datetime | None) -> None:
     if value is None:
         return
@@ -176,3 +185,43 @@ class PaginatedListedOriginList:
 
     results: list[ListedOrigin]
     next_page_token: tuple[str, str] | None = None
+
+
+@attrs.define(slots=True, frozen=True)
+class Pause:
+    """Since when an operator lets nothing be dispatched, who that is, and why."""
+
+    since: datetime.datetime = attrs.field(validator=[attrs.validators.instance_of(datetime.datetime), _aware])
+    by: str | None = None
+    reason: str | None = None
+
+
+@attrs.define(slots=True, frozen=True)
+class TypeControls:
+    """What holds a task type back: the bound of its queue, so many tasks in flight, so many dispatched a second.
+
+    None does not limit. ``pause`` is None while tasks of the type are dispatched.
+    """
+
+    type: str
+    queue: str
+    max_queue_length: int | None = None
+    max_in_flight: int | None = None
+    rate_limit: float | None = None
+    pause: Pause | None = None
+
+
+@attrs.define(slots=True, frozen=True)
+class QueueControls:
+    """A queue, and its pause; None while it is filled."""
+
+    queue: str
+    pause: Pause | None = None
+
+
+@attrs.define(slots=True, frozen=True)
+class Controls:
+    """All task types, in order of their names; and their queues with all others that are paused, in order too."""
+
+    task_types: list[TypeControls]
+    queues: list[QueueControls]

@@ -18,6 +18,7 @@ import psycopg2.extensions
 from swh_sched_runner.backend import (
     archive,
     arguments,
+    controls,
     listers,
     metrics,
     origins,
@@ -33,15 +34,19 @@ from swh_sched_runner.db.connections import create_engine, dsn
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.db.lent import Lent
 from swh_sched_runner.model import (
+    UNCHANGED,
+    Controls,
     LastVisitStatus,
     ListedOrigin,
     Lister,
     OriginVisitStats,
     PaginatedListedOriginList,
+    Pause,
     SchedulerMetrics,
     Task,
     TaskRun,
     TaskType,
+    Unchanged,
     VisitOutcome,
 )
 
@@ -132,6 +137,59 @@ class SchedulerBackend:
     def get_task_types(self) -> list[TaskType]:
         """All task types, in order of their names."""
         return self._db.run(task_types.get_all)
+
+    # Controls
+
+    def pause_task_type(self, task_type: str, by: str | None = None, reason: str | None = None) -> Pause | None:
+        """Let no more tasks of a type be taken, nor visits that it makes, until ``resume_task_type``.
+
+        What was taken is still sent. Runners obey within a second. A type that is paused already keeps that pause, with
+        its moment, ``by`` and ``reason``, and it is returned; None is returned when the pause begins. Raises
+        ``UnknownTaskType``.
+        """
+        return self._db.run(controls.pause_task_type, task_type, by, reason)
+
+    def resume_task_type(self, task_type: str) -> Pause | None:
+        """End the pause of a type and return it; None if there was none. Raises ``UnknownTaskType``."""
+        return self._db.run(controls.resume_task_type, task_type)
+
+    def pause_queue(self, queue: str, by: str | None = None, reason: str | None = None) -> Pause | None:
+        """Let nothing more be sent to a queue until ``resume_queue``; what is in it stays for its workers.
+
+        The queue for tasks with a priority is a queue of its own. Messages that were promised and are not confirmed
+        wait too. Any name will do, that of a queue to come as well. Returns as ``pause_task_type`` does.
+        """
+        return self._db.run(controls.pause_queue, queue, by, reason)
+
+    def resume_queue(self, queue: str) -> Pause | None:
+        """End the pause of a queue and return it; None if there was none."""
+        return self._db.run(controls.resume_queue, queue)
+
+    def set_task_type_limits(
+        self,
+        task_type: str,
+        max_queue_length: int | Unchanged | None = UNCHANGED,
+        max_in_flight: int | Unchanged | None = UNCHANGED,
+        rate_limit: float | Unchanged | None = UNCHANGED,
+    ) -> None:
+        """Limit the dispatch of a type; None lifts a limit, and what is not given stays as it is.
+
+        ``max_queue_length`` bounds the messages in its queue (of several types that share one the least bound counts),
+        ``max_in_flight`` its tasks that were taken and have not ended, ``rate_limit`` its tasks a second, from all
+        runners together: 0.000001 to 1000000. What is above a lowered limit already stays. Raises ``UnknownTaskType``.
+        """
+        self._db.run(controls.set_task_type_limits, task_type, max_queue_length, max_in_flight, rate_limit)
+
+    def set_queue_bound(self, queue: str, max_queue_length: int | None) -> None:
+        """Bound the messages in a queue, and in that for its tasks with a priority; None is unbounded.
+
+        Sets the ``max_queue_length`` of all task types with this ``backend_name``. Raises ``UnknownQueue``.
+        """
+        self._db.run(controls.set_queue_bound, queue, max_queue_length)
+
+    def get_controls(self) -> Controls:
+        """What holds each task type and queue back at the moment."""
+        return self._db.run(controls.get)
 
     # Tasks
 

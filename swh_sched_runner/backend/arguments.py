@@ -40,6 +40,10 @@ def text(argument: str, value: Any) -> str:
         refuse(argument, "must be a string that is not empty", value)
     if "\0" in value:
         refuse(argument, "must hold no NUL character", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a lone surrogate: how Python shows bytes of the command line that are no UTF-8
+        refuse(argument, "must be text that UTF-8 can hold", value)
     return value
 
 
@@ -70,6 +74,14 @@ def integer(argument: str, value: Any, *, least: int = -(2**63), most: int = 2**
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         refuse(argument, f"must be a whole number from {least} to {most}", value)
     return value
+
+
+def number(argument: str, value: Any, *, least: float, most: float) -> float:
+    """``value`` as a float if it is a number within the bounds."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        bounds = [f"{bound:f}".rstrip("0").rstrip(".") for bound in (least, most)]
+        refuse(argument, f"must be a number from {' to '.join(bounds)}", value)
+    return float(value)
 
 
 def percentage(argument: str, value: Any) -> float:

@@ -73,11 +73,16 @@ class Overview:
 def overview(conn: Connection, now: datetime | None = None, failures: int = FAILURES_SHOWN) -> Overview:
     """Where everything stands. Costs what is due and in flight, not what the history holds."""
     return Overview(
-        backlog=[Due(**row) for row in _rows(conn, _sql.backlog, now=now)],
+        backlog=backlog(conn, now),
         in_flight=[InFlight(**row) for row in _rows(conn, _sql.in_flight)],
         failures=[Failure(**row) for row in _rows(conn, _sql.last_failures, window=FAILURES_WINDOW, limit=failures)],
         ledger=Ledger(**_rows(conn, _sql.ledger)[0]),
     )
+
+
+def backlog(conn: Connection, now: datetime | None = None) -> list[Due]:
+    """What is due, of each type and priority."""
+    return [Due(**row) for row in _rows(conn, _sql.backlog, now=now)]
 
 
 def _rows(conn: Connection, statement: TextClause, **binds: Any) -> list[dict[str, Any]]:

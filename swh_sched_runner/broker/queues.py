@@ -5,12 +5,28 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+import attrs
 from celery import Celery
 
-from swh_sched_runner.broker import amqp_link, redis_link
+from swh_sched_runner.broker import amqp_link, redis_link, redis_search
 from swh_sched_runner.broker.amqp_link import AmqpLink
 from swh_sched_runner.broker.app import connect, kind_of
 from swh_sched_runner.broker.redis_link import RedisLink
+
+
+@attrs.define(slots=True, frozen=True)
+class Look:
+    """A queue at one moment: ``depth`` messages are ready, ``consumers`` (None: can't be known) take from it.
+
+    ``holds``: whether a given message is among them, ``ahead``: how many are before it; None where that is unknown.
+    """
+
+    queue: str
+    exists: bool
+    depth: int
+    consumers: int | None = None
+    holds: bool | None = None
+    ahead: int | None = None
 
 
 class Queues:
@@ -39,6 +55,35 @@ class Queues:
                 with connect(self._app) as connection:
                     channel = connection.default_channel
                     return int(channel._size(queue)) if channel._has_queue(queue) else 0
+
+    def look(self, queue: str, message: str | None = None) -> Look:
+        """Depth and consumers of ``queue``, and what can be told of the message with this id. Declares nothing.
+
+        RabbitMQ counts consumers and shows no messages. Redis shows messages and knows no consumers; queues are
+        always there. Raises ``DepthUnreadable``, ``BrokerUnavailable``.
+        """
+        match self._kind:
+            case "amqp":
+                counted = amqp_link.counts(self._amqp_link(), queue)
+                ready, consumers = counted or (0, 0)
+                return Look(queue, counted is not None, ready, consumers, None if ready or message is None else False)
+            case "redis":
+                link = self._redis_link()
+                found = redis_search.find(link, queue, message) if message is not None else redis_search.Found(None)
+                ready = redis_link.depth(link, queue)
+                return Look(queue, True, ready, None, found.holds, found.ahead)
+            case "memory":
+                ready = self.depth(queue)
+                return Look(queue, True, ready, None, None if ready or message is None else False)
+
+    def worker_lives(self, hostname: str) -> bool | None:
+        """Whether a worker of this name is connected, by the queue it is controlled through; None if unknown.
+
+        Only RabbitMQ tells. A worker without remote control has no such queue.
+        """
+        if self._kind != "amqp":
+            return None
+        return amqp_link.exists(self._amqp_link(), f"{hostname}.{self._app.control.mailbox.namespace}.pidbox")
 
     def declare(self, queue: str) -> None:
         """Make ``queue`` as a worker with ``-Q queue`` does, with the configured arguments; on RabbitMQ.

@@ -78,7 +78,7 @@ def waiting_ids(app: Celery, queues: Iterable[str]) -> set[str]:
                 for queue in queues
                 for key in link.lists(queue)
                 for message in _messages(link, key)
-                if (identifier := _identifier(message)) is not None
+                if (identifier := identifier_of(message)) is not None
             }
     finally:
         link.close()
@@ -89,7 +89,8 @@ def _messages(link: RedisLink, key: str) -> Iterable[bytes | str]:
         yield from link.client.lrange(key, at, at + PAGE - 1)
 
 
-def _identifier(message: bytes | str) -> str | None:
+def identifier_of(message: bytes | str) -> str | None:
+    """The id of the task that a message in kombu's envelope is for; None where it is none."""
     try:
         return _envelope.decode(message).headers.id
     except msgspec.MsgspecError:

@@ -44,15 +44,17 @@ COMMANDS = {
     "listen": "swh_sched_runner.cli.services:listen",
     "visits": "swh_sched_runner.cli.services:visits",
     "worker": "swh_sched_runner.cli.worker:worker",
+    "queue": "swh_sched_runner.cli.queue:queue",
     "task-type": "swh_sched_runner.cli.task_type:task_type",
     "task": "swh_sched_runner.cli.task:task",
     "status": "swh_sched_runner.cli.status:status",
+    "explain": "swh_sched_runner.cli.explain:explain",
     "db": "swh_sched_runner.cli.db:db",
     "config": "swh_sched_runner.cli.config:config",
 }
 
 # Commands with nothing to tidy up: Ctrl-C ends them at once. Python's own handler would wait for PostgreSQL's answer.
-ENDED_AT_ONCE = frozenset({"task-type", "task", "status", "db", "config"})
+ENDED_AT_ONCE = frozenset({"queue", "task-type", "task", "status", "explain", "db", "config"})
 
 EPILOG = """\b
 Exit status: 0 done; 1 failed; 64 wrong usage; 69 database or broker can't be

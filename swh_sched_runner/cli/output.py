@@ -18,11 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from swh_sched_runner.config import mask
+from swh_sched_runner.model import Pause
+from swh_sched_runner.services.wording import duration, moment
 
 NOTHING = "-"
 KEPT_WHOLE = 10  # a word up to that length, such as a date, is not folded
 UNBOUNDED = "unbounded"
-_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 
 
 def wants_colour(stream: IO[str]) -> bool:
@@ -64,7 +65,9 @@ def cell(value: Any) -> str:
         case timedelta():
             return duration(value)
         case datetime():
-            return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+            return moment(value)
+        case Pause(since, by, reason):
+            return cell(since) + (printable(f" by {by}") if by else "") + (printable(f": {reason}") if reason else "")
         case str():
             return printable(value) or '""'
         case dict() | list():
@@ -73,17 +76,14 @@ def cell(value: Any) -> str:
             return printable(str(value))
 
 
-def duration(value: timedelta) -> str:
-    """``1d12h`` for a day and a half; fractions of a second stay with the seconds, exactly."""
-    seconds, micros = divmod(abs(value) // timedelta(microseconds=1), 1_000_000)
-    text = "-" if value < timedelta(0) else ""
-    for unit, size in _UNITS:
-        count, seconds = divmod(seconds, size)
-        text += f"{count}{unit}" if count else ""
-    fraction = f".{micros:06d}".rstrip("0.")
-    if seconds or fraction or text in ("", "-"):
-        text += f"{seconds}{fraction}s"
-    return text
+def told_paused(thing: str, before: Pause | None) -> None:
+    """Say that a thing is paused; ``before`` is the pause that it had already."""
+    click.echo(f"paused {thing}" if before is None else f"{thing} is paused already, since {cell(before)}")
+
+
+def told_resumed(thing: str, ended: Pause | None) -> None:
+    """Say that a thing is not paused; ``ended`` is the pause that it had."""
+    click.echo(f"{thing} is not paused" if ended is None else f"resumed {thing}, paused since {cell(ended)}")
 
 
 def warn(text: str) -> None:

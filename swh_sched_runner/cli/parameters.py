@@ -1,15 +1,20 @@
-"""How arguments of commands are written: durations, moments, and the arguments of a task."""
+"""How arguments of commands are written: durations, moments, limits, and the arguments of a task."""
 
 from __future__ import annotations
 
+import getpass
 import json
+import math
+import os
 import re
+import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
+NONE = "none"
 _SECONDS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _WORDS = {
     **dict.fromkeys(("w", "week", "weeks"), "w"),
@@ -77,6 +82,15 @@ def _of(parts: Any) -> timedelta:
         raise ValueError(f"too long: {error}") from error
 
 
+def operator() -> str:
+    """Who runs this command, as user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no name for it in the environment nor in the system
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
 # As types of click parameters; their names are what --help shows.
 
 
@@ -96,3 +110,22 @@ def moment(text: str) -> datetime:
         return parse_moment(text, datetime.now(UTC))
     except (ValueError, OverflowError):
         raise click.BadParameter(f"{text!r} is no moment: write 2026-01-31T12:00:00Z, now, or +5m") from None
+
+
+def seconds(text: str) -> float:
+    """A number of seconds on the command line."""
+    try:
+        given = float(text)
+    except ValueError:
+        given = math.nan
+    if not 0 <= given < math.inf:
+        raise click.BadParameter(f"{text!r} is no number of seconds")
+    return given
+
+
+def limit(text: str, option: str, kind: type[int] | type[float] = int) -> Any:
+    """A number or ``none`` on the command line; ``option`` is where it stands there."""
+    try:
+        return None if text == NONE else kind(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no number and not `{NONE}`", param_hint=option) from None

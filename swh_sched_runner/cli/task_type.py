@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any, cast
 
 import click
 
 from swh_sched_runner.cli.context import Context
-from swh_sched_runner.cli.output import UNBOUNDED, document, table
-from swh_sched_runner.cli.parameters import duration
+from swh_sched_runner.cli.output import UNBOUNDED, cell, document, table, told_paused, told_resumed
+from swh_sched_runner.cli.parameters import duration, limit, operator
+from swh_sched_runner.exc import UnknownTaskType
 from swh_sched_runner.model import TaskType
 
-NONE = "none"
-_HEADERS = ("type", "queue", "bound", "interval", "min", "max", "factor", "retries", "retry delay", "description")
+_COLUMNS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
+    "type": itemgetter("type"),
+    "queue": itemgetter("backend_name"),
+    "bound": lambda row: UNBOUNDED if row["max_queue_length"] is None else row["max_queue_length"],
+    "interval": itemgetter("default_interval"),
+    "min": itemgetter("min_interval"),
+    "max": itemgetter("max_interval"),
+    "factor": itemgetter("backoff_factor"),
+    "retries": itemgetter("num_retries"),
+    "retry delay": itemgetter("retry_delay"),
+    "max in flight": itemgetter("max_in_flight"),
+    "tasks/s": itemgetter("rate_limit"),
+    "paused (UTC)": itemgetter("pause"),
+    "description": itemgetter("description"),
+}
 
 
 @click.group(name="task-type")
 def task_type() -> None:
-    """Add and list the kinds of tasks."""
+    """Add, list, pause and limit the kinds of tasks."""
 
 
 @task_type.command()
@@ -47,7 +63,7 @@ def add(
     row: dict[str, Any] = {"type": name, "backend_name": backend_name, "description": description or name}
     row |= {key: value for key, value in options.items() if value is not None}
     if max_queue_length is not None:
-        row["max_queue_length"] = _bound(max_queue_length)
+        row["max_queue_length"] = limit(max_queue_length, "--max-queue-length")
     if context.backend.get_task_type(name) is not None:
         if not if_missing:
             raise click.ClickException(f"task type {name!r} exists already, and stays as it is")
@@ -62,32 +78,79 @@ def add(
 @click.pass_obj
 def list_types(context: Context, as_json: bool) -> None:
     """List the task types."""
-    types = context.backend.get_task_types()
+    types = _read(context)
     if as_json:
         document(types)
+    else:
+        rows = [[column(row) for column in _COLUMNS.values()] for row in types]
+        table(None, tuple(_COLUMNS), rows, empty="no task types yet: swh-sched-runner task-type add")
+
+
+@task_type.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_obj
+def show(context: Context, name: str, as_json: bool) -> None:
+    """Print the task type NAME."""
+    found = next((row for row in _read(context) if row["type"] == name), None)
+    if found is None:
+        raise UnknownTaskType(value=name)
+    if as_json:
+        document(found)
         return
-    rows = [
-        (
-            row["type"],
-            row["backend_name"],
-            UNBOUNDED if row["max_queue_length"] is None else row["max_queue_length"],
-            row["default_interval"],
-            row["min_interval"],
-            row["max_interval"],
-            row["backoff_factor"],
-            row["num_retries"],
-            row["retry_delay"],
-            row["description"],
-        )
+    for header, column in _COLUMNS.items():
+        click.echo(f"{header:<15} {cell(column(found))}")
+
+
+@task_type.command()
+@click.argument("name")
+@click.option("--reason", help="Why, for others who look.")
+@click.option("--by", help="Who pauses it; user@host unless given.")
+@click.pass_obj
+def pause(context: Context, name: str, reason: str | None, by: str | None) -> None:
+    """Let no more tasks of the type NAME be taken; what was taken goes on."""
+    before = context.backend.pause_task_type(name, operator() if by is None else by, reason)
+    told_paused(f"task type {name}", before)
+
+
+@task_type.command()
+@click.argument("name")
+@click.pass_obj
+def resume(context: Context, name: str) -> None:
+    """Let tasks of the type NAME be taken again."""
+    told_resumed(f"task type {name}", context.backend.resume_task_type(name))
+
+
+@task_type.command(name="set")
+@click.argument("name")
+@click.option("--max-queue-length", metavar="N|none", help="So many messages may wait in its queue.")
+@click.option("--max-in-flight", metavar="N|none", help="So many of its tasks may be taken and not ended.")
+@click.option("--rate-limit", metavar="N|none", help="So many of its tasks are dispatched a second, such as 0.5.")
+@click.pass_obj
+def set_limits(
+    context: Context, name: str, max_queue_length: str | None, max_in_flight: str | None, rate_limit: str | None
+) -> None:
+    """Limit the dispatch of the type NAME while runners are at work; `none` lifts a limit."""
+    given = {"max_queue_length": max_queue_length, "max_in_flight": max_in_flight, "rate_limit": rate_limit}
+    limits = {
+        key: limit(text, f"--{key.replace('_', '-')}", float if key == "rate_limit" else int)
+        for key, text in given.items()
+        if text is not None
+    }
+    if not limits:
+        raise click.UsageError("nothing to set: give --max-queue-length, --max-in-flight or --rate-limit")
+    context.backend.set_task_type_limits(name, **limits)
+    click.echo(f"task type {name}: " + ", ".join(f"{key} {given[key]}" for key in limits))
+
+
+def _read(context: Context) -> list[dict[str, Any]]:
+    """The task types, and what operators hold back of them."""
+    types, controls = context.backend.get_task_types(), context.backend.get_controls()
+    held = {row.type: row for row in controls.task_types}
+    return [
+        {
+            **row,
+            **{key: getattr(held.get(row["type"]), key, None) for key in ("max_in_flight", "rate_limit", "pause")},
+        }
         for row in types
     ]
-    table(None, _HEADERS, rows, empty="no task types yet: swh-sched-runner task-type add")
-
-
-def _bound(text: str) -> int | None:
-    if text == NONE:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no number and not `none`", param_hint="--max-queue-length") from None

@@ -71,6 +71,17 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "visit_scheduler_queue_position_get": {},
     "visit_scheduler_queue_position_set": {"visit_type": NOTHING, "position": NOTHING},
     "record_visit_outcomes": {"outcomes": NOTHING},
+    # Operators' controls.
+    "pause_task_type": {"task_type": NOTHING, "by": None, "reason": None},
+    "resume_task_type": {"task_type": NOTHING},
+    "pause_queue": {"queue": NOTHING, "by": None, "reason": None},
+    "resume_queue": {"queue": NOTHING},
+    "set_task_type_limits": {
+        "task_type": NOTHING,
+        **dict.fromkeys(["max_queue_length", "max_in_flight", "rate_limit"], model.UNCHANGED),
+    },
+    "set_queue_bound": {"queue": NOTHING, "max_queue_length": NOTHING},
+    "get_controls": {},
 }
 
 

@@ -7,13 +7,15 @@ from collections.abc import Callable
 import pytest
 from celery import Celery
 
-from swh_sched_runner.broker.app import connect, create_app
+from swh_sched_runner.broker import redis_search
+from swh_sched_runner.broker.app import connect, create_app, kind_of
 from swh_sched_runner.broker.publish import Publisher, open_publisher
-from swh_sched_runner.broker.queues import Queues
+from swh_sched_runner.broker.queues import Look, Queues
 from swh_sched_runner.broker.redis_link import RedisLink
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.exc import BrokerUnavailable, DepthUnreadable, QueueRefused
 from tests.broker.conftest import messages, still_owner
+from tests.support.wait import until
 
 
 def test_a_queue_that_does_not_exist_has_no_messages_and_is_not_made_by_the_look(app: Celery, queue: str) -> None:
@@ -170,3 +172,66 @@ def test_a_name_that_amqp_can_not_carry_is_refused(rabbitmq_url: str) -> None:
             queues.depth("ü" * 128)
         with pytest.raises(QueueRefused, match="longer than 255 bytes"):
             queues.declare("ü" * 128)
+
+
+def test_a_look_tells_depth_and_consumers_where_the_broker_knows_them(app: Celery, queue: str) -> None:
+    counts_consumers = kind_of(app) == "amqp"
+    with Queues(app) as queues, connect(app) as connection:
+        missing = queues.look(queue, "a message")
+        assert (missing.exists, missing.depth, missing.holds) == (not counts_consumers, 0, False)
+        queues.declare(queue)
+        for _ in range(3):
+            app.send_task("load", queue=queue)
+        until(lambda: queues.depth(queue) == 3)
+        assert queues.look(queue) == Look(queue, True, 3, 0 if counts_consumers else None)
+        if counts_consumers:
+            connection.default_channel.basic_qos(0, 1, False)
+            connection.default_channel.basic_consume(queue, callback=lambda message: None)
+            until(lambda: queues.depth(queue) == 2)
+            assert queues.look(queue, "a message") == Look(queue, True, 2, 1)
+
+
+def test_on_redis_a_message_is_found_with_those_that_are_taken_before_it(valkey_url: str, queue: str) -> None:
+    # given messages on two pages, and some of a priority that is taken first
+    app = create_app(BrokerSettings(url=valkey_url))
+    sent = [app.send_task("load", queue=queue, priority=9).id for _ in range(redis_search.PAGE + 20)]
+    first = [app.send_task("load", queue=queue, priority=0).id for _ in range(5)]
+    RedisLink(app).client.lpush(queue, "this is no message")
+
+    with Queues(app) as queues:
+        places = [queues.look(queue, message).ahead for message in (first[0], first[4], sent[0], sent[-1])]
+        foreign = queues.look(queue, "another")
+
+    # six of the first list go before the second one
+    assert places == [0, 4, 6, 6 + redis_search.PAGE + 19]
+    assert (foreign.holds, foreign.ahead) == (False, None)
+
+
+def test_on_redis_a_queue_that_is_too_long_to_search_is_not_said_to_lack_a_message(
+    valkey_url: str, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_search, "SEARCHED", 10)
+    app = create_app(BrokerSettings(url=valkey_url))
+    sent = [app.send_task("load", queue=queue).id for _ in range(redis_search.PAGE + 5)]
+
+    with Queues(app) as queues:
+        assert queues.look(queue, sent[3]).ahead == 3
+        beyond = queues.look(queue, sent[-1])
+
+    assert (beyond.depth, beyond.holds, beyond.ahead) == (redis_search.PAGE + 5, None, None)
+
+
+def test_a_connected_worker_is_seen_on_rabbitmq_by_its_exclusive_queue(rabbitmq_url: str) -> None:
+    app = create_app(BrokerSettings(url=rabbitmq_url))
+    with connect(app) as worker, Queues(app) as queues:
+        assert queues.worker_lives("one@here") is False
+        worker.default_channel.queue_declare("one@here.celery.pidbox", exclusive=True)
+        assert queues.worker_lives("one@here") is True
+        assert queues.worker_lives("w" * 300) is None
+    with Queues(app) as queues:
+        assert queues.worker_lives("one@here") is False
+
+
+def test_a_worker_can_not_be_seen_on_redis(valkey_url: str) -> None:
+    with Queues(create_app(BrokerSettings(url=valkey_url))) as queues:
+        assert queues.worker_lives("one@here") is None

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend import SchedulerBackend, controls
 from swh_sched_runner.backend import status as facts
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.model import Task
@@ -126,10 +126,19 @@ def test_depths_are_read_from_the_broker(
         "bound": 1000,
         "depth": 2,
         "unreadable": None,
+        "ready": 0,
+        "oldest_due": None,
+        "in_flight": 0,
+        "promised_runs": 0,
+        "promised_visits": 0,
+        "filled_by": None,
+        "filled": None,
+        "drain_rate": None,
+        "pause": None,
     }
     assert (priority["queue"], priority["depth"]) == ("save_code_now:my.git", 0)
     assert outcome.err == ""
-    assert "my.git  2      1000   load-git" in for_people.out
+    assert "my.git  2      1000   -             load-git" in for_people.out
     assert "save_code_now" not in for_people.out
 
 
@@ -198,8 +207,10 @@ def test_status_reads_indexes_and_the_newest_runs_alone(database: Database) -> N
     # when
     plans = {}
     with database.engine.connect() as conn:
-        for name in ("backlog", "in_flight", "last_failures"):
-            statement = text("explain " + str(facts._sql.statements[name].text))
+        named = {name: facts._sql.statements[name] for name in ("backlog", "in_flight", "last_failures")}
+        named |= {f"of queues: {name}": controls._sql.statements[name] for name in ("in_flight", "promised")}
+        for name, found in named.items():
+            statement = text("explain " + found.text)
             plan = conn.execute(statement, {"now": None, "window": 10_000, "limit": 10})
             plans[name] = "\n".join(plan.scalars())
     # then

@@ -109,6 +109,9 @@ def test_task_types_are_listed_for_programs_in_seconds(run: Run, load_git: str) 
         "max_queue_length": 1000,
         "num_retries": None,
         "retry_delay": None,
+        "max_in_flight": None,
+        "rate_limit": None,
+        "pause": None,
     }
 
 
@@ -116,8 +119,8 @@ def test_task_types_are_listed_for_people_in_columns(run: Run, load_git: str) ->
     header, row = run("task-type", "list").out.splitlines()
 
     assert header.split()[:4] == ["type", "queue", "bound", "interval"]
-    assert row.split(maxsplit=9) == [
-        "load-git", "swh.loader.git", "1000", "1d", "-", "-", "-", "-", "-", "Load a git repository",
+    assert row.split(maxsplit=12) == [
+        "load-git", "swh.loader.git", "1000", "1d", *"--------", "Load a git repository",
     ]  # fmt: skip
 
 

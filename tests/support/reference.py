@@ -36,7 +36,7 @@ All is typed. What goes in and comes out is described under [data](#data), what 
 # What programs that call the backend don't meet.
 INTERNAL = {"Evidence"}
 ERRORS = (
-    *("InvalidArgument", "UnknownTaskType", "UnknownTask", "DuplicateBackendId", "UnknownLister"),
+    *("InvalidArgument", "UnknownTaskType", "UnknownQueue", "UnknownTask", "DuplicateBackendId", "UnknownLister"),
     *("UnknownPolicy", "StaleData", "DatabaseUnavailable", "LockTimeout", "StatementTimeout", "TransactionConflict"),
     *("ConnectionUnusable", "StatementRefused"),
 )

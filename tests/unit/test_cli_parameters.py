@@ -1,4 +1,4 @@
-"""How durations, moments and arguments of tasks are written on the command line, and how values are printed."""
+"""How durations, moments, limits and arguments are written on the command line, and how values are printed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from swh_sched_runner.cli import output
-from swh_sched_runner.cli.parameters import parse_arguments, parse_duration, parse_moment
+from swh_sched_runner.cli.parameters import limit, operator, parse_arguments, parse_duration, parse_moment, seconds
+from swh_sched_runner.model import Pause
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -63,6 +65,46 @@ def test_a_printed_duration_reads_back(duration: timedelta) -> None:
 )
 def test_moments_are_iso_or_relative(text: str, moment: datetime) -> None:
     assert parse_moment(text, NOW) == moment
+
+
+def test_limits_are_numbers_or_none() -> None:
+    assert [limit("5", "N"), limit("none", "N"), limit("0.5", "N", float), limit("5", "N", float)] == [
+        5,
+        None,
+        0.5,
+        5.0,
+    ]
+
+
+@pytest.mark.parametrize(("text", "kind"), [("", int), ("None", int), ("0.5", int), ("5/s", float), ("all", float)])
+def test_what_is_no_limit_is_refused_by_the_name_of_its_option(text: str, kind: type[int] | type[float]) -> None:
+    with pytest.raises(click.BadParameter, match=f"{text!r} is no number and not `none`") as refused:
+        limit(text, "--rate-limit", kind)
+
+    assert refused.value.param_hint == "--rate-limit"
+
+
+def test_seconds_are_numbers_that_end() -> None:
+    assert [seconds("0"), seconds("1.5"), seconds("1e3")] == [0, 1.5, 1000]
+    for text in ("", "-1", "inf", "nan", "5s"):
+        with pytest.raises(click.BadParameter, match=f"{text!r} is no number of seconds"):
+            seconds(text)
+
+
+def test_who_runs_a_command_is_told_without_a_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("socket.gethostname", lambda: "host")
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)  # in no list of users
+
+    assert operator() == "4000000@host"
+    monkeypatch.setenv("LOGNAME", "ada")
+    assert operator() == "ada@host"
+
+
+def test_a_pause_is_printed_with_who_and_why_if_that_is_known() -> None:
+    assert output.cell(Pause(NOW)) == "2026-01-31 12:00:00"
+    assert output.cell(Pause(NOW, "ada@host", "odd\x1b")) == "2026-01-31 12:00:00 by ada@host: odd\\x1b"
 
 
 @pytest.mark.parametrize(

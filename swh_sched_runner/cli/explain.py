@@ -1,0 +1,53 @@
+"""``explain``: why something is as it is."""
+
+from __future__ import annotations
+
+import click
+
+from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.broker.queues import Queues
+from swh_sched_runner.cli.context import Context
+from swh_sched_runner.cli.output import document, printable, warn
+from swh_sched_runner.db import migrate
+from swh_sched_runner.services import explain as service
+from swh_sched_runner.services.explain import Explanation
+
+
+@click.group()
+def explain() -> None:
+    """Say why a task is not running."""
+
+
+@explain.command()
+@click.argument("task_id", metavar="ID", type=int)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_obj
+def task(context: Context, task_id: int, as_json: bool) -> None:
+    """Say why the task ID is not running, or where it is, and what can be done.
+
+    The first line answers; lines with `also` say what else holds. What the broker can't tell now is warned about.
+    """
+    context.database.run(migrate.require)
+    settings = context.settings.broker
+    found = service.explain(context.database, lambda: Queues(create_app(context.broker)), settings, task_id)
+    if found.missing is not None:
+        warn(f"warning: the broker was not asked: {found.missing}")
+    if as_json:
+        document(found)
+    else:
+        _print(found)
+
+
+def _print(found: Explanation) -> None:
+    facts = found.facts
+    _line(f"task {facts.task}, {facts.type}: {found.text}")
+    if found.advice:
+        _line(f"  {found.advice}")
+    for cause in found.also:
+        _line(f"also: {cause.text}")
+        if cause.advice:
+            _line(f"  {cause.advice}")
+
+
+def _line(text: str) -> None:
+    click.echo(printable(text))

@@ -1,0 +1,162 @@
+"""The list of queues that `queue list` and `status` print: what the database knows, and the broker's depths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from swh_sched_runner.backend import controls
+from swh_sched_runner.backend import status as facts
+from swh_sched_runner.backend.controls import Standing
+from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.broker.queues import Queues
+from swh_sched_runner.cli.context import Context
+from swh_sched_runner.cli.output import UNBOUNDED, table, warn
+from swh_sched_runner.db import migrate
+from swh_sched_runner.exc import BrokerUnavailable, DepthUnreadable, NotRunning
+from swh_sched_runner.model import Controls, Pause, TypeControls
+
+
+@attrs.define(slots=True)
+class Queue:
+    """A queue, the task types that it serves, and how it stands. ``bound`` is None for unbounded.
+
+    ``depth`` counts messages ready in the broker, ``ready`` due tasks in the database, ``in_flight`` tasks that were
+    taken and have not ended. What is promised is not confirmed by the broker: messages of runs, which are in flight,
+    and of visits. ``filled_by`` is host:pid of the runner that filled it last, while that lives.
+    """
+
+    queue: str
+    priority: bool
+    types: list[str]
+    bound: int | None
+    depth: int | None = None
+    unreadable: str | None = None
+    ready: int = 0
+    oldest_due: datetime | None = None
+    in_flight: int = 0
+    promised_runs: int = 0
+    promised_visits: int = 0
+    filled_by: str | None = None
+    filled: datetime | None = None
+    drain_rate: float | None = None
+    pause: Pause | None = None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there is anything to say of it."""
+        return self.depth != 0 or bool(self.ready or self.in_flight or self.promised or self.pause)
+
+    @property
+    def promised(self) -> int:
+        """Messages that the broker has not confirmed."""
+        return self.promised_runs + self.promised_visits
+
+
+_COLUMNS: Mapping[str, Callable[[Queue], Any]] = {
+    "queue": lambda queue: queue.queue,
+    "depth": lambda queue: "unreadable" if queue.unreadable else queue.depth,
+    "bound": lambda queue: UNBOUNDED if queue.bound is None else queue.bound,
+    "ready": lambda queue: queue.ready,
+    "in flight": lambda queue: queue.in_flight,
+    "promised": lambda queue: queue.promised or None,
+    "oldest due (UTC)": lambda queue: queue.oldest_due,
+    "filled by": lambda queue: queue.filled_by,
+    "filled (UTC)": lambda queue: queue.filled,
+    "paused (UTC)": lambda queue: queue.pause,
+    "types": lambda queue: ", ".join(queue.types) or None,
+}
+BRIEF = ("queue", "depth", "bound", "paused (UTC)", "types")
+WHOLE = tuple(_COLUMNS)
+
+
+def list_queues(context: Context, backlog: Iterable[facts.Due], standing: Standing) -> list[Queue]:
+    """The queues of all task types, the ordinary ones first, and others that are paused; without their depths."""
+    template = context.settings.broker.priority_queue
+    found = _of_types(standing.controls, template)
+    for paused in standing.controls.queues:
+        if paused.pause is not None:
+            found.setdefault(paused.queue, Queue(paused.queue, False, [], None)).pause = paused.pause
+    _add_tasks(found, backlog, standing, template)
+    for promised in standing.promised:
+        if (queue := found.get(promised.queue)) is not None:
+            queue.promised_runs, queue.promised_visits = promised.runs, promised.visits
+    for seen in standing.filled:
+        if (queue := found.get(seen.queue)) is not None:
+            queue.filled, queue.drain_rate = seen.filled, seen.drain_rate
+            queue.filled_by = None if seen.host is None else f"{seen.host}:{seen.pid}"
+    return list(found.values())
+
+
+def _add_tasks(found: Mapping[str, Queue], backlog: Iterable[facts.Due], standing: Standing, template: str) -> None:
+    lanes = {
+        (row.type, priority): found[name_of(row, template, priority)]
+        for row in standing.controls.task_types
+        for priority in (False, True)
+    }
+    # Read in transactions of their own: a type that came between them is in the next list.
+    for due in backlog:
+        if (queue := lanes.get((due.type, due.priority is not None))) is not None:
+            queue.ready += due.tasks
+            queue.oldest_due = due.oldest if queue.oldest_due is None else min(queue.oldest_due, due.oldest)
+    for row in standing.in_flight:
+        if (queue := lanes.get((row.type, row.priority))) is not None:
+            queue.in_flight += row.tasks
+
+
+def _of_types(state: Controls, template: str) -> dict[str, Queue]:
+    """The queues of the task types by name, the ordinary ones first; what several types share has the least bound."""
+    found: dict[str, Queue] = {}
+    for priority in (False, True):
+        for row in state.task_types:
+            name, bound = name_of(row, template, priority), row.max_queue_length
+            queue = found.setdefault(name, Queue(name, priority, [], bound))
+            if row.type not in queue.types:
+                queue.types.append(row.type)
+            queue.bound = min((b for b in (queue.bound, bound) if b is not None), default=None)
+    return found
+
+
+def name_of(row: TypeControls, template: str, priority: bool) -> str:
+    """The queue of tasks of a type, with or without a priority."""
+    return template.format(backend_name=row.queue) if priority else row.queue
+
+
+def read_depths(context: Context, found: Iterable[Queue]) -> None:
+    """Fill in the depths; what can't be read is said once on stderr and kept with the queue."""
+    try:
+        with Queues(create_app(context.broker)) as broker:
+            for queue in found:
+                try:
+                    queue.depth = broker.depth(queue.queue)
+                except DepthUnreadable as error:
+                    queue.unreadable = str(error)
+                    warn(f"warning: {error}")
+    except (BrokerUnavailable, NotRunning) as error:
+        for queue in found:
+            if queue.depth is None and queue.unreadable is None:
+                queue.unreadable = str(error)
+        warn(f"warning: no depths: {error}")
+
+
+def read(context: Context) -> list[Queue]:
+    """All queues and how they stand."""
+    found = look(context)
+    read_depths(context, found)
+    return found
+
+
+def look(context: Context, *, backlog: bool = True) -> list[Queue]:
+    """All queues, without their depths; without ``backlog`` what is due is not counted either."""
+    context.database.run(migrate.require)
+    due = context.database.run(facts.backlog) if backlog else []
+    return list_queues(context, due, context.database.run(controls.standing))
+
+
+def print_queues(title: str | None, found: Iterable[Queue], columns: Sequence[str]) -> None:
+    """Print a table of queues."""
+    rows = [[_COLUMNS[column](queue) for column in columns] for queue in found]
+    table(title, columns, rows, empty="no task types yet: swh-sched-runner task-type add")

@@ -7,14 +7,14 @@ BIN := $(VENV)/bin
 
 .PHONY: help
 help:  ## say what can be made
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: venv  ## watch it work on real git repositories, in this terminal, until Ctrl-C
 	@$(BIN)/swh-sched-runner demo
 
 .PHONY: test
-test: venv  ## run all tests, on private servers
+test: venv releases  ## run all tests, on private servers
 	@$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: check
@@ -71,9 +71,14 @@ prerequisites:
 	  echo "missing:$$missing. On Debian or Ubuntu: apt install$$missing" >&2; exit 1; \
 	fi
 
+# Workers of these run our messages in tests. Made once, 6 s; without a network what needs them is skipped, not in CI.
+.PHONY: releases
+releases: venv  ## make environments with the other releases of Celery, for tests
+	@$(BIN)/python -m tests.support.releases
+
 .PHONY: clean
 clean:  ## remove what was built, .venv too
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) .releases build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 bench/.peer/.made:
@@ -84,3 +89,19 @@ bench/.peer/.made:
 .PHONY: bench-create
 bench-create: venv bench/.peer/.made  ## measure bulk creation beside the peer; whole with FULL=1
 	$(BIN)/python -m bench.create $(if $(FULL),--rows 100000)
+
+$(VENV)/.bench: $(VENV)/.made
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+.PHONY: bench-dispatch
+bench-dispatch: $(VENV)/.bench bench/.peer/.made  ## measure dispatch beside the peer; whole with FULL=1, into the docs with WRITE=1
+	$(BIN)/python -m bench.dispatch $(if $(FULL),--full) $(if $(WRITE),--write) $(ARGS)
+
+.PHONY: bench-latency
+bench-latency: venv bench/.peer/.made  ## measure from a task's creation into its queue, beside the peer; FULL=1, WRITE=1
+	$(BIN)/python -m bench.latency $(if $(FULL),--full) $(if $(WRITE),--write)
+
+.PHONY: bench-memory
+bench-memory: venv  ## measure the memory of the runner; a million tasks with FULL=1, into the docs with WRITE=1
+	$(BIN)/python -m bench.memory $(if $(FULL),--full) $(if $(WRITE),--write)

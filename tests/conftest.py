@@ -25,6 +25,7 @@ from swh_sched_runner.embedded.postgres import Postgres
 from swh_sched_runner.embedded.valkey import Valkey
 from tests.support import databases, foreign, rabbitmq
 from tests.support.rabbitmq import RabbitMQ
+from tests.support.releases import RELEASES, Release, ReleaseMissing, python_of
 from tests.support.workers import StartWorker, WorkerProcess
 
 hypothesis.settings.register_profile("here", deadline=None)
@@ -172,6 +173,16 @@ def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
     """A started server of the test's own, to kill and start again."""
     with Valkey(tmp_path / "valkey") as server:
         yield server
+
+
+@pytest.fixture(scope="session", params=RELEASES)
+def release(request: pytest.FixtureRequest) -> Release:
+    """Each release of Celery whose workers are promised to run our messages; in an environment of its own."""
+    try:
+        return Release(request.param, python_of(request.param))
+    except ReleaseMissing as error:
+        skip_or_fail(str(error))
+        raise
 
 
 @pytest.fixture

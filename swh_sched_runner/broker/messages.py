@@ -47,7 +47,8 @@ class Template:
     """All messages of one task name; asks Celery for what they share."""
 
     def __init__(self, app: Celery, name: str) -> None:
-        # None: whether a result is kept is the task's own choice.
+        # None: whether a result is kept is the task's own choice, to workers of every release. The False that Celery
+        # before 5.7 sends means the same to theirs, but those of 5.6 and later take it for an order to keep it.
         made = app.amqp.as_task_v2("", name, [], {}, ignore_result=None)
         self.headers: dict[str, Any] = made.headers
         self._embed = b", " + json.dumps(made.body[2]).encode() + b"]"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import uuid
 from typing import Any
 
@@ -17,6 +20,8 @@ from swh_sched_runner.broker.messages import AmqpTemplate, Message, Template, sh
 from swh_sched_runner.broker.publish import Publisher, open_publisher
 from swh_sched_runner.config.settings import BrokerSettings
 from tests.broker.conftest import messages, still_owner
+from tests.support.releases import Release
+from tests.support.sources import CHECKOUT
 from tests.support.wait import until
 from tests.support.workers import StartWorker
 
@@ -52,13 +57,60 @@ def test_a_message_equals_what_send_task_publishes(
 
     # What people read is cut at the same length, but not at the same depth.
     shown = {"argsrepr": show(args), "kwargsrepr": show(kwargs)}
-    assert ours.headers == theirs.headers | shown
+    assert ours.headers == theirs.headers | shown | {"ignore_result": None}
     assert all(0 < len(text) <= 1024 for text in shown.values())
     assert ours.decode() == theirs.decode() == [args, kwargs, theirs.decode()[2]]
     assert (ours.content_type, ours.content_encoding) == (theirs.content_type, theirs.content_encoding)
     assert {k: v for k, v in ours.properties.items() if k not in PROPERTIES_APART} == {
         k: v for k, v in theirs.properties.items() if k not in PROPERTIES_APART
     }
+
+
+@pytest.mark.parametrize("broker_url", ["rabbitmq_url", "valkey_url"], indirect=True)
+def test_a_message_equals_what_send_task_of_each_release_publishes(
+    release: Release, app: Celery, broker_url: str, publisher: Publisher, queue: str
+) -> None:
+    sent = [Message(str(uuid.uuid4()), "fleet.look", args, kwargs) for args, kwargs in ARGUMENTS]
+    send_with(release, broker_url, sent, f"{queue}-theirs")
+    with publisher.fill(queue, None) as filler:
+        assert filler is not None
+        filler.room()
+        assert len(filler.send(sent, still_owner)) == len(sent)
+
+    for message in sent:
+        theirs, ours = receive(app, f"{queue}-theirs"), receive(app, queue)
+
+        # The one difference. None leaves it to the task whether its result is kept, for workers of every release; the
+        # False of former releases means the same to their workers, but those of 5.6 and later take it for an order.
+        assert ours.headers.pop("ignore_result") is None
+        assert theirs.headers.pop("ignore_result") is (None if release.name == "5.7" else False)
+        assert theirs.headers.pop("origin") != ours.headers.pop("origin") == Template(app, "any").headers["origin"]
+        assert ours.headers == theirs.headers | {"argsrepr": show(message.args), "kwargsrepr": show(message.kwargs)}
+        assert ours.decode() == theirs.decode() == [message.args, message.kwargs, theirs.decode()[2]]
+        assert (ours.content_type, ours.content_encoding) == (theirs.content_type, theirs.content_encoding)
+        assert properties(ours) == properties(theirs)
+        assert ours.delivery_info["exchange"] == theirs.delivery_info["exchange"] == ""
+        assert (ours.delivery_info["routing_key"], theirs.delivery_info["routing_key"]) == (queue, f"{queue}-theirs")
+
+
+def send_with(release: Release, broker_url: str, sent: list[Message], queue: str) -> None:
+    """Send with ``app.send_task`` of a release."""
+    tasks = [{"name": m.name, "args": m.args, "kwargs": m.kwargs, "task_id": m.id, "queue": queue} for m in sent]
+    environment = {"PYTHONPATH": str(CHECKOUT), "TASKS_BROKER_URL": broker_url, "TASKS_STOCK": "1"}
+    subprocess.run(
+        [release.python, "-m", "tests.support.release_app"],
+        input=json.dumps(tasks),
+        env=os.environ | environment,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+
+
+def properties(message: Any) -> dict[str, Any]:
+    """The properties of a message but for those that its sender, or its delivery, has alone."""
+    kept = {key: value for key, value in message.properties.items() if key not in PROPERTIES_APART}
+    return kept | {"keys": set(message.properties)}
 
 
 JSON = st.recursive(

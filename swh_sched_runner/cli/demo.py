@@ -21,7 +21,7 @@ from rich.console import Console
 
 from swh_sched_runner.broker.app import create_app
 from swh_sched_runner.broker.queues import Queues
-from swh_sched_runner.cli import logs
+from swh_sched_runner.cli import logs, web
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.services import factories
 from swh_sched_runner.cli.up import servers, settle
@@ -30,6 +30,7 @@ from swh_sched_runner.demo import forges, git, picture, plan, screen, tasks
 from swh_sched_runner.demo.plan import Source
 from swh_sched_runner.embedded import directory, process
 from swh_sched_runner.embedded.directory import Servers
+from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.service import Service
 from swh_sched_runner.services.supervisor import Supervisor
 
@@ -48,8 +49,9 @@ log = structlog.get_logger(__name__)
 @click.option(
     "--for", "run_seconds", type=click.FloatRange(0.1, 31_622_400), metavar="SECONDS", help="Stop after that time."
 )
+@web.port_option
 @click.pass_obj
-def demo(context: Context, sources: tuple[str, ...], run_seconds: float | None) -> None:
+def demo(context: Context, sources: tuple[str, ...], run_seconds: float | None, web_port: int | None) -> None:
     """Watch it work on real git repositories.
 
     They are found below DIRECTORYs and at URLs, and visited again and again. Without any, a dozen is made, to which
@@ -62,21 +64,24 @@ def demo(context: Context, sources: tuple[str, ...], run_seconds: float | None) 
     home = context.data_directory / "demo"
     directory.prepare(home)
     _write(home / "config.toml", plan.configuration(home, own=bool(given)))
-    Demo(home, given, context.settings.log, _next_step(context, home)).run(run_seconds)
+    Demo(home, given, context.settings.log, web_port, _next_step(context, home)).run(run_seconds)
 
 
 class Demo:
     """One run of the demo in ``home``; without ``given`` sources on samples of its own."""
 
-    def __init__(self, home: Path, given: Sequence[Source], log_settings: LogSettings, next_step: str) -> None:
+    def __init__(
+        self, home: Path, given: Sequence[Source], log_settings: LogSettings, web_port: int | None, next_step: str
+    ) -> None:
         self._home = home
         self._given = given
+        self._web_port = web_port
         self._next_step = next_step
         self._began = time.monotonic()
         self._stop = threading.Event()
         self._samples = home / "forges"
         # Neither the environment nor another file has a say in the demo.
-        flags = {"log.format": log_settings.format, "log.level": log_settings.level}
+        flags = {"log.format": log_settings.format, "log.level": log_settings.level, "web.port": web_port}
         self._context = Context(home / "config.toml", flags, environ={})
 
     def run(self, run_seconds: float | None) -> None:
@@ -106,7 +111,8 @@ class Demo:
             worker = stack.enter_context(Worker(self._home, private, partial(settle, self._context, PATIENCE_SECONDS)))
             queues = stack.enter_context(Queues(create_app(self._context.broker)))
             observer = picture.Observer(self._context.backend, sources, queues.depth)
-            services = dict(factories(self._context))
+            instruments = Instruments()
+            services = dict(factories(self._context, instruments))
             if not self._given:
                 until = self._began + forges.COMMITTING_SECONDS
                 services["commits"] = lambda: forges.Commits(self._samples, until)
@@ -125,7 +131,9 @@ class Demo:
                 private.revive()
                 worker.revive()
 
-            Supervisor(services, self._stop, tend).run()
+            supervisor = Supervisor(services, self._stop, tend)
+            stack.enter_context(web.answering(self._context, "demo", supervisor, instruments))
+            supervisor.run()
 
     def _make_samples(self) -> list[Source]:
         forges.make(self._samples)
@@ -140,6 +148,8 @@ class Demo:
             f"Next: README.md, and in another terminal {self._next_step}",
             f"Log: {_shown(self._home / 'demo.log')}",
         ]
+        if self._web_port:
+            footer.insert(2, f"Metrics: http://{self._context.settings.web.host}:{self._web_port}/metrics")
         with screen.live(console) as live:
             yield lambda: screen.Screen(observer, live, self._title, footer)
             last = live.renderable

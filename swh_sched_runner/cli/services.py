@@ -12,8 +12,10 @@ from swh_sched_runner.backend.dispatch import Dispatch
 from swh_sched_runner.broker.app import create_app
 from swh_sched_runner.broker.consumer import open_consumer
 from swh_sched_runner.broker.publish import open_publisher
+from swh_sched_runner.cli import web
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.db import migrate
+from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.listener import Listener
 from swh_sched_runner.services.runner import Runner
 from swh_sched_runner.services.service import Pulse, Service
@@ -23,26 +25,29 @@ from swh_sched_runner.services.visits import VisitScheduler
 log = structlog.get_logger(__name__)
 
 
-def factories(context: Context) -> Mapping[str, Callable[[], Service]]:
-    """How to make each service anew; the services share the pool of connections and the Celery application."""
+def factories(context: Context, instruments: Instruments | None = None) -> Mapping[str, Callable[[], Service]]:
+    """How to make each service anew; they share the pool of connections, the Celery application and ``instruments``."""
     settings, broker = context.settings, context.broker
+    instruments = instruments or Instruments()
     context.database.run(migrate.require)
     app, dispatch = create_app(broker), Dispatch(context.database)
     publisher = partial(open_publisher, app, broker)
     return {
-        "runner": lambda: Runner(dispatch, publisher, settings.runner, broker.priority_queue),
+        "runner": lambda: Runner(dispatch, publisher, settings.runner, broker.priority_queue, instruments),
         "listener": lambda: Listener(
-            dispatch, partial(open_consumer, app, broker, settings.listener.prefetch), settings.listener
+            dispatch, partial(open_consumer, app, broker, settings.listener.prefetch), settings.listener, instruments
         ),
-        "visits": lambda: VisitScheduler(dispatch, publisher, settings.visits),
+        "visits": lambda: VisitScheduler(dispatch, publisher, settings.visits, instruments),
     }
 
 
-def supervise(context: Context, name: str) -> None:
+def supervise(context: Context, command: str, name: str) -> None:
     """Run one service until told to stop."""
-    supervisor = Supervisor({name: factories(context)[name]})
+    instruments = Instruments()
+    supervisor = Supervisor({name: factories(context, instruments)[name]})
     log.info("running", service=name)
-    supervisor.run()
+    with web.answering(context, command, supervisor, instruments):
+        supervisor.run()
 
 
 @click.command()
@@ -50,18 +55,25 @@ def supervise(context: Context, name: str) -> None:
 @click.option("--once", is_flag=True, help="Dispatch what is due and has room now, and exit.")
 @click.option("--period", "period_seconds", type=float, metavar="SECONDS", help="How often to look for due tasks.")
 @click.option("--batch-size", type=int, metavar="TASKS", help="How many tasks to take at a time, at most.")
+@web.port_option
 @click.pass_obj
 def run(
-    context: Context, task_types: tuple[str, ...], once: bool, period_seconds: float | None, batch_size: int | None
+    context: Context,
+    task_types: tuple[str, ...],
+    once: bool,
+    period_seconds: float | None,
+    batch_size: int | None,
+    web_port: int | None,
 ) -> None:
     """Dispatch due tasks to their queues, each within its bound."""
     context.flags |= {
         "runner.task_types": task_types or None,
         "runner.period_seconds": period_seconds,
         "runner.batch_size": batch_size,
+        "web.port": web_port,
     }
     if not once:
-        supervise(context, "runner")
+        supervise(context, "run", "runner")
         return
     runner, pulse = factories(context)["runner"](), Pulse()
     try:
@@ -73,17 +85,20 @@ def run(
 
 @click.command()
 @click.option("--batch-size", type=int, metavar="EVENTS", help="How many messages to record at a time, at most.")
+@web.port_option
 @click.pass_obj
-def listen(context: Context, batch_size: int | None) -> None:
+def listen(context: Context, batch_size: int | None, web_port: int | None) -> None:
     """Turn the events of workers into starts and ends of runs."""
-    context.flags |= {"listener.batch_size": batch_size}
-    supervise(context, "listener")
+    context.flags |= {"listener.batch_size": batch_size, "web.port": web_port}
+    supervise(context, "listen", "listener")
 
 
 @click.command()
+@web.port_option
 @click.pass_obj
-def visits(context: Context) -> None:
+def visits(context: Context, web_port: int | None) -> None:
     """Choose the origins to visit next and dispatch their visits."""
+    context.flags |= {"web.port": web_port}
     if not context.settings.visits:
         raise click.UsageError("no visit types are configured: name them in [visits.<type>] of the configuration")
-    supervise(context, "visits")
+    supervise(context, "visits", "visits")

@@ -11,10 +11,12 @@ import structlog
 from swh_sched_runner.backend.dispatch import Dispatch
 from swh_sched_runner.broker import recovery
 from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.cli import web
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.services import factories
 from swh_sched_runner.db import migrate
 from swh_sched_runner.embedded import directory, process
+from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.listener import Listener
 from swh_sched_runner.services.recovery import recover
 from swh_sched_runner.services.service import Pulse
@@ -24,18 +26,23 @@ log = structlog.get_logger(__name__)
 
 
 @click.command()
+@web.port_option
 @click.pass_obj
-def up(context: Context) -> None:
+def up(context: Context, web_port: int | None) -> None:
     """Run all services in one process.
 
     A database or broker that is not configured is started privately, with its data in the data directory.
     """
+    context.flags |= {"web.port": web_port}
+    instruments = Instruments()
     with servers(context) as private:
-        services = dict(factories(context))
+        services = dict(factories(context, instruments))
         if not context.settings.visits:
             del services["visits"]
         log.info("running", services=",".join(services))
-        Supervisor(services, tend=private.revive if private else None).run()
+        supervisor = Supervisor(services, tend=private.revive if private else None)
+        with web.answering(context, "up", supervisor, instruments):
+            supervisor.run()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from swh_sched_runner.config.settings import (
     RunnerSettings,
     Settings,
     VisitSettings,
+    WebSettings,
 )
 from swh_sched_runner.config.sources import load, shown
 
@@ -27,6 +28,7 @@ __all__ = [
     "RunnerSettings",
     "Settings",
     "VisitSettings",
+    "WebSettings",
     "load",
     "mask",
     "shown",

@@ -99,6 +99,13 @@ class VisitSettings(Struct, frozen=True):
     batch_size: Count = 1000
 
 
+class WebSettings(Struct, frozen=True):
+    """Where Prometheus and health checks are answered. ``port`` None is the default of the command, 0 is nowhere."""
+
+    host: Name = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] | None = None
+
+
 class LogSettings(Struct, frozen=True):
     """How logs look; ``auto`` is console on a terminal and logfmt elsewhere."""
 
@@ -114,5 +121,6 @@ class Settings(Struct, frozen=True):
     runner: RunnerSettings = field(default_factory=RunnerSettings)
     listener: ListenerSettings = field(default_factory=ListenerSettings)
     visits: dict[str, VisitSettings] = field(default_factory=dict)
+    web: WebSettings = field(default_factory=WebSettings)
     log: LogSettings = field(default_factory=LogSettings)
     data_directory: Name | None = None

@@ -22,7 +22,13 @@ class Programs:
         self.directory = directory
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith("SWH_SCHED_RUNNER_")
-        } | {"HOME": str(directory), "PYTHONPATH": str(CHECKOUT), "C_FORCE_ROOT": "1", **environment}
+        } | {
+            "HOME": str(directory),
+            "PYTHONPATH": str(CHECKOUT),
+            "C_FORCE_ROOT": "1",
+            "SWH_SCHED_RUNNER_WEB__PORT": "0",  # the ports that it would take are this machine's
+            **environment,
+        }
         self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:

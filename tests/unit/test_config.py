@@ -130,6 +130,8 @@ def test_policies_that_are_given_replace_the_default_ones(file: Path) -> None:
             "[runner]\nperiod_seconds = inf",
             "runner.period_seconds must be a number greater than 0 up to 31622400, not inf ({file})",
         ),
+        ("[web]\nport = 65536", "web.port must be a whole number from 0 up to 65535, not 65536 ({file})"),
+        ("[web]\nhost = ''", "web.host must be a string that is not empty, not '' ({file})"),
         (
             "[visits.git.policies]\nstop_after_success = 0",
             "visits.git.policies.stop_after_success must be a number greater than 0 up to 1000000, not 0 ({file})",

@@ -1,0 +1,1 @@
+"""What a program tells others about itself over HTTP: ``/metrics``, ``/healthz``, ``/readyz``."""

@@ -1,0 +1,104 @@
+"""``/metrics``: what the process has measured, what the database says at the moment, and the process itself."""
+
+from __future__ import annotations
+
+import gzip
+import platform
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from email.message import Message
+
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from swh_sched_runner import __version__
+from swh_sched_runner.backend.flow import Flow, flow
+from swh_sched_runner.db.engine import Database
+from swh_sched_runner.web.recent import Recent
+from swh_sched_runner.web.server import Page
+
+PREFIX = "swh_sched_runner_"
+KEPT_SECONDS = 5.0
+PATIENCE_SECONDS = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+def page(measured: CollectorRegistry, database: Database) -> Callable[[Message], Page]:
+    """The page, in the text format of Prometheus or, where it is asked for, of OpenMetrics. Never fails."""
+    registry = CollectorRegistry()
+    for collector in (_Build(), ProcessCollector(registry=None), _InDatabase(database), _WithoutCreated(measured)):
+        registry.register(collector)
+
+    def answer(headers: Message) -> Page:
+        encode, content_type = choose_encoder(headers.get("Accept", ""))
+        body = encode(registry)
+        if not gzip_accepted(headers.get("Accept-Encoding", "")):
+            return Page(body, content_type)
+        return Page(gzip.compress(body, compresslevel=1), content_type, headers={"Content-Encoding": "gzip"})
+
+    return answer
+
+
+class _Build(Collector):
+    """Which version runs."""
+
+    def collect(self) -> Iterator[Metric]:
+        facts = {"version": __version__, "python": platform.python_version()}
+        yield InfoMetricFamily(f"{PREFIX}build", "Version of the program and of Python", facts)
+
+
+class _WithoutCreated(Collector):
+    """A registry without the moments when its series began: one more series for each, which nobody reads."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
+
+
+class _InDatabase(Collector):
+    """What is on its way by the database, read when asked for. ``database_up`` 0 stands for all of it on an error."""
+
+    def __init__(self, database: Database) -> None:
+        limit = timedelta(seconds=PATIENCE_SECONDS)
+        self._answered = True
+        self._flow = Recent(
+            lambda: database.run(flow, limit), kept_seconds=KEPT_SECONDS, patience_seconds=PATIENCE_SECONDS
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            found = self._flow.get()
+        except Exception as error:  # of any kind: the other metrics are wanted all the more
+            if self._answered:
+                log.warning("metrics without those of the database", reason=str(error))
+            self._answered = False
+            yield _gauge("database_up", "1 if the database answered at this scrape", 0)
+        else:
+            self._answered = True
+            yield _gauge("database_up", "1 if the database answered at this scrape", 1)
+            yield from _measures(found)
+
+
+def _measures(found: Flow) -> Iterator[Metric]:
+    yield _gauge("open_batches", "Batches that the broker has not confirmed yet", found.batches)
+    yield _gauge("promised_messages", "Messages in those batches", found.messages)
+    if found.oldest is not None:
+        yield _gauge("oldest_batch_timestamp_seconds", "When the oldest of them was opened", found.oldest.timestamp())
+    yield _gauge("event_set_aside_rows", "Events that nobody could read, in that table", found.set_aside)
+    in_flight = GaugeMetricFamily(f"{PREFIX}in_flight_tasks", "Tasks dispatched and not ended", labels=["task_type"])
+    for task_type, tasks in found.in_flight.items():
+        in_flight.add_metric([task_type], tasks)
+    yield in_flight
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(PREFIX + name, text, value)

@@ -46,23 +46,22 @@ group by tt.backend_name;
 -- name: open_batch
 -- Take due tasks without priority, open their runs, write the batch. Two runners never take the same task.
 with ready as materialized (  -- materialized: the limit must hold before the update
-  select id, next_run
+  select id
   from task
   where type = :task_type and status = 'next_run_not_scheduled' and priority is null
     and next_run <= coalesce(cast(:now as timestamptz), now())
   order by next_run, id
   limit cast(:num_tasks as bigint)
   for no key update skip locked
+), grabbed as (  -- by an array: a join with the tasks would read all of them while they are few
+  update task
+  set status = 'next_run_scheduled', run_id = nextval('task_run_id_seq')
+  where id = any(array(select id from ready))
+  returning id, priority, next_run, run_id, arguments
 ), opened as materialized (
-  select id as task, row_number() over (order by next_run, id) as n, nextval('task_run_id_seq') as run,
+  select id as task, row_number() over (order by next_run, id) as n, run_id as run, arguments,
          cast(gen_random_uuid() as text) as backend_id
-  from ready
-), grabbed as (
-  update task t
-  set status = 'next_run_scheduled', run_id = o.run
-  from opened o
-  where t.id = o.task
-  returning t.id, t.arguments
+  from grabbed
 ), runs as (
   insert into task_run (id, task, backend_id, scheduled, metadata)
   select run, task, backend_id, now(), '{}' from opened
@@ -71,32 +70,30 @@ with ready as materialized (  -- materialized: the limit must hold before the up
   select cast(:owner as bigint), :queue, array_agg(run order by n) from opened having count(*) > 0
   returning id
 )
-select batch.id as batch, o.run, o.backend_id, g.arguments
+select batch.id as batch, o.backend_id, o.arguments
 from opened o
-join grabbed g on g.id = o.task
 cross join batch
 order by o.n;
 
 -- name: open_priority_batch
 -- The same for tasks with a priority: high, normal, low, then the longest due.
-with ready as materialized (
-  select id, next_run, priority
+with ready as materialized (  -- materialized: the limit must hold before the update
+  select id
   from task
   where type = :task_type and status = 'next_run_not_scheduled' and priority is not null
     and next_run <= coalesce(cast(:now as timestamptz), now())
   order by priority, next_run, id
   limit cast(:num_tasks as bigint)
   for no key update skip locked
+), grabbed as (  -- by an array: a join with the tasks would read all of them while they are few
+  update task
+  set status = 'next_run_scheduled', run_id = nextval('task_run_id_seq')
+  where id = any(array(select id from ready))
+  returning id, priority, next_run, run_id, arguments
 ), opened as materialized (
-  select id as task, row_number() over (order by priority, next_run, id) as n, nextval('task_run_id_seq') as run,
+  select id as task, row_number() over (order by priority, next_run, id) as n, run_id as run, arguments,
          cast(gen_random_uuid() as text) as backend_id
-  from ready
-), grabbed as (
-  update task t
-  set status = 'next_run_scheduled', run_id = o.run
-  from opened o
-  where t.id = o.task
-  returning t.id, t.arguments
+  from grabbed
 ), runs as (
   insert into task_run (id, task, backend_id, scheduled, metadata)
   select run, task, backend_id, now(), '{}' from opened
@@ -105,9 +102,8 @@ with ready as materialized (
   select cast(:owner as bigint), :queue, array_agg(run order by n) from opened having count(*) > 0
   returning id
 )
-select batch.id as batch, o.run, o.backend_id, g.arguments
+select batch.id as batch, o.backend_id, o.arguments
 from opened o
-join grabbed g on g.id = o.task
 cross join batch
 order by o.n;
 

@@ -90,7 +90,8 @@ class TaskFacts:
     ``bound`` of its queue and the limits are None where there is none. ``in_flight`` tasks of its type are counted
     where ``max_in_flight`` limits them; ``tokens`` are the tasks that ``rate_limit`` (a second) lets pass now.
     ``ahead`` is None unless the task is due. ``run_id`` is None where no run owns the task, ``run`` also where that
-    run was archived and deleted; ``promised`` unless its message is in an open batch. ``living_runners`` have their lock.
+    run was archived and deleted; ``promised`` unless its message is in an open batch. ``living_runners`` hold
+    their locks.
     """
 
     task: int

@@ -9,7 +9,6 @@ import base64
 import json
 import struct
 import uuid
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -27,8 +26,7 @@ BASIC, PUBLISH = 60, 40
 _OWN_HEADERS = ("id", "root_id", "argsrepr", "kwargsrepr")
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """A task to be run: under which id, by which task of the workers, with which arguments (plain JSON)."""
 
     id: str

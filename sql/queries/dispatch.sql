@@ -50,6 +50,7 @@ with ready as materialized (  -- materialized: the limit must hold before the up
   from task
   where type = :task_type and status = 'next_run_not_scheduled' and priority is null
     and next_run <= coalesce(cast(:now as timestamptz), now())
+    and not exists (select from dispatch_queue where queue = :queue and paused is not null)
   order by next_run, id
   limit cast(:num_tasks as bigint)
   for no key update skip locked
@@ -82,6 +83,7 @@ with ready as materialized (  -- materialized: the limit must hold before the up
   from task
   where type = :task_type and status = 'next_run_not_scheduled' and priority is not null
     and next_run <= coalesce(cast(:now as timestamptz), now())
+    and not exists (select from dispatch_queue where queue = :queue and paused is not null)
   order by priority, next_run, id
   limit cast(:num_tasks as bigint)
   for no key update skip locked

@@ -55,10 +55,6 @@ for no key update;
 select count(*)
 from (select from task where type = :task_type and status = 'next_run_scheduled' limit :limit) as counted;
 
--- name: queue_is_paused
--- Whether nothing may be sent to a queue.
-select exists (select from dispatch_queue where queue = :queue and paused is not null);
-
 -- name: take_tokens
 -- What a grab has used of the tokens that lock_type counted.
 update dispatch_type set tokens = :tokens, refilled = :refilled where type = :task_type;

@@ -101,7 +101,7 @@ class Dispatch:
 
     def look(self, task_types: Sequence[str] = (), now: datetime | None = None) -> Look:
         """Where tasks wait, and what holds them back. Empty ``task_types`` means all."""
-        return self._db.run(_look, task_types, now)
+        return self._db.read(_look, task_types, now)
 
     def open_batch(
         self, owner: int, queue: str, lane: Lane, num_tasks: int, now: datetime | None = None
@@ -132,7 +132,7 @@ class Dispatch:
 
     def open_batches(self, owner: int) -> list[OpenBatch]:
         """What this owner has promised, oldest first; what is for a paused queue waits until that is resumed."""
-        return self._db.run(_open_batches, owner)
+        return self._db.read(_open_batches, owner)
 
     def read_batch(self, owner: int, batch: OpenBatch) -> Batch | None:
         """What of the batch must still be sent; None if nothing is left, and the batch is closed then.
@@ -143,11 +143,11 @@ class Dispatch:
 
     def other_owners(self, owner: int) -> list[int]:
         """Who else has open batches."""
-        return self._db.run(_other_owners, owner)
+        return self._db.read(_other_owners, owner)
 
     def queue_state(self, owner: int, queue: str) -> QueueState:
         """What is known of a queue: how its last filler left it, and whether somebody else's batch for it is open."""
-        return self._db.run(lanes.queue_state, owner, queue)
+        return self._db.read(lanes.queue_state, owner, queue)
 
     def adopt(self, old: int, new: int) -> int:
         """Take over the batches of an owner that is proven gone; answers how many."""
@@ -178,7 +178,7 @@ def _look(conn: Connection, task_types: Sequence[str], now: datetime | None) -> 
 def _open_batch(
     conn: Connection, owner: int, queue: str, lane: Lane, num_tasks: int, now: datetime | None
 ) -> Batch | None:
-    allowed = lanes.allowance(conn, lane.task_type, queue, num_tasks)
+    allowed = lanes.allowance(conn, lane.task_type, num_tasks)
     if allowed.tasks <= 0:
         return None
     statement = _sql.open_priority_batch if lane.priority else _sql.open_batch

@@ -83,13 +83,11 @@ def paused_queues(conn: Connection) -> set[str]:
     return set(conn.execute(_sql.paused_queues).scalars())
 
 
-def allowance(conn: Connection, task_type: str, queue: str, wanted: int, *, runs: bool = True) -> Allowance:
-    """How many of ``wanted`` tasks the controls let pass to ``queue``; other grabs of a type with limits wait then.
+def allowance(conn: Connection, task_type: str, wanted: int, *, runs: bool = True) -> Allowance:
+    """How many of ``wanted`` tasks the controls of their type let pass; other grabs of a type with limits wait then.
 
     Without ``runs`` nothing is in flight that could be counted.
     """
-    if conn.execute(_sql.queue_is_paused, {"queue": queue}).scalar_one():
-        return Allowance(0)
     controls = conn.execute(_sql.lock_type, {"task_type": task_type}).first()
     if controls is None:
         return Allowance(wanted)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import psycopg2
@@ -76,7 +78,10 @@ class Owner:
     def wait(self, seconds: float) -> bool:
         """Wait until somebody wakes this owner; True then, False when the time is over."""
         if not self._driver.notifies and self._readable(seconds):
-            self.check()
+            with self._lost_if_broken():
+                self._driver.poll()
+            if not self._driver.notifies:
+                self.check()
         notified = bool(self._driver.notifies)
         self._driver.notifies.clear()
         return notified
@@ -86,8 +91,13 @@ class Owner:
         self._execute(_wake.wake_up, owner=self.id)
 
     def _readable(self, seconds: float) -> bool:
-        try:
+        with self._lost_if_broken():
             return bool(select.select([self._driver], [], [], seconds)[0])
+
+    @contextmanager
+    def _lost_if_broken(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, ValueError, psycopg2.Error) as error:  # closed under our hands
             raise OwnershipLost(owner=self.id) from error
 

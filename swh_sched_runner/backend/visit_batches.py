@@ -62,7 +62,9 @@ def queue_of(conn: Connection, task_type: str) -> tuple[str, int | None] | None:
 
 def open_batch(conn: Connection, owner: int, queue: str, plan: VisitPlan) -> int | None:
     """Take origins by the plan and write a batch that promises a visit of each; its id, None if there are none."""
-    allowed = lanes.allowance(conn, plan.task_type, queue, plan.count, runs=False)
+    if queue in lanes.paused_queues(conn):
+        return None
+    allowed = lanes.allowance(conn, plan.task_type, plan.count, runs=False)
     if allowed.tasks <= 0:
         return None
     promised = [

@@ -102,6 +102,16 @@ class Database:
         Raises ``DatabaseUnavailable`` when that doesn't help or a timeout is over, ``StatementRefused`` when
         PostgreSQL says no.
         """
+        return self._again(lambda: self._once(work, *args, **kwargs))
+
+    def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``work(connection, …)``, which only reads; each of its statements sees what is committed by then.
+
+        Half as many round trips as a transaction. Errors as in ``run``.
+        """
+        return self._again(lambda: self._read(work, *args, **kwargs))
+
+    def _again(self, once: Callable[[], T]) -> T:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_worth_a_try),
             stop=tenacity.stop_after_attempt(ATTEMPTS),
@@ -111,7 +121,7 @@ class Database:
         try:
             for attempt in retrying:
                 with attempt:
-                    return self._once(work, *args, **kwargs)
+                    return once()
         except sqlalchemy.exc.DBAPIError as error:
             raise translate(error) from error.orig
         raise AssertionError("tenacity ends with a return or an error")
@@ -122,6 +132,11 @@ class Database:
             with lost_in_commit():
                 conn.commit()
             return result
+
+    def _read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.engine.connect() as conn:
+            conn.execution_options(isolation_level="AUTOCOMMIT")
+            return work(conn, *args, **kwargs)
 
     def close(self) -> None:
         """Close the pooled connections."""

@@ -80,6 +80,7 @@ class Runner:
         self._look = Look([], set())
         self._looked = 0.0
         self._busy = False
+        self._announced = False
         self._notified = False
         self._unheard = 0
         self._deaf_until = 0.0
@@ -94,10 +95,15 @@ class Runner:
         turns = self._pipeline.run(chosen, pulse)
         self._note(due, chosen, {turn.fill.queue: turn for turn in turns})
         sent = sum(sum(turn.sent.values()) for turn in turns)
-        self._busy = bool(sent)
-        if self._notified and due and not sent:
-            # More and more tasks for a queue that takes none: their creators need not wake us for each.
+        # More and more tasks for a queue that takes none: their creators need not wake us for each.
+        futile = self._notified and bool(due) and not sent
+        if futile:
             self._deaf_until = time.monotonic() + LAST_AGAIN_SECONDS
+        if self._announced and (futile or (self._busy and sent)):
+            # Not after each wake-up: mostly the next sleep is announced a moment later.
+            self._sender.wake_up()
+            self._announced = False
+        self._busy = bool(sent)
         self._notified = False
         for turn in turns:
             _log_dispatched(turn)
@@ -109,16 +115,14 @@ class Runner:
     def rest(self, pulse: Pulse) -> None:
         """Sleep until the next task is due, a full queue may have room, or somebody makes a task due before."""
         seconds, reason = self._idle_seconds()
-        announced = self._announce(seconds)
-        if announced:
+        if self._announce(seconds):
+            self._announced = True
             self._see()
             if self._choose(self._due(), ready=True):
                 seconds, reason = 0.0, "due"
         else:
             seconds = min(seconds, LAST_AGAIN_SECONDS, FIRST_AGAIN_SECONDS * 2 ** min(self._unheard, 10))
         self._notified = self._wait(seconds, pulse)
-        if announced:
-            self._sender.wake_up()
         self._instruments.woken("notified" if self._notified else reason)
 
     def close(self) -> None:

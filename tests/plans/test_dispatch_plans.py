@@ -85,7 +85,7 @@ def test_a_look_reads_one_row_a_lane_and_no_more_tasks_in_flight_than_may_be(eng
 
 
 def test_a_limit_counts_no_further_than_it_says(engine: Engine) -> None:
-    plans = explained(engine, lambda conn: lanes.allowance(conn, "load-0", "load-0", 1000))
+    plans = explained(engine, lambda conn: lanes.allowance(conn, "load-0", 1000))
 
     assert sum(plan.rows_read("task") for plan in plans) == CAP
     assert not any("task" in plan.whole_tables() for plan in plans)

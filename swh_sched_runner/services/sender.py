@@ -221,6 +221,7 @@ class Sender:
         count(fill, len(confirmed), len(fitting))
         self._dispatch.close_batch(self.owner, batch.id, left, fill.seen())
         self.instruments.sent(batch.queue, len(confirmed), time.monotonic() - started)
+        self.instruments.queue_seen(batch.queue, fill.depth, fill.bound)
         if len(confirmed) < len(fitting):
             self.instruments.unconfirmed(batch.queue, len(fitting) - len(confirmed))
         return len(confirmed)

@@ -149,19 +149,26 @@ class Sender:
         return resent
 
     @contextmanager
-    def fill(self, queue: str, bound: int | None, pulse: Pulse) -> Iterator[Fill | None]:
-        """Be the only filler of a queue; None if it is somebody else's, or refused."""
+    def fill(self, queue: str, bound: int | None, pulse: Pulse, *, again: bool = False) -> Iterator[Fill | None]:
+        """Be the only filler of a queue; None if it is somebody else's, or refused.
+
+        A queue is also somebody else's who has promised messages to it and could not send them yet; not where promises
+        of our own are sent ``again``.
+        """
         with ExitStack() as lock:
             try:
                 filler = lock.enter_context(self._publisher.fill(queue, bound))
             except QueueRefused as error:
                 self._leave_alone(queue, bound, str(error))
                 filler = None
-            yield None if filler is None else self._take(queue, bound, filler, pulse)
+            yield None if filler is None else self._take(queue, bound, filler, pulse, again)
 
-    def _take(self, queue: str, bound: int | None, filler: Filler, pulse: Pulse) -> Fill | None:
+    def _take(self, queue: str, bound: int | None, filler: Filler, pulse: Pulse, again: bool) -> Fill | None:
         state = self._dispatch.queue_state(self.owner, queue)
         if state.promised_by_others:
+            if not again:
+                # Who waits here holds the lock that the other one needs to keep its promise.
+                return None
             pulse.wait(SETTLE_SECONDS)
         try:
             fill = Fill(queue, bound, filler, state)
@@ -259,7 +266,7 @@ class Sender:
         batch = self._dispatch.read_batch(self.owner, open_batch)
         if batch is None:
             return 0, True
-        with self.fill(batch.queue, batch.bound, pulse) as fill:
+        with self.fill(batch.queue, batch.bound, pulse, again=True) as fill:
             if fill is None or fill.full:
                 return 0, False
             sent = self.send(fill, batch)

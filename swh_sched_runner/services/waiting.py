@@ -133,8 +133,7 @@ def _ready(facts: TaskFacts, seen: Seen) -> Cause:
     unless = f"; the queue can't be seen: {seen.missing}" if seen.missing else ""
     text = f"due since {moment(facts.next_run)} UTC, next in its turn, and nothing that is known holds it back{unless}"
     advice = (
-        f"runners alive: {facts.living_runners}; a runner that is told other types "
-        "(runner.task_types) leaves it out"
+        f"runners alive: {facts.living_runners}; a runner that is told other types (runner.task_types) leaves it out"
     )
     return Cause("ready", text, advice)
 

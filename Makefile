@@ -76,6 +76,12 @@ prerequisites:
 releases: venv  ## make environments with the other releases of Celery, for tests
 	@$(BIN)/python -m tests.support.releases
 
+# A line a round; SEED and KIND play one again (docs/explanation/crash-tests.md).
+.PHONY: faults
+faults: venv  ## kill runners, servers and connections under load, and judge: ROUNDS=200 RUNNERS=4 SEED=… KIND=…
+	@$(BIN)/python -m tests.support.faults $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(RUNNERS),--runners $(RUNNERS)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND)) $(ARGS)
+
 .PHONY: clean
 clean:  ## remove what was built, .venv too
 	rm -rf $(VENV) .releases build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage

@@ -31,6 +31,8 @@ class Proxy:
         self._sockets: list[socket.socket] = []
         self._muted = threading.Event()
         self._drop = threading.Event()
+        # Connections with a lower number are silent.
+        self._accepted, self._silent, self._unanswered = 0, 0, 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def mute_answers(self) -> None:
@@ -41,15 +43,29 @@ class Proxy:
         """Cut a connection when the broker next says something on it, and swallow that."""
         self._drop.set()
 
+    def silence(self, *, only_answers: bool = False) -> None:
+        """Lose all, or all answers, of the connections that there are: each side believes that the other one lives.
+
+        New ones are forwarded.
+        """
+        self._unanswered = self._accepted
+        if not only_answers:
+            self._silent = self._accepted
+
     def stop(self) -> None:
         """Cut all connections, take no more."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Cut the connections that there are."""
         for each in self._sockets:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
+        self._sockets = []
 
     def _accept(self) -> None:
         while True:
@@ -65,17 +81,23 @@ class Proxy:
             broker = socket.socket(socket.AF_UNIX if isinstance(self._upstream, str) else socket.AF_INET)
             broker.connect(self._upstream)
             self._sockets += [client, broker]
-            threading.Thread(target=self._forward, args=(client, broker, False), daemon=True).start()
-            threading.Thread(target=self._forward, args=(broker, client, True), daemon=True).start()
+            number, self._accepted = self._accepted, self._accepted + 1
+            threading.Thread(target=self._forward, args=(client, broker, False, number), daemon=True).start()
+            threading.Thread(target=self._forward, args=(broker, client, True, number), daemon=True).start()
 
-    def _forward(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket, answers: bool, number: int) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(SIZE):
                 if answers and self._drop.is_set():
                     self._drop.clear()
                     break
-                if not (answers and self._muted.is_set()):
+                if not (answers and self._muted.is_set()) and not self._lost(answers, number):
                     sink.sendall(data)
+        if self._lost(answers, number):
+            return  # an end is lost as well
         for each in (source, sink):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+
+    def _lost(self, answers: bool, number: int) -> bool:
+        return number < (self._unanswered if answers else self._silent)

@@ -50,11 +50,13 @@ def free_ports(count: int) -> list[int]:
 class RabbitMQ:
     """A node in ``directory``. ``url(vhost)`` is for Celery, ``api`` the management interface.
 
-    ``kill`` ends it as a crash does; ``start`` brings it back on the same ports with the same data.
+    ``kill`` ends it as a crash does; ``start`` brings it back on the same ports with the same data. ``settings`` are
+    further lines of its rabbitmq.conf.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settings: str = "") -> None:
         self.directory = directory
+        self._settings = settings
         self.log = directory / "rabbitmq.log"
         self.port, self._dist, self._epmd_port, self._api_port = free_ports(4)
         self._epmd: subprocess.Popen[bytes] | None = None
@@ -81,7 +83,7 @@ class RabbitMQ:
             f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self._api_port}\n"
             # Readings of the management API as fresh as the tests need them.
             "collect_statistics_interval = 500\nmanagement_agent.disable_metrics_collector = false\n"
-            "vm_memory_high_watermark.relative = 0.5\ndisk_free_limit.absolute = 500MB\n"
+            f"vm_memory_high_watermark.relative = 0.5\ndisk_free_limit.absolute = 500MB\n{self._settings}"
         )
         start = process.fresh_log(self.log)
         if self._epmd is None:
@@ -109,6 +111,12 @@ class RabbitMQ:
             self._node.kill()
             self._node.wait()
             self._node = None
+
+    def terminate(self) -> None:
+        """SIGTERM: an orderly end (6 s)."""
+        assert self._node is not None
+        process.end(self._node, (signal.SIGTERM, 30.0))
+        self._node = None
 
     def add_vhost(self, name: str) -> str:
         """Make a vhost and return its URL."""

@@ -1,0 +1,85 @@
+"""The judge of the crash tests sees what it is there to see."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.faults.judge import Note, Tables, Verdict, judge, judge_depths
+
+QUEUE = "tests.save"
+
+
+def task(number: int, run: int | None = None, status: str = "next_run_scheduled") -> tuple[object, ...]:
+    return (number, 100 + number, status, number if run is None else run, QUEUE)
+
+
+def run(number: int, identifier: int = 0, status: str = "scheduled") -> tuple[object, ...]:
+    return (100 + number, identifier or number, f"id-{identifier or number}", status, False, 1000.0 + number)
+
+
+def note(number: int, identifier: int = 0, *, queue: str = QUEUE, redelivered: bool = False) -> Note:
+    return Note(queue, f"id-{identifier or number}", number, redelivered, 1005.0)
+
+
+TASKS, RUNS, NOTES = [task(1), task(2)], [run(1), run(2)], [note(1), note(2)]
+FINE = Tables(TASKS, RUNS, [], [("https://a", True)])
+VISIT = Note(QUEUE, "id-v", "https://a", False, 1005.0)
+
+
+def violations(tables: Tables, notes: list[Note], planned: range = range(1, 3)) -> list[str]:
+    """What the judge objects to, without the cases."""
+    return [each.partition(": ")[0].split(" ", 1)[1] for each in judge(tables, notes, planned).violations]
+
+
+def test_nothing_is_objected_to_where_all_is_well_and_repetitions_are_counted() -> None:
+    verdict = judge(FINE, [*NOTES, VISIT, note(1), note(2, redelivered=True)], range(1, 3))
+
+    assert verdict == Verdict(messages=5, sent_twice=1, redelivered=1, longest_seconds=4.0)
+
+
+@pytest.mark.parametrize(
+    ("tables", "notes", "objection"),
+    [
+        (Tables(TASKS, RUNS, [], []), [note(1)], ["tasks lost", "runs open and not sent"]),
+        (
+            Tables(TASKS, RUNS, [], []),
+            [*NOTES, note(2, 7)],
+            ["subjects under two ids", "tasks sent under an id that no run of theirs has"],
+        ),
+        (
+            Tables(TASKS, [*RUNS, run(2, 3)], [], []),
+            [*NOTES, note(2, 3)],
+            ["subjects under two ids", "tasks without exactly one run", "tasks that don't know their run"],
+        ),
+        (Tables([task(1), task(2, run=9)], RUNS, [], []), NOTES, ["tasks that don't know their run"]),
+        (Tables(TASKS, RUNS, [(5, 1, QUEUE)], []), NOTES, ["batches left in the ledger"]),
+        (Tables([*TASKS, task(2)], RUNS, [], []), NOTES, ["tasks created twice"]),
+        (Tables(TASKS[:1], RUNS[:1], [], []), NOTES[:1], ["tasks planned and not there"]),
+        (
+            Tables([task(1), task(2, status="next_run_not_scheduled")], RUNS, [], []),
+            NOTES,
+            ["tasks not in flight"],
+        ),
+        (Tables(TASKS, RUNS, [], []), [note(1), note(2, queue="other")], ["tasks in a wrong queue"]),
+        (Tables(TASKS, [run(1), run(2, status="lost")], [], []), NOTES, ["runs that ended"]),
+        (FINE, NOTES, ["visits lost"]),
+        (Tables(TASKS, RUNS, [], [("https://a", False)]), [*NOTES, VISIT], ["visits sent and not recorded"]),
+        (
+            FINE,
+            [*NOTES, VISIT, Note(QUEUE, "id-w", "https://a", False, 1005.0)],
+            ["subjects under two ids"],
+        ),
+    ],
+)
+def test_each_thing_that_does_not_hold_is_objected_to(tables: Tables, notes: list[Note], objection: list[str]) -> None:
+    assert violations(tables, notes) == objection
+
+
+def test_one_sample_over_a_bound_is_objected_to_and_the_deepest_is_told() -> None:
+    fine, over = Verdict(), Verdict()
+
+    judge_depths(fine, {"a": {"0": 5, "9": 1}, "b": {"70": 2}}, {"a": 10, "b": None})
+    judge_depths(over, {"a": {"0": 5, "11": 1}}, {"a": 10})
+
+    assert (fine.violations, fine.worst, fine.samples) == ([], "9/10", 8)
+    assert over.violations == ["1 samples over the bound of a: 11 where 10 is the bound"]

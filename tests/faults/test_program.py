@@ -1,0 +1,65 @@
+"""The program as its users run it, killed in the middle of a batch and started again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.support.faults import caller, drainer, processes
+from tests.support.faults.fleet import end
+from tests.support.faults.judge import judge, read_notes, read_tables
+from tests.support.faults.load import planned
+from tests.support.faults.servers import Room, Servers
+from tests.support.faults.window import Window
+from tests.support.programs import Programs, kill_all, terminate
+from tests.support.wait import until
+
+LOAD = planned(Random(1))
+
+
+@pytest.fixture
+def room(servers: Servers) -> Iterator[Room]:
+    with servers.room() as room:
+        yield room
+
+
+@pytest.fixture
+def programs(room: Room, tmp_path: Path) -> Iterator[Programs]:
+    programs = Programs(
+        tmp_path,
+        {
+            "SWH_SCHED_RUNNER_DATABASE__URL": room.database_url,
+            "SWH_SCHED_RUNNER_BROKER__URL": room.broker_url,
+            "SWH_SCHED_RUNNER_WEB__PORT": "0",
+        },
+    )
+    yield programs
+    programs.close()
+
+
+def test_a_runner_that_was_killed_finishes_its_batches_when_it_is_started_again(
+    room: Room, programs: Programs, tmp_path: Path
+) -> None:
+    caller.prepare(room.database_url, LOAD)
+    caller.call(room.database_url, LOAD)
+    notes = tmp_path / "notes"
+    taking = processes.start(
+        tmp_path / "drainer.log", drainer.drain, room.broker_url, list(LOAD.bounds()), notes, LOAD.pace
+    )
+
+    first = programs.start("run")
+    with closing(Window(room.database_url)) as window:
+        until(lambda: window.promising() == first.pid, 30)
+        kill_all(first)
+        second = programs.start("run")
+        until(lambda: window.left() == 0, 60)
+
+    assert terminate(second) == 0
+    assert end(taking, 20)
+    numbers = [task.number for wave in LOAD.waves for task in wave.tasks]
+    assert judge(read_tables(room.database_url), read_notes(notes), numbers).violations == []
+    assert "batches of a dead runner taken over" in programs.log("run")

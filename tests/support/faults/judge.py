@@ -1,0 +1,162 @@
+"""The judge: reads tables and notes with code of its own, and says what does not hold.
+
+It shares nothing with the product: what it knows of the tables is written down here a second time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+SHOWN = 5
+TASKS = """
+select cast(t.arguments -> 'kwargs' ->> 'n' as int), t.id, t.status, t.run_id,
+       case when t.priority is null then tt.backend_name else 'save_code_now:' || tt.backend_name end
+from task t join task_type tt on tt.type = t.type
+"""
+RUNS = """
+select task, id, backend_id, status, ended is not null, cast(extract(epoch from scheduled) as float8) from task_run
+"""
+LEDGER = "select id, owner, queue from dispatch_batch"
+VISITS = """
+select o.url, s.last_scheduled is not null
+from listed_origins o left join origin_visit_stats s on s.url = o.url and s.visit_type = o.visit_type
+"""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A message as the drainer saw it, and when; ``subject`` is a task's number or the URL of a visit."""
+
+    queue: str
+    id: str
+    subject: int | str
+    redelivered: bool
+    at: float
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the database holds in the end."""
+
+    tasks: Sequence[tuple[Any, ...]]
+    runs: Sequence[tuple[Any, ...]]
+    ledger: Sequence[tuple[Any, ...]]
+    visits: Sequence[tuple[Any, ...]]
+
+
+@dataclass
+class Verdict:
+    """What does not hold, in words, and what was counted: how long the slowest promise took to be kept, too."""
+
+    violations: list[str] = field(default_factory=list)
+    messages: int = 0
+    sent_twice: int = 0
+    redelivered: int = 0
+    longest_seconds: float = 0.0
+    samples: int = 0
+    worst: str = "-"
+
+    def object_to(self, what: str, cases: Iterable[object]) -> None:
+        """Note a violation if there are any cases of it."""
+        found = list(cases)
+        if found:
+            shown = ", ".join(map(str, found[:SHOWN])) + (", …" if len(found) > SHOWN else "")
+            self.violations.append(f"{len(found)} {what}: {shown}")
+
+
+def read_notes(file: Path) -> list[Note]:
+    """The drainer's notes, in the order of arrival."""
+    return [Note(*json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def read_tables(database_url: str) -> Tables:
+    """The tables, by a connection of the judge's own."""
+    with closing(psycopg2.connect(database_url)) as conn, conn.cursor() as cursor:
+
+        def rows(query: str) -> list[tuple[Any, ...]]:
+            cursor.execute(query)
+            return cursor.fetchall()
+
+        return Tables(rows(TASKS), rows(RUNS), rows(LEDGER), rows(VISITS))
+
+
+def judge(tables: Tables, notes: Sequence[Note], planned: Iterable[int]) -> Verdict:
+    """Whether each task that was planned has one run, and messages under its id alone, at least one, in its queue."""
+    verdict = Verdict(messages=len(notes), redelivered=sum(note.redelivered for note in notes))
+    seen: dict[int | str, set[str]] = defaultdict(set)
+    queues: dict[int | str, set[str]] = defaultdict(set)
+    for note in notes:
+        seen[note.subject].add(note.id)
+        queues[note.subject].add(note.queue)
+    times = Counter(note.id for note in notes if not note.redelivered)
+    verdict.sent_twice = sum(count - 1 for count in times.values() if count > 1)
+    arrived = {note.id: note.at for note in reversed(notes)}
+    waits = (arrived[run] - opened for _, _, run, _, _, opened in tables.runs if run in arrived)
+    verdict.longest_seconds = max(waits, default=0.0)
+    verdict.object_to("subjects under two ids", (f"{s}: {sorted(ids)}" for s, ids in seen.items() if len(ids) > 1))
+    _judge_tasks(verdict, tables, seen, queues, planned)
+    _judge_visits(verdict, tables, seen)
+    verdict.object_to("batches left in the ledger", tables.ledger)
+    return verdict
+
+
+def _judge_tasks(
+    verdict: Verdict,
+    tables: Tables,
+    seen: Mapping[int | str, set[str]],
+    queues: Mapping[int | str, set[str]],
+    planned: Iterable[int],
+) -> None:
+    runs: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
+    for task, *run in tables.runs:
+        runs[task].append(tuple(run))
+    created = Counter(number for number, *_ in tables.tasks)
+    verdict.object_to("tasks created twice", (n for n, count in created.items() if count > 1))
+    verdict.object_to("tasks planned and not there", sorted(set(planned) - created.keys()))
+    verdict.object_to("tasks lost", (n for n, *_ in tables.tasks if not seen.get(n)))
+    verdict.object_to("tasks not in flight", (n for n, _, status, *_ in tables.tasks if status != "next_run_scheduled"))
+    verdict.object_to("tasks without exactly one run", (n for n, task, *_ in tables.tasks if len(runs[task]) != 1))
+    verdict.object_to(
+        "tasks that don't know their run",
+        (n for n, task, _, run, _ in tables.tasks if [r[0] for r in runs[task]] != [run]),
+    )
+    verdict.object_to(
+        "tasks sent under an id that no run of theirs has",
+        (n for n, task, *_ in tables.tasks if not seen.get(n, set()) <= {r[1] for r in runs[task]}),
+    )
+    verdict.object_to(
+        "tasks in a wrong queue", (n for n, *_, queue in tables.tasks if not queues.get(n, set()) <= {queue})
+    )
+    ids = set().union(*seen.values()) if seen else set()
+    verdict.object_to("runs open and not sent", (r[1] for each in runs.values() for r in each if r[1] not in ids))
+    verdict.object_to("runs that ended", (r[1] for each in runs.values() for r in each if r[2] != "scheduled" or r[3]))
+
+
+def _judge_visits(verdict: Verdict, tables: Tables, seen: Mapping[int | str, set[str]]) -> None:
+    verdict.object_to("visits lost", (url for url, _ in tables.visits if not seen.get(url)))
+    verdict.object_to("visits sent and not recorded", (url for url, known in tables.visits if not known))
+
+
+def judge_depths(verdict: Verdict, depths: Mapping[str, Mapping[str, int]], bounds: Mapping[str, int | None]) -> None:
+    """Whether no sample of a queue's depth was over its bound."""
+    worst = 0.0
+    for queue, times in depths.items():
+        verdict.samples += sum(times.values())
+        deepest, bound = max(map(int, times), default=0), bounds[queue]
+        if bound is None:
+            continue
+        over = {int(depth): count for depth, count in times.items() if int(depth) > bound}
+        if over:
+            verdict.violations.append(
+                f"{sum(over.values())} samples over the bound of {queue}: {max(over)} where {bound} is the bound"
+            )
+        if deepest / bound >= worst:
+            worst, verdict.worst = deepest / bound, f"{deepest}/{bound}"

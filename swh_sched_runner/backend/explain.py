@@ -9,6 +9,7 @@ import attrs
 from sqlalchemy import Connection, Row
 
 from swh_sched_runner.backend import arguments
+from swh_sched_runner.backend.controls import pause_of
 from swh_sched_runner.backend.owner import OWNER_LOCK
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownTask
@@ -149,7 +150,7 @@ def read(conn: Connection, task_id: int, priority_queue: str, now: datetime | No
         queue=queue,
         bound=row.bound,
         now=row.now,
-        type_pause=_pause(row),
+        type_pause=pause_of(row),
         max_in_flight=row.max_in_flight,
         in_flight=_in_flight(conn, row),
         rate_limit=row.rate_limit,
@@ -161,10 +162,6 @@ def read(conn: Connection, task_id: int, priority_queue: str, now: datetime | No
         promised=promised,
         living_runners=conn.execute(_sql.living_runners, {"lock_class": OWNER_LOCK}).scalar_one(),
     )
-
-
-def _pause(row: Row[Any]) -> Pause | None:
-    return None if row.paused is None else Pause(row.paused, row.paused_by, row.paused_reason)
 
 
 def _run(row: Row[Any]) -> Run | None:
@@ -193,7 +190,7 @@ def _promised(conn: Connection, row: Row[Any]) -> Promised | None:
 
 def _queue(conn: Connection, queue: str) -> QueueFacts:
     row = conn.execute(_sql.queue, {"queue": queue}).one()
-    return QueueFacts(_pause(row), row.filled, row.depth, row.drain_rate, row.oldest_batch)
+    return QueueFacts(pause_of(row), row.filled, row.depth, row.drain_rate, row.oldest_batch)
 
 
 def _in_flight(conn: Connection, row: Row[Any]) -> int | None:

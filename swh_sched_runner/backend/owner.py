@@ -34,6 +34,7 @@ class Owner:
 
     def __init__(self, engine: Engine, service: str) -> None:
         """``service`` says what owns, for people."""
+        self._listens = False
         try:
             self._conn = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             self._conn.detach()
@@ -44,7 +45,6 @@ class Owner:
                 _sql.register_owner, {"service": service, "host": socket.gethostname(), "pid": os.getpid()}
             ).scalar_one()
             self._conn.execute(_sql.try_lock_owner, {"lock_class": OWNER_LOCK, "owner": self.id})
-            self._conn.execute(_wake.listen)
         except sqlalchemy.exc.DBAPIError as error:
             raise translate(error) from error.orig
 
@@ -59,6 +59,7 @@ class Owner:
     def check(self) -> None:
         """Raise ``OwnershipLost`` unless the session answers: its lock is held then."""
         self._execute(_sql.backend_pid)
+        self._driver.notifies.clear()  # it is awake, and looks anyway before it sleeps
 
     def check_soon(self) -> None:
         """The same without a round trip, as long as the server has not closed the session."""
@@ -71,6 +72,9 @@ class Owner:
         False, and nothing is announced, while a transaction that may do so is under way. After True look once more
         for what was due before.
         """
+        if not self._listens:  # not for those who never sleep: what they hear would pile up
+            self._execute(_wake.listen)
+            self._listens = True
         announced = bool(self._execute(_wake.fall_asleep, lock_class=SLEEP_LOCK, owner=self.id, seconds=seconds))
         self._driver.notifies.clear()  # whatever they are about is there to be seen
         return announced
@@ -80,8 +84,8 @@ class Owner:
         if not self._driver.notifies and self._readable(seconds):
             with self._lost_if_broken():
                 self._driver.poll()
-            if not self._driver.notifies:
-                self.check()
+            if not self._driver.notifies:  # then it may be the end of the session
+                self._execute(_sql.backend_pid)
         notified = bool(self._driver.notifies)
         self._driver.notifies.clear()
         return notified

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import attrs
@@ -52,12 +52,21 @@ class Failure:
 
 @attrs.define(slots=True, frozen=True)
 class Ledger:
-    """Batches that the broker has not confirmed, the runs in them, and events that were set aside unread."""
+    """Batches that the broker has not confirmed, the runs and visits in them, and events that were set aside unread."""
 
     batches: int
     runs: int
+    visits: int
     oldest: datetime | None
     set_aside: int
+
+
+@attrs.define(slots=True, frozen=True)
+class Flow:
+    """What is on its way: the ledger, and tasks in flight by type."""
+
+    ledger: Ledger
+    in_flight: dict[str, int]
 
 
 @attrs.define(slots=True, frozen=True)
@@ -76,13 +85,24 @@ def overview(conn: Connection, now: datetime | None = None, failures: int = FAIL
         backlog=backlog(conn, now),
         in_flight=[InFlight(**row) for row in _rows(conn, _sql.in_flight)],
         failures=[Failure(**row) for row in _rows(conn, _sql.last_failures, window=FAILURES_WINDOW, limit=failures)],
-        ledger=Ledger(**_rows(conn, _sql.ledger)[0]),
+        ledger=_ledger(conn),
     )
 
 
 def backlog(conn: Connection, now: datetime | None = None) -> list[Due]:
     """What is due, of each type and priority."""
     return [Due(**row) for row in _rows(conn, _sql.backlog, now=now)]
+
+
+def flow(conn: Connection, limit: timedelta) -> Flow:
+    """What is on its way, for monitoring. A statement that takes longer than ``limit`` is ended."""
+    milliseconds = str(limit // timedelta(milliseconds=1))
+    conn.execute(Queries("session").set_for_now, {"name": "statement_timeout", "value": milliseconds})
+    return Flow(_ledger(conn), {row.type: row.tasks for row in conn.execute(_sql.tasks_in_flight)})
+
+
+def _ledger(conn: Connection) -> Ledger:
+    return Ledger(**_rows(conn, _sql.ledger)[0])
 
 
 def _rows(conn: Connection, statement: TextClause, **binds: Any) -> list[dict[str, Any]]:

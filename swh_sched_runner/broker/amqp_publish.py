@@ -76,22 +76,6 @@ class AmqpPublisher:
             with contextlib.suppress(BrokerUnavailable):
                 self.link.drop(lock)
 
-    def settle(self, sent: Sent) -> None:
-        """See ``publish.Publisher.settle``."""
-        with contextlib.suppress(BrokerUnavailable):
-            self.take_confirms(lambda: sent.done)
-        if not sent.done:
-            sent.give_up()
-        if len(sent.confirmed) < sent.messages:
-            log.warning(
-                "messages unconfirmed",
-                sent=sent.messages,
-                confirmed=len(sent.confirmed),
-                refused=sent.refused,
-                returned=len(sent.returned),
-                broken=self.link.broken,
-            )
-
     def take_confirms(self, enough: Callable[[], bool]) -> None:
         """Wait until ``enough``; a broker that stays silent too long is given up. Raises ``BrokerUnavailable``."""
         deadline = time.monotonic() + self.confirm_timeout_seconds
@@ -166,11 +150,12 @@ class AmqpFiller:
             log.warning("sending broke off", queue=self._queue, reason=str(error))
         return sent
 
-    def send(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> set[str]:
-        """See ``publish.Filler.send``."""
-        sent = self.write(messages, still_owner)
-        self._publisher.settle(sent)
-        return sent.confirmed
+    def settle(self, sent: Sent) -> None:
+        """See ``publish.Filler.settle``."""
+        with contextlib.suppress(BrokerUnavailable):
+            self._publisher.take_confirms(lambda: sent.done)
+        if not sent.done:
+            sent.give_up()
 
     def _write(self, messages: Sequence[Message], sent: Sent, still_owner: Callable[[], None]) -> None:
         confirms, at = self._publisher.confirms, 0

@@ -83,9 +83,6 @@ class MemoryPublisher:
         with _process.mutex:
             _process.gone.pop(owner, None)
 
-    def settle(self, sent: Sent) -> None:
-        """See ``publish.Publisher.settle``: all was said when it was sent."""
-
     def check(self) -> None:
         """See ``publish.Publisher.check``."""
         if not self.open:
@@ -117,11 +114,7 @@ class MemoryFiller:
         return None if self._bound is None else max(0, self._bound - ready)
 
     def write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> Sent:
-        """See ``publish.Filler.write``: nothing has to be waited for."""
-        return Sent(len(messages), self.send(messages, still_owner))
-
-    def send(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> set[str]:
-        """See ``publish.Filler.send``."""
+        """See ``publish.Filler.write``: nothing has to be confirmed."""
         for at, message in enumerate(messages):
             if at % CHUNK_MESSAGES == 0:
                 still_owner()
@@ -136,7 +129,10 @@ class MemoryFiller:
                 correlation_id=message.id,
                 reply_to="",
             )
-        return {message.id for message in messages}
+        return Sent(len(messages), (message.id for message in messages))
+
+    def settle(self, sent: Sent) -> None:
+        """See ``publish.Filler.settle``: all was said when it was written."""
 
 
 class MemoryConsumer:

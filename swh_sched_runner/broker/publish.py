@@ -39,8 +39,12 @@ class Filler(Protocol):
         raise here: it does on the next use.
         """
 
-    def send(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> set[str]:
-        """The same, and wait: answers the ids that the broker has for certain. Of the others nothing is known."""
+    def settle(self, sent: Sent) -> None:
+        """Wait until the broker has said all that it will say of these messages: ``sent.done`` then.
+
+        A broker that stays silent too long is given up, and so is the connection; like a broken one it does not raise
+        here.
+        """
 
 
 class Publisher(Protocol):
@@ -60,13 +64,6 @@ class Publisher(Protocol):
 
     def release(self, owner: int) -> None:
         """Forget an owner that was found gone, when nothing that was its is left."""
-
-    def settle(self, sent: Sent) -> None:
-        """Wait until the broker has said all that it will say of these messages: ``sent.done`` then.
-
-        A broker that stays silent too long is given up, and so is the connection; like a broken one it does not raise
-        here.
-        """
 
     def check(self) -> None:
         """Keep the connection alive; every few seconds. Raises ``BrokerUnavailable`` where it is gone."""

@@ -107,9 +107,6 @@ class RedisPublisher:
     def release(self, owner: int) -> None:
         """See ``publish.Publisher.release``: nothing to do, the fence goes by itself."""
 
-    def settle(self, sent: Sent) -> None:
-        """See ``publish.Publisher.settle``: all was said when it was sent."""
-
     def check(self) -> None:
         """See ``publish.Publisher.check``."""
         if time.monotonic() >= self._next_check:
@@ -144,10 +141,6 @@ class RedisFiller:
 
     def write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> Sent:
         """See ``publish.Filler.write``: the answers of the script are the confirms."""
-        return Sent(len(messages), self.send(messages, still_owner))
-
-    def send(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> set[str]:
-        """See ``publish.Filler.send``."""
         confirmed: set[str] = set()
         for at in range(0, len(messages), CHUNK_MESSAGES):
             still_owner()
@@ -162,7 +155,10 @@ class RedisFiller:
             confirmed.update(message.id for message in chunk[:pushed])
             if pushed < len(chunk):
                 break
-        return confirmed
+        return Sent(len(messages), confirmed)
+
+    def settle(self, sent: Sent) -> None:
+        """See ``publish.Filler.settle``: all was said when it was written."""
 
     def _push(self, chunk: Sequence[Message]) -> int:
         publisher = self._publisher

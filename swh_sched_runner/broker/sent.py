@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 
 class Sent:
-    """``confirmed`` are the ids that the broker has for certain; of others nothing is known once it is ``done``."""
+    """``confirmed`` are the ids that the broker has for certain; of others nothing is known once it is ``done``.
 
-    __slots__ = ("confirmed", "messages", "refused", "returned", "unanswered")
+    ``began`` is when the first was written, by ``time.monotonic``.
+    """
+
+    __slots__ = ("began", "confirmed", "messages", "refused", "returned", "unanswered")
 
     def __init__(self, messages: int, confirmed: Iterable[str] = ()) -> None:
         self.messages = messages
+        self.began = time.monotonic()
         self.confirmed = set(confirmed)
         self.returned: set[str] = set()
         self.refused = 0

@@ -54,6 +54,8 @@ def _print(found: Sequence[Queue], held: Sequence[TypeControls], overview: facts
     table("last failures", ("ended (UTC)", "type", "task", "run", "status", "error"), failures)
     ledger = overview.ledger
     if ledger.batches:
-        click.echo(f"\nnot confirmed by the broker yet: {ledger.batches} batches, {ledger.runs} runs")
+        click.echo(
+            f"\nnot confirmed by the broker yet: {ledger.batches} batches, {ledger.runs} runs, {ledger.visits} visits"
+        )
     if ledger.set_aside:
         click.echo(f"\nevents that could not be read: {ledger.set_aside} (table event_set_aside)")

@@ -56,17 +56,16 @@ class Written:
     lane: Lane
     batch: Batch
     sent: Sent
-    started: float
 
 
 class Pipeline:
     """Fills queues, turn by turn. For one thread."""
 
     def __init__(self, dispatch: Dispatch, sender: Sender, batch_size: int, instruments: Instruments) -> None:
-        self._dispatch = dispatch
-        self._sender = sender
-        self._instruments = instruments
-        self._pace = Pace(batch_size)
+        self.dispatch = dispatch
+        self.sender = sender
+        self.instruments = instruments
+        self.pace = Pace(batch_size)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grab")
 
     def close(self) -> None:
@@ -79,7 +78,7 @@ class Pipeline:
         A queue that is somebody else's, or refused, has none.
         """
         with ExitStack() as everything:
-            return _Round(self, self._sender, self._dispatch, everything, queues, pulse).run()
+            return _Round(self, everything, queues, pulse).run()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Do something in the thread that talks to the database."""
@@ -95,17 +94,7 @@ class Pipeline:
                     raise
                 pulse.beat()
                 with contextlib.suppress(BrokerUnavailable):  # noticed before anything more is asked for
-                    self._sender.keep_alive()
-
-    @property
-    def pace(self) -> Pace:
-        """How many tasks are taken at a time."""
-        return self._pace
-
-    @property
-    def instruments(self) -> Instruments:
-        """Where figures go."""
-        return self._instruments
+                    self.sender.keep_alive()
 
 
 class _Round:
@@ -114,15 +103,13 @@ class _Round:
     def __init__(
         self,
         pipeline: Pipeline,
-        sender: Sender,
-        dispatch: Dispatch,
         everything: ExitStack,
         queues: Iterable[tuple[str, Sequence[Lane]]],
         pulse: Pulse,
     ) -> None:
         self._pipeline = pipeline
-        self._sender = sender
-        self._dispatch = dispatch
+        self._sender = pipeline.sender
+        self._instruments = pipeline.instruments
         self._everything = everything
         self._waiting = deque(queues)
         self._alone = len(self._waiting) == 1
@@ -196,7 +183,7 @@ class _Round:
     def _grab(self, turn: Turn, lane: Lane, wanted: int) -> None:
         def grab() -> tuple[Batch | None, float]:
             started = time.monotonic()
-            batch = self._dispatch.open_batch(self._sender.owner, turn.fill.queue, lane, wanted)
+            batch = self._pipeline.dispatch.open_batch(self._sender.owner, turn.fill.queue, lane, wanted)
             return batch, time.monotonic() - started
 
         self._grabs.append(Grab(turn, lane, wanted, self._pipeline.submit(grab)))
@@ -209,31 +196,23 @@ class _Round:
         if batch is None:
             self._end_if_over(grab.turn)
             return
-        self._pipeline.instruments.grabbed(grab.lane.task_type, taken, seconds)
-        started = time.monotonic()
+        self._instruments.grabbed(grab.lane.task_type, taken, seconds)
         sent = self._sender.write(grab.turn.fill, batch)
-        self._written.append(Written(grab.turn, grab.lane, batch, sent, started))
+        self._written.append(Written(grab.turn, grab.lane, batch, sent))
         self._over = self._over or not sent.complete
 
     def _close(self, written: Written) -> None:
         """Take the batch out of the ledger, all but what the broker did not confirm."""
         turn, lane, batch, sent = written.turn, written.lane, written.batch, written.sent
-        self._sender.settle(sent)
-        left = self._sender.unconfirmed(batch, sent)
-        confirmed = len(sent.confirmed)
-        if turn.fill.depth is not None:
-            turn.fill.depth += confirmed
-        first, turn.sent[lane] = not turn.sent[lane], turn.sent[lane] + confirmed
-        instruments = self._pipeline.instruments
-        instruments.sent(batch.queue, confirmed, time.monotonic() - written.started)
-        instruments.dispatched(lane.task_type, batch.queue, confirmed)
-        instruments.queue_seen(batch.queue, turn.fill.depth, turn.fill.bound)
-        if first and confirmed:
-            instruments.lag(lane.task_type, time.monotonic() - self._looked - lane.due_in_seconds)
+        left = self._sender.finish(turn.fill, batch, sent)
         seen = turn.fill.seen()
+        if sent.confirmed and not turn.sent[lane]:
+            self._instruments.lag(lane.task_type, time.monotonic() - self._looked - lane.due_in_seconds)
+        turn.sent[lane] += len(sent.confirmed)
+        self._instruments.dispatched(lane.task_type, batch.queue, len(sent.confirmed))
 
         def close() -> None:
-            self._dispatch.close_batch(self._sender.owner, batch.id, left, seen)
+            self._pipeline.dispatch.close_batch(self._sender.owner, batch.id, left, seen)
 
         self._closing.append((turn, self._pipeline.submit(close)))
 

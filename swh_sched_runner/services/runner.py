@@ -76,7 +76,7 @@ class Runner:
         self._priority_queue = priority_queue
         self._turns: dict[str, int] = {}
         self._probes: dict[str, Probe] = {}
-        self._blocked: dict[str, str] = {}
+        self._blocked: dict[str, str | None] = {}
         self._look = Look([], set())
         self._looked = 0.0
         self._busy = False
@@ -189,17 +189,18 @@ class Runner:
                 self._probes.setdefault(queue, Probe()).later()
             reason = self._reason(queue, lanes, turn, queue in asked)
             self._instruments.blocked(queue, reason)
-            if reason is not None:
-                self._blocked[queue] = reason
+            self._blocked[queue] = reason
 
     def _filled(self, queue: str, turn: Turn) -> None:
         fill = turn.fill
         if not fill.full or not fill.bound:
             self._probes.pop(queue, None)
             return
-        seconds = LAST_PROBE_SECONDS if not fill.drained else REFILL_SHARE * fill.bound / fill.drained
-        probe = self._probes.setdefault(queue, Probe())
-        probe.soon(min(max(seconds, SOONEST_REFILL_SECONDS), FIRST_PROBE_SECONDS if not fill.drained else 1.0))
+        seconds = FIRST_PROBE_SECONDS
+        if fill.drained:
+            share = REFILL_SHARE * fill.bound / fill.drained
+            seconds = min(max(share, SOONEST_REFILL_SECONDS), LAST_PROBE_SECONDS)
+        self._probes.setdefault(queue, Probe()).soon(seconds)
 
     def _reason(self, queue: str, lanes: Sequence[Lane], turn: Turn | None, asked: bool) -> str | None:
         """Why a queue with due tasks takes none; None if it does."""
@@ -214,7 +215,7 @@ class Runner:
             return "full" if turn.fill.full else None
         if not asked:
             return self._blocked.get(queue)
-        return "unreadable" if self._sender.left_alone(queue) else "filled_elsewhere"
+        return self._sender.refusal(queue)
 
     def _idle_seconds(self) -> tuple[float, str]:
         """How long nothing is to be done, and what will be then."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Literal
 
+import attrs
 import structlog
 
 from swh_sched_runner.backend.dispatch import Batch, Dispatch, OpenBatch, QueueSeen
@@ -32,6 +34,8 @@ TEND_SECONDS = 1.0
 DRAIN_SECONDS = 60.0
 # A queue that stays refused is named in the log this often.
 REMIND_SECONDS = 60.0
+
+Refusal = Literal["filled_elsewhere", "open_batch", "unreadable"]
 
 
 class Fill:
@@ -86,7 +90,8 @@ class Sender:
             self._owner.close()
             raise
         self._next_tend = 0.0
-        self._left_alone: dict[str, tuple[str, float]] = {}
+        self._refusals: dict[str, Refusal] = {}
+        self._told: dict[str, tuple[str, float]] = {}
 
     @property
     def owner(self) -> int:
@@ -150,7 +155,7 @@ class Sender:
 
     @contextmanager
     def fill(self, queue: str, bound: int | None, pulse: Pulse, *, again: bool = False) -> Iterator[Fill | None]:
-        """Be the only filler of a queue; None if it is somebody else's, or refused.
+        """Be the only filler of a queue; None if it is somebody else's, or can't be read: see ``refusal``.
 
         A queue is also somebody else's who has promised messages to it and could not send them yet; not where promises
         of our own are sent ``again``.
@@ -158,80 +163,81 @@ class Sender:
         with ExitStack() as lock:
             try:
                 filler = lock.enter_context(self._publisher.fill(queue, bound))
-            except QueueRefused as error:
+                found = "filled_elsewhere" if filler is None else self._take(queue, bound, filler, pulse, again)
+            except (DepthUnreadable, QueueRefused) as error:
                 self._leave_alone(queue, bound, str(error))
-                filler = None
-            yield None if filler is None else self._take(queue, bound, filler, pulse, again)
+                found = "unreadable"
+            if isinstance(found, Fill):
+                self._refusals.pop(queue, None)
+                yield found
+            else:
+                self._refusals[queue] = found
+                yield None
 
-    def _take(self, queue: str, bound: int | None, filler: Filler, pulse: Pulse, again: bool) -> Fill | None:
+    def refusal(self, queue: str) -> Refusal | None:
+        """Why a queue could not be filled when that was tried last; None if it could."""
+        return self._refusals.get(queue)
+
+    def _take(self, queue: str, bound: int | None, filler: Filler, pulse: Pulse, again: bool) -> Fill | Refusal:
         state = self._dispatch.queue_state(self.owner, queue)
         if state.promised_by_others:
             if not again:
                 # Who waits here holds the lock that the other one needs to keep its promise.
-                return None
+                return "open_batch"
             pulse.wait(SETTLE_SECONDS)
-        try:
-            fill = Fill(queue, bound, filler, state)
-        except (DepthUnreadable, QueueRefused) as error:
-            self._leave_alone(queue, bound, str(error))
-            return None
-        self._left_alone.pop(queue, None)
+        fill = Fill(queue, bound, filler, state)
+        self._told.pop(queue, None)
         self.instruments.queue_seen(queue, fill.depth, bound)
         return fill
 
     def _leave_alone(self, queue: str, bound: int | None, reason: str) -> None:
         self.instruments.queue_seen(queue, None, bound)
-        told, until = self._left_alone.get(queue, ("", 0.0))
+        told, until = self._told.get(queue, ("", 0.0))
         if reason != told or time.monotonic() >= until:
-            self._left_alone[queue] = reason, time.monotonic() + REMIND_SECONDS
+            self._told[queue] = reason, time.monotonic() + REMIND_SECONDS
             log.error("queue left alone", queue=queue, reason=reason)
-
-    def left_alone(self, queue: str) -> bool:
-        """Whether the broker refused the queue, or its depth, when it was asked last."""
-        return queue in self._left_alone
 
     def write(self, fill: Fill, batch: Batch) -> Sent:
         """Send a batch that fits into the room; the broker's confirms come later."""
-        return fill.filler.write(_messages(batch), self._owner.check_soon)
+        messages = [Message(p.backend_id, batch.backend_name, p.args, p.kwargs) for p in batch.promises]
+        return fill.filler.write(messages, self._owner.check_soon)
 
-    def settle(self, sent: Sent) -> None:
-        """Wait for the confirms of what was written."""
-        self._publisher.settle(sent)
+    def finish(self, fill: Fill, batch: Batch, sent: Sent) -> list[str]:
+        """Wait for the confirms of what was written of a batch; answers the ids that stay promises.
 
-    def unconfirmed(self, batch: Batch, sent: Sent) -> list[str]:
-        """The ids of a batch that stay promises, now that all was said of it. They are sent again under these ids."""
-        ids = [promise.backend_id for promise in batch.promises if promise.backend_id not in sent.confirmed]
-        if ids:
-            self.open_queues.add(batch.queue)
-            self.instruments.unconfirmed(batch.queue, len(ids))
+        Those are sent again, under the same ids.
+        """
+        fill.filler.settle(sent)
+        confirmed = len(sent.confirmed)
+        if fill.depth is not None:
+            fill.depth += confirmed
+        self.instruments.sent(batch.queue, confirmed, time.monotonic() - sent.began)
+        self.instruments.queue_seen(batch.queue, fill.depth, fill.bound)
+        if confirmed < sent.messages:
+            self.instruments.unconfirmed(batch.queue, sent.messages - confirmed)
             log.warning(
                 "messages not confirmed, they will be sent again under the same ids",
                 queue=batch.queue,
                 batch=batch.id,
-                unconfirmed=len(ids),
-                confirmed=len(sent.confirmed),
+                sent=sent.messages,
+                confirmed=confirmed,
+                refused=sent.refused,
+                returned=len(sent.returned),
             )
-        return ids
+        left = [promise.backend_id for promise in batch.promises if promise.backend_id not in sent.confirmed]
+        if left:
+            self.open_queues.add(batch.queue)
+        return left
 
     def send(self, fill: Fill, batch: Batch) -> int:
         """Send as much of a batch as there is room for, and wait; answers how many messages the broker confirmed.
 
-        The rest stays a promise of the ledger and is sent again, under the same ids.
+        The rest stays a promise of the ledger.
         """
-        started = time.monotonic()
-        messages = _messages(batch)
-        fitting: Sequence[Message] = messages if fill.room is None else messages[: max(fill.room, 0)]
-        confirmed = fill.filler.send(fitting, self._owner.check_soon) if fitting else set()
-        left = [message.id for message in messages if message.id not in confirmed]
-        if left:
-            self.open_queues.add(batch.queue)
-        count(fill, len(confirmed), len(fitting))
+        fitting = batch if fill.room is None else attrs.evolve(batch, promises=batch.promises[: fill.room])
+        left = self.finish(fill, batch, self.write(fill, fitting))
         self._dispatch.close_batch(self.owner, batch.id, left, fill.seen())
-        self.instruments.sent(batch.queue, len(confirmed), time.monotonic() - started)
-        self.instruments.queue_seen(batch.queue, fill.depth, fill.bound)
-        if len(confirmed) < len(fitting):
-            self.instruments.unconfirmed(batch.queue, len(fitting) - len(confirmed))
-        return len(confirmed)
+        return len(batch.promises) - len(left)
 
     def _adopt(self) -> int:
         """Take over the batches of owners that are proven gone; answers how many."""
@@ -274,15 +280,3 @@ class Sender:
             self.instruments.resent(batch.queue, sent)
             log.warning("messages sent again", queue=batch.queue, batch=batch.id, messages=sent)
         return sent, sent == len(batch.promises)
-
-
-def count(fill: Fill, confirmed: int, reserved: int) -> None:
-    """Take what became of ``reserved`` messages into account. Room of those in doubt is not given back."""
-    if fill.room is not None:
-        fill.room -= reserved
-    if fill.depth is not None:
-        fill.depth += confirmed
-
-
-def _messages(batch: Batch) -> list[Message]:
-    return [Message(p.backend_id, batch.backend_name, p.args, p.kwargs) for p in batch.promises]

@@ -16,7 +16,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from swh_sched_runner import __version__
-from swh_sched_runner.backend.flow import Flow, flow
+from swh_sched_runner.backend.status import Flow, flow
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.web.recent import Recent
 from swh_sched_runner.web.server import Page
@@ -89,11 +89,12 @@ class _InDatabase(Collector):
 
 
 def _measures(found: Flow) -> Iterator[Metric]:
-    yield _gauge("open_batches", "Batches that the broker has not confirmed yet", found.batches)
-    yield _gauge("promised_messages", "Messages in those batches", found.messages)
-    if found.oldest is not None:
-        yield _gauge("oldest_batch_timestamp_seconds", "When the oldest of them was opened", found.oldest.timestamp())
-    yield _gauge("event_set_aside_rows", "Events that nobody could read, in that table", found.set_aside)
+    ledger = found.ledger
+    yield _gauge("open_batches", "Batches that the broker has not confirmed yet", ledger.batches)
+    yield _gauge("promised_messages", "Messages in those batches", ledger.runs + ledger.visits)
+    if ledger.oldest is not None:
+        yield _gauge("oldest_batch_timestamp_seconds", "When the oldest of them was opened", ledger.oldest.timestamp())
+    yield _gauge("event_set_aside_rows", "Events that nobody could read, in that table", ledger.set_aside)
     in_flight = GaugeMetricFamily(f"{PREFIX}in_flight_tasks", "Tasks dispatched and not ended", labels=["task_type"])
     for task_type, tasks in found.in_flight.items():
         in_flight.add_metric([task_type], tasks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -19,18 +18,6 @@ from tests.support.wait import until
 
 PLAIN = Lane("load-git", "tests.load-git", 100, priority=False)
 PRIORITY = Lane("load-git", "tests.load-git", 100, priority=True)
-
-
-@pytest.fixture
-def dispatch(database: Database) -> Dispatch:
-    return Dispatch(database)
-
-
-@pytest.fixture
-def owner(dispatch: Dispatch) -> Iterator[Owner]:
-    owner = dispatch.open_owner()
-    yield owner
-    owner.close()
 
 
 def open_batch(dispatch: Dispatch, owner: Owner, num_tasks: int = 10, lane: Lane = PLAIN) -> Batch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -23,18 +22,6 @@ QUEUE = "tests.load-git"
 PLAIN = Lane("load-git", QUEUE, 100, priority=False)
 PRIORITY = Lane("load-git", QUEUE, 100, priority=True)
 FAST = Lane("fast", QUEUE, 100, priority=False)
-
-
-@pytest.fixture
-def dispatch(database: Database) -> Dispatch:
-    return Dispatch(database)
-
-
-@pytest.fixture
-def owner(dispatch: Dispatch) -> Iterator[Owner]:
-    owner = dispatch.open_owner()
-    yield owner
-    owner.close()
 
 
 @pytest.fixture(autouse=True)

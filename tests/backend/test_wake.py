@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -18,13 +17,6 @@ from tests.support.samples import a_task, a_type
 from tests.support.wait import until
 
 LONG = 60.0
-
-
-@pytest.fixture
-def owner(database: Database) -> Iterator[Owner]:
-    owner = Dispatch(database).open_owner()
-    yield owner
-    owner.close()
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +129,24 @@ def test_a_session_that_ends_while_it_waits_is_noticed(owner: Owner, database: D
 
     with pytest.raises(OwnershipLost):
         owner.wait(5)
+
+
+def test_who_never_sleeps_is_told_nothing_and_who_is_awake_keeps_nothing_of_it(
+    backend: SchedulerBackend, dispatch: Dispatch, owner: Owner
+) -> None:
+    never = dispatch.open_owner("visits")
+    sleeper = dispatch.open_owner()
+    try:
+        assert owner.fall_asleep(LONG)
+        owner.wake_up()
+        assert sleeper.fall_asleep(LONG)
+        for n in range(5):
+            backend.create_tasks([a_task(n)])
+        assert sleeper.wait(5)
+
+        owner.check()
+        assert not owner.wait(0)
+        assert not never.wait(0.2)
+    finally:
+        never.close()
+        sleeper.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from celery import Celery
@@ -12,7 +12,7 @@ from kombu.transport.memory import Channel, Transport
 
 from swh_sched_runner.broker.app import create_app
 from swh_sched_runner.broker.messages import Message
-from swh_sched_runner.broker.publish import Publisher, open_publisher
+from swh_sched_runner.broker.publish import Filler, Publisher, open_publisher
 from swh_sched_runner.config.settings import BrokerSettings
 from tests.broker.proxy import Proxy
 from tests.conftest import skip_or_fail
@@ -103,3 +103,10 @@ def messages(count: int, name: str = "load") -> list[Message]:
 
 def still_owner() -> None:
     """The lock session is fine."""
+
+
+def send_all(filler: Filler, sent: Sequence[Message], still_owner: Callable[[], None]) -> set[str]:
+    """Send, and wait for the confirms: the ids that the broker has for certain."""
+    written = filler.write(sent, still_owner)
+    filler.settle(written)
+    return written.confirmed

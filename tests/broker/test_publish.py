@@ -13,7 +13,7 @@ from swh_sched_runner.broker.publish import Publisher, open_publisher
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import BrokerUnavailable, OwnershipLost
-from tests.broker.conftest import messages, still_owner
+from tests.broker.conftest import messages, send_all, still_owner
 from tests.support.wait import until
 
 Open = Callable[[int], Publisher]
@@ -24,7 +24,7 @@ def send(publisher: Publisher, queue: str, count: int, bound: int | None = None)
     with publisher.fill(queue, bound) as filler:
         assert filler is not None
         filler.room()
-        return filler.send(messages(count), still_owner)
+        return send_all(filler, messages(count), still_owner)
 
 
 def depth(app: Celery, queue: str) -> int:
@@ -67,7 +67,7 @@ def test_what_was_sent_is_confirmed_and_ready(app: Celery, publisher: Publisher,
     with publisher.fill(queue, 2000) as filler:
         assert filler is not None
         assert filler.room() == 2000
-        assert filler.send(sent, still_owner) == {message.id for message in sent}
+        assert send_all(filler, sent, still_owner) == {message.id for message in sent}
         assert filler.room() == 500
     assert depth(app, queue) == 1500
 
@@ -92,7 +92,7 @@ def test_redis_takes_no_message_beyond_the_bound_whatever_is_sent(valkey_url: st
 
     with publisher.fill(queue, 320) as filler:
         assert filler is not None
-        confirmed = filler.send(sent, still_owner)
+        confirmed = send_all(filler, sent, still_owner)
 
     assert confirmed == {message.id for message in sent[:320]}
     assert depth(app, queue) == 320
@@ -111,7 +111,7 @@ def test_many_fillers_at_once_never_pass_the_bound(
             publisher.check()
             with publisher.fill(queue, bound) as filler:
                 if filler is not None and (room := filler.room()):
-                    filler.send(messages(room), still_owner)
+                    send_all(filler, messages(room), still_owner)
 
     def consume() -> None:
         with connect(app) as connection:
@@ -148,7 +148,7 @@ def test_a_lost_lock_session_stops_the_sending_at_the_next_chunk(app: Celery, pu
         assert filler is not None
         filler.room()
         with pytest.raises(OwnershipLost):
-            filler.send(messages(1000), lost_after_the_first_chunk)
+            send_all(filler, messages(1000), lost_after_the_first_chunk)
 
     assert depth(app, queue) < 1000
 
@@ -176,12 +176,12 @@ def test_on_redis_an_owner_that_was_taken_for_gone_pushes_nothing_any_more(valke
     old, successor = open_publisher(app, settings, 1), open_publisher(app, settings, 2)
     with old.fill(queue, None) as filler:
         assert filler is not None
-        assert len(filler.send(messages(1), still_owner)) == 1
+        assert len(send_all(filler, messages(1), still_owner)) == 1
         # While it pauses here, a successor takes over.
         assert successor.owner_is_gone(1)
         successor.release(1)
         with pytest.raises(OwnershipLost):
-            filler.send(messages(1), still_owner)
+            send_all(filler, messages(1), still_owner)
 
     assert depth(app, queue) == 1
     with pytest.raises(OwnershipLost):

@@ -16,7 +16,7 @@ from swh_sched_runner.broker.redis_publish import RedisPublisher
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.exc import BrokerUnavailable
-from tests.broker.conftest import messages, still_owner
+from tests.broker.conftest import messages, send_all, still_owner
 from tests.broker.proxy import Proxy
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.wait import until
@@ -27,7 +27,7 @@ def send(publisher: Publisher, queue: str, count: int, bound: int | None = None)
     with publisher.fill(queue, bound) as filler:
         assert filler is not None
         filler.room()
-        return filler.send(messages(count), still_owner)
+        return send_all(filler, messages(count), still_owner)
 
 
 def depth(app: Celery, queue: str) -> int:
@@ -52,10 +52,10 @@ def test_a_message_that_has_no_queue_is_not_confirmed(rabbitmq_url: str, queue: 
         with connect(create_app(settings)) as connection:
             connection.default_channel.queue_delete(queue)
 
-        assert filler.send(messages(10), still_owner) == set()
+        assert send_all(filler, messages(10), still_owner) == set()
 
         assert filler.room() is None  # declares it again
-        assert len(filler.send(messages(10), still_owner)) == 10
+        assert len(send_all(filler, messages(10), still_owner)) == 10
     publisher.close()
 
 
@@ -81,7 +81,7 @@ def test_a_message_too_large_for_the_broker_leaves_its_fate_open(rabbitmq_url: s
     with publisher.fill(queue, None) as filler:
         assert filler is not None
         filler.room()
-        assert filler.send([large], still_owner) == set()
+        assert send_all(filler, [large], still_owner) == set()
 
     with pytest.raises(BrokerUnavailable), publisher.fill(queue, None):
         pass
@@ -102,7 +102,7 @@ def test_a_broker_killed_during_the_sending_leaves_the_unconfirmed_open(mortal_r
     with publisher.fill(queue, None) as filler:
         assert filler is not None
         filler.room()
-        confirmed = filler.send(sent, kill_at_the_fifth_chunk)
+        confirmed = send_all(filler, sent, kill_at_the_fifth_chunk)
 
     assert confirmed < {message.id for message in sent}
     with pytest.raises(BrokerUnavailable):
@@ -127,9 +127,9 @@ def test_a_confirm_that_never_comes_ends_the_connection_and_the_lock_with_it(
     with publisher.fill(queue, None) as filler:
         assert filler is not None
         filler.room()
-        assert len(filler.send(messages(10), still_owner)) == 10
+        assert len(send_all(filler, messages(10), still_owner)) == 10
         silent.mute_answers()
-        assert filler.send(messages(10), still_owner) == set()
+        assert send_all(filler, messages(10), still_owner) == set()
 
     with pytest.raises(BrokerUnavailable, match="no confirm of 10 messages"):
         publisher.check()
@@ -210,9 +210,9 @@ def test_a_push_is_never_tried_twice_by_itself(valkey_url: str, proxy: Callable[
     publisher = open_publisher(create_app(settings), settings, 1)
     with publisher.fill(queue, None) as filler:
         assert filler is not None
-        assert len(filler.send(messages(1), still_owner)) == 1
+        assert len(send_all(filler, messages(1), still_owner)) == 1
         silent.drop_at_next_answer()
-        assert filler.send(messages(5), still_owner) == set()
+        assert send_all(filler, messages(5), still_owner) == set()
 
     assert depth(create_app(BrokerSettings(url=valkey_url)), queue) == 6
 

@@ -14,7 +14,7 @@ from swh_sched_runner.broker.publish import open_publisher
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.broker.recovery import restore_unacked, waiting_ids
 from swh_sched_runner.config.settings import BrokerSettings
-from tests.broker.conftest import messages, still_owner
+from tests.broker.conftest import messages, send_all, still_owner
 from tests.support.wait import until
 from tests.support.workers import StartWorker
 
@@ -71,7 +71,7 @@ def test_waiting_ids_are_read_without_being_taken_whatever_lies_there(valkey_url
     sent = messages(2500)
     with publisher.fill(queue, None) as filler:
         assert filler is not None
-        filler.send(sent, still_owner)
+        send_all(filler, sent, still_owner)
     publisher.close()
     app.send_task("load", queue=queue, task_id="with priority", priority=9)
 

@@ -100,7 +100,7 @@ def test_an_empty_scheduler_has_an_empty_status(run: Run) -> None:
         "backlog": [],
         "in_flight": [],
         "failures": [],
-        "ledger": {"batches": 0, "runs": 0, "oldest": None, "set_aside": 0},
+        "ledger": {"batches": 0, "runs": 0, "visits": 0, "oldest": None, "set_aside": 0},
     }
 
 

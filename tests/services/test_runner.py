@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,7 @@ from celery import Celery
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch import Dispatch, Lane
 from swh_sched_runner.services.runner import Runner
+from swh_sched_runner.services.sender import SETTLE_SECONDS
 from swh_sched_runner.services.service import Pulse
 from tests.support.queues import depth, ids_of, take
 from tests.support.samples import a_task, a_type
@@ -247,3 +249,26 @@ def test_many_runners_at_once_send_every_task_once_and_never_beyond_the_bound(
     assert sorted(sent) == sorted(runs_of(backend))
     assert len(set(sent)) == 300
     assert max(depths) <= 20
+
+
+def test_a_queue_is_left_to_whoever_has_promised_messages_to_it_and_its_lock_is_not_kept_from_them(
+    backend: SchedulerBackend, dispatch: Dispatch, make_runner: MakeRunner, app: Celery
+) -> None:
+    backend.create_task_type(a_type())
+    backend.create_tasks(a_task(n) for n in range(6))
+    living = dispatch.open_owner()
+    try:
+        batch = dispatch.open_batch(living.id, QUEUE, Lane("load-git", QUEUE, 100, priority=False), 2)
+        assert batch is not None
+        runner = make_runner()
+        runner.run_once(Pulse())  # tends as well, which may take its time
+        started = time.monotonic()
+        sent = [runner.run_once(Pulse()) for _ in range(3)]
+        assert time.monotonic() - started < SETTLE_SECONDS
+        assert (sent, depth(app, QUEUE)) == ([False] * 3, 0)
+
+        dispatch.close_batch(living.id, batch.id)
+        run_all(runner)
+        assert depth(app, QUEUE) == 4
+    finally:
+        living.close()

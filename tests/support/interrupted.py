@@ -45,10 +45,6 @@ class InterruptedFiller:
         """See ``publish.Filler.write``."""
         return self._filler.write(messages, self._interrupted(still_owner))
 
-    def send(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> set[str]:
-        """See ``publish.Filler.send``."""
-        return self._filler.send(messages, self._interrupted(still_owner))
-
     def _interrupted(self, still_owner: Callable[[], None]) -> Callable[[], None]:
         chunks = itertools.count()
 

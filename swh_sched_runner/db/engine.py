@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg2
 import sqlalchemy.exc
@@ -135,8 +135,14 @@ class Database:
 
     def _read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self.engine.connect() as conn:
-            conn.execution_options(isolation_level="AUTOCOMMIT")
-            return work(conn, *args, **kwargs)
+            session: Any = conn.connection.dbapi_connection
+            # SQLAlchemy's option for this costs a round trip: the driver resets the isolation level afterwards.
+            session.autocommit = True
+            try:
+                return work(conn, *args, **kwargs)
+            finally:
+                if not session.closed:
+                    session.autocommit = False
 
     def close(self) -> None:
         """Close the pooled connections."""

@@ -101,6 +101,39 @@ def test_an_error_takes_everything_back(database: Database) -> None:
     assert database.run(lambda conn: conn.execute(text("select to_regclass('half_done')")).scalar()) is None
 
 
+def test_after_a_read_its_connection_serves_transactions_again(database_url: str) -> None:
+    database = Database(create_engine(database_url, 1, 1))
+
+    def fail(conn: Connection) -> None:
+        assert not conn.execute(text("select 1 / 0")).all()
+
+    def write(conn: Connection) -> None:
+        conn.execute(text("create table half_done (n int)"))
+        raise KeyError("on purpose")
+
+    session = database.read(lambda conn: conn.execute(text("select pg_backend_pid()")).scalar())
+    with pytest.raises(StatementRefused):
+        database.read(fail)
+    with pytest.raises(KeyError):
+        database.run(write)
+
+    found = database.read(lambda conn: conn.execute(text("select pg_backend_pid(), to_regclass('half_done')")).one())
+    assert tuple(found) == (session, None)
+    database.close()
+
+
+def test_a_read_whose_session_ends_is_done_again_on_another(database: Database) -> None:
+    sessions: list[int] = []
+
+    def work(conn: Connection) -> int:
+        sessions.append(conn.execute(text("select pg_backend_pid()")).scalar_one())
+        if len(sessions) == 1:
+            conn.execute(text("select pg_terminate_backend(pg_backend_pid())"))
+        return sessions[-1]
+
+    assert database.read(work) == sessions[1] != sessions[0]
+
+
 def test_a_database_that_can_t_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "ATTEMPTS", 2)
     database = Database(create_engine("postgresql://nobody:hunter2@127.0.0.1:1/none"))

@@ -2,7 +2,7 @@
 -- The longest due, or first to become due, of each task type, without and with a priority; an index probe each. And
 -- what holds a lane back: that its type is paused, has as many tasks in flight as it may (their count stops there),
 -- or has no token; less than a tenth of a second's worth is not worth a batch. Types that share a queue share the least of
--- their bounds.
+-- their bounds. Each row also has the queues that are paused: a statement of its own would take as long as this one.
 select tt.type as task_type, tt.backend_name, tt.max_queue_length, lane.priority,
        cast(extract(epoch from lane.next_run - coalesce(cast(:now as timestamptz), now())) as float8) as due_in_seconds,
        c.paused is not null as paused,
@@ -15,7 +15,8 @@ select tt.type as task_type, tt.backend_name, tt.max_queue_length, lane.priority
          greatest(0.0, (greatest(1.0, c.rate_limit / 10) - least(
            greatest(1.0, c.rate_limit),
            coalesce(c.tokens + c.rate_limit * extract(epoch from clock_timestamp() - c.refilled), greatest(1.0, c.rate_limit))
-         )) / c.rate_limit) end as token_in_seconds
+         )) / c.rate_limit) end as token_in_seconds,
+       array(select queue from dispatch_queue where paused is not null) as paused_queues
 from (select type, backend_name, min(max_queue_length) over (partition by backend_name) as max_queue_length
       from task_type) as tt
 left join dispatch_type c on c.type = tt.type

@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from swh_sched_runner.backend import lanes, runs, visit_batches
-from swh_sched_runner.backend.lanes import Lane, QueueState
+from swh_sched_runner.backend.lanes import Lane, Look, QueueState
 from swh_sched_runner.backend.owner import Owner
 from swh_sched_runner.backend.runs import Recorded, RunChange
 from swh_sched_runner.backend.visit_batches import VisitPlan
@@ -57,14 +57,6 @@ class OpenBatch:
 
 
 @attrs.define(slots=True, frozen=True)
-class Look:
-    """Lanes with tasks that wait, those with a priority first, and queues that nothing may be sent to."""
-
-    lanes: list[Lane]
-    paused_queues: set[str]
-
-
-@attrs.define(slots=True, frozen=True)
 class QueueSeen:
     """A queue as its filler saw it: messages ready by its count, and how many workers take a second (None: unknown)."""
 
@@ -101,7 +93,7 @@ class Dispatch:
 
     def look(self, task_types: Sequence[str] = (), now: datetime | None = None) -> Look:
         """Where tasks wait, and what holds them back. Empty ``task_types`` means all."""
-        return self._db.read(_look, task_types, now)
+        return self._db.read(lanes.look, task_types, now)
 
     def open_batch(
         self, owner: int, queue: str, lane: Lane, num_tasks: int, now: datetime | None = None
@@ -169,10 +161,6 @@ class Dispatch:
     def record_events(self, changes: Sequence[RunChange], set_aside: Sequence[tuple[str, bytes]] = ()) -> Recorded:
         """Record what events say, one change a run, and keep what could not be read: ``(reason, body)``."""
         return self._db.run(_record_events, changes, set_aside)
-
-
-def _look(conn: Connection, task_types: Sequence[str], now: datetime | None) -> Look:
-    return Look(lanes.look(conn, task_types, now), lanes.paused_queues(conn))
 
 
 def _open_batch(

@@ -33,6 +33,14 @@ class Lane:
 
 
 @attrs.define(slots=True, frozen=True)
+class Look:
+    """Lanes with tasks that wait, those with a priority first, and queues that nothing may be sent to."""
+
+    lanes: list[Lane]
+    paused_queues: set[str]
+
+
+@attrs.define(slots=True, frozen=True)
 class Allowance:
     """How many tasks of a type may be taken now, and the tokens of its rate, if it has one."""
 
@@ -54,10 +62,10 @@ class QueueState:
     promised_by_others: bool
 
 
-def look(conn: Connection, task_types: Sequence[str], now: datetime | None = None) -> list[Lane]:
-    """All lanes that have tasks waiting, those with a priority first. Empty ``task_types`` means all."""
-    rows = conn.execute(_sql.lanes, {"task_types": list(task_types) or None, "now": now})
-    return [
+def look(conn: Connection, task_types: Sequence[str], now: datetime | None = None) -> Look:
+    """All lanes that have tasks waiting. Empty ``task_types`` means all; without lanes no queue counts as paused."""
+    rows = conn.execute(_sql.lanes, {"task_types": list(task_types) or None, "now": now}).all()
+    lanes = [
         Lane(
             row.task_type,
             row.backend_name,
@@ -68,6 +76,7 @@ def look(conn: Connection, task_types: Sequence[str], now: datetime | None = Non
         )
         for row in rows
     ]
+    return Look(lanes, set(rows[0].paused_queues) if rows else set())
 
 
 def _hold(paused: bool, at_cap: bool, token_in_seconds: float | None) -> tuple[Hold | None, float | None]:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from swh_sched_runner.backend.dispatch import Dispatch, Look
-from swh_sched_runner.backend.lanes import Lane
+from swh_sched_runner.backend.dispatch import Dispatch
+from swh_sched_runner.backend.lanes import Lane, Look
 from swh_sched_runner.broker.publish import Publisher
 from swh_sched_runner.config import RunnerSettings
 from swh_sched_runner.services.instruments import Instruments

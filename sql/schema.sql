@@ -560,7 +560,9 @@ CREATE UNIQUE INDEX listers_name_instance_name_idx ON listers USING btree (name,
 
 CREATE INDEX origin_visit_stats_scheduled_idx ON origin_visit_stats USING btree (visit_type, COALESCE(last_scheduled, '-infinity'::timestamp with time zone));
 
-CREATE INDEX task_match_idx ON task USING btree (jsonb_hash_extended(arguments, (0)::bigint), type);
+CREATE INDEX task_match_over_idx ON task USING btree (jsonb_hash_extended(arguments, (0)::bigint), type) WHERE (status = ANY (ARRAY['completed'::task_status, 'disabled'::task_status]));
+
+CREATE INDEX task_match_waiting_idx ON task USING btree (jsonb_hash_extended(arguments, (0)::bigint), type) WHERE (status = ANY (ARRAY['next_run_not_scheduled'::task_status, 'next_run_scheduled'::task_status]));
 
 CREATE INDEX task_ready_idx ON task USING btree (type, next_run, id) WHERE ((status = 'next_run_not_scheduled'::task_status) AND (priority IS NULL));
 

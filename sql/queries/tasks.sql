@@ -1,7 +1,8 @@
 -- name: lock_creation
 -- Let creators of equal tasks pass one after the other. 64 slots: enough that strangers seldom meet, few enough
--- that a call with 100,000 tasks takes 64 locks. Taken in order, so that no two calls wait for each other.
-select pg_advisory_xact_lock(:lock_class, slot)
+-- that a call with 100,000 tasks takes 64 locks. Taken in order, so that no two calls wait for each other. And keep
+-- runners awake, as hold_off does: a round trip less for each call.
+select pg_advisory_xact_lock(:lock_class, slot), (select pg_advisory_xact_lock_shared(:sleep_lock, 0))
 from (
   select distinct cast(abs(jsonb_hash_extended(cast(arguments as jsonb), 0) % 64) as int) as slot
   from unnest(string_to_array(:arguments, chr(10))) as arguments
@@ -10,13 +11,15 @@ from (
 
 -- name: lock_all_creation
 -- The same for calls so large that they meet every slot anyway.
-select pg_advisory_xact_lock(:lock_class, slot) from generate_series(0, 63) as slot;
+select pg_advisory_xact_lock(:lock_class, slot), (select pg_advisory_xact_lock_shared(:sleep_lock, 0))
+from generate_series(0, 63) as slot;
 
 -- name: create_tasks
--- Insert the tasks that have no twin, once each; answer every input's task in the order of the input. An input that
--- equals an earlier one has no more than the number of that. Arguments come as lines of one text, which
--- PostgreSQL reads more than twice as fast as an array of 100,000 literals. What a column does not say is as the first
--- task has it: most calls differ in their arguments alone, and then send nothing else.
+-- Insert the tasks that have no twin, once each; answer every input's task in the order of the input. None whose type
+-- is unknown, or has no interval for a recurring task. An input that equals an earlier one has no more than the number
+-- of that. Arguments come as lines of one text, which PostgreSQL reads more than twice as fast as an array of 100,000
+-- literals. What a column does not say is as the first task has it: most calls differ in their arguments alone, and
+-- then send nothing else.
 with input as (
   select i.n, i.type, i.arguments, i.next_run, i.policy, i.status, i.priority,
          coalesce(i.retries_left, tt.num_retries, 0) as retries_left, tt.default_interval,
@@ -34,7 +37,7 @@ with input as (
          with ordinality as u (arguments, type, next_run, policy, status, priority, retries_left, n)
     offset 0  -- each line is parsed once
   ) as i
-  join task_type tt on tt.type = i.type
+  join task_type tt on tt.type = i.type and (i.policy = 'oneshot' or tt.default_interval is not null)
 ), numbered as materialized (
   select *, min(n) over (partition by arguments_hash, type, arguments, policy, priority, waiting,
                                       case when not waiting then status end, oneshot_next_run) as first
@@ -49,16 +52,18 @@ with input as (
   from numbered i
   left join lateral (
     select id, arguments, next_run, status, retries_left, current_interval
-    from (
-      select *
-      from task t
+    from (  -- from one of the two indexes
+      select * from task t
       where jsonb_hash_extended(t.arguments, 0) = i.arguments_hash and t.type = i.type
-        and t.arguments = i.arguments and t.policy = i.policy and t.priority is not distinct from i.priority
-        and case when i.waiting then t.status in ('next_run_not_scheduled', 'next_run_scheduled')
-                 else t.status = i.status end
-        and (i.policy = 'recurring' or t.next_run = i.next_run)
+        and i.waiting and t.status in ('next_run_not_scheduled', 'next_run_scheduled')
+      union all
+      select * from task t
+      where jsonb_hash_extended(t.arguments, 0) = i.arguments_hash and t.type = i.type
+        and not i.waiting and t.status in ('completed', 'disabled') and t.status = i.status
       offset 0  -- by the arguments: never along the ids until one fits
-    ) as twins
+    ) as t
+    where t.arguments = i.arguments and t.policy = i.policy and t.priority is not distinct from i.priority
+      and (i.policy = 'recurring' or t.next_run = i.next_run)
     order by id
     limit 1
   ) as twin on true

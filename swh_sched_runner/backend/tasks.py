@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, TextClause
 
 from swh_sched_runner.backend import arguments, task_types
 from swh_sched_runner.backend.columns import column
-from swh_sched_runner.backend.wake import hold_off, wake
+from swh_sched_runner.backend.wake import SLEEP_LOCK, hold_off, wake
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownTaskType
 from swh_sched_runner.model import Task
@@ -38,7 +38,6 @@ def create(conn: Connection, tasks: Sequence[Task], policy: str) -> list[Task]:
     rows = [_check(task, policy) for task in tasks]
     if not rows:
         return []
-    _refuse_unknown_types(conn, rows)
     first = rows[0]
     types, texts, next_runs, policies, statuses, priorities, retries_left = zip(*rows, strict=True)
     binds = {
@@ -54,14 +53,15 @@ def create(conn: Connection, tasks: Sequence[Task], policy: str) -> list[Task]:
         "retries_left": _unless_all(retries_left, None),
     }
     lock = _sql.lock_creation if len(rows) < LARGE else _sql.lock_all_creation
-    conn.execute(lock, {"lock_class": CREATION_LOCK, "arguments": binds["arguments"]})
-    hold_off(conn)
-    created = _answers(conn.execute(_sql.create_tasks, binds))
+    conn.execute(lock, {"lock_class": CREATION_LOCK, "sleep_lock": SLEEP_LOCK, "arguments": binds["arguments"]})
+    created = conn.execute(_sql.create_tasks, binds).all()
+    if len(created) < len(rows):  # asked only then: a round trip less for each call
+        _refuse_types(conn, rows)
     wake(conn, min(next_runs))
-    return created
+    return _answers(created)
 
 
-def _answers(created: Iterable[Row[Any]]) -> list[Task]:
+def _answers(created: Sequence[Row[Any]]) -> list[Task]:
     """Everyone's task: a row for each place, with a task, or with the place of the equal one before."""
     found: list[dict[str, Any]] = []
     for row in created:
@@ -193,7 +193,8 @@ def _check_arguments(value: Any) -> str:
     return arguments.json_text("arguments", {"args": args, "kwargs": kwargs})
 
 
-def _refuse_unknown_types(conn: Connection, rows: Sequence[_Row]) -> None:
+def _refuse_types(conn: Connection, rows: Sequence[_Row]) -> None:
+    """Raise for a task whose type is unknown, or has no interval though the task needs one."""
     known = {row["type"]: row for row in task_types.get_all(conn)}
     for task_type, _, _, policy, *_ in rows:
         if task_type not in known:

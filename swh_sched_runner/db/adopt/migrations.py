@@ -1,7 +1,7 @@
 """The statements of the migrations one by one, in a form that may be repeated on tables that are in use.
 
 What the program needs is written once, in ``sql/migrations``; adoption executes the same text with these changes: an
-index is built concurrently, a column is added unless it is there.
+index is built concurrently, a column is added unless it is there. An index that a later migration drops isn't built.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _COLUMN = re.compile(r"\badd column (?:if not exists )?(\w+)")
 _KINDS = {
     "enum": r"create type (?P<name>\w+) as enum",
     "table": r"create table (?P<table>\w+)",
+    "no index": r"drop index ",
     "index": r"create (unique )?index (?P<name>\w+)\s+on (?P<table>\w+)",
     "columns": r"alter table (?P<table>\w+)\s+add column",
     "storage": r"alter table (?P<table>\w+) set \(",

@@ -29,26 +29,26 @@ select 't' || n, 'bench', replace(%(backend_name)s, '{}', cast(n as text)), '1 d
 from generate_series(1, %(types)s) as n
 """
 # What a table in use holds beside the ready tasks: 60 % completed one-shots, 25 % recurring tasks that are not due,
-# 10 % disabled, 5 % in flight. Those in flight have a run, and a twelfth of the completed; the others' are archived.
+# 10 % disabled, 5 % in flight; nothing becomes due within a day. Those in flight have a run, and a twelfth of the
+# completed; the others' are archived. No row is written twice: holes would spread the ready tasks over all pages.
 BACKGROUND = """
-insert into task (id, type, arguments, next_run, current_interval, status, policy, retries_left)
+insert into task (id, type, arguments, next_run, current_interval, status, policy, retries_left{own_column})
 select n, 't' || 1 + mod(n, %(types)s),
        jsonb_build_object('args', jsonb_build_array(),
                           'kwargs', jsonb_build_object('url', 'https://forge.example/background/' || n)),
-       now() + (case when mod(n, 20) between 12 and 16 then 1 else -1 end) * (1 + mod(n, 43200)) * interval '1 minute',
+       now() + (case when mod(n, 20) between 12 and 16 then 1 else -1 end) * (1 + mod(n, 30)) * interval '1 day',
        interval '1 day',
        cast(case when mod(n, 20) < 12 then 'completed' when mod(n, 20) < 17 then 'next_run_not_scheduled'
                  when mod(n, 20) < 19 then 'disabled' else 'next_run_scheduled' end as task_status),
-       cast(case when mod(n, 20) < 12 then 'oneshot' else 'recurring' end as task_policy), 3
+       cast(case when mod(n, 20) < 12 then 'oneshot' else 'recurring' end as task_policy), 3{own_value}
 from generate_series(1, %(rows)s) as n;
-insert into task_run (task, backend_id, scheduled, started, ended, metadata, status)
-select id, gen_random_uuid(), now() - interval '1 hour', now() - interval '1 hour',
+insert into task_run (id, task, backend_id, scheduled, started, ended, metadata, status)
+select id, id, gen_random_uuid(), now() - interval '1 hour', now() - interval '1 hour',
        case when status = 'completed' then now() end, jsonb_build_object(),
        cast(case when status = 'completed' then 'eventful' else 'started' end as task_run_status)
-from task where status = 'next_run_scheduled' or (status = 'completed' and mod(id, 20) = 1);
-select setval('task_id_seq', %(rows)s)
+from task where mod(id, 20) in (1, 19);
+select setval('task_id_seq', %(rows)s), setval('task_run_id_seq', %(rows)s)
 """
-OWN_RUNS = "update task t set run_id = r.id from task_run r where r.task = t.id"
 READY = """
 insert into task (type, arguments, next_run, current_interval, status, policy, retries_left)
 select 't' || 1 + mod(n, %(types)s),
@@ -86,6 +86,7 @@ class Side:
     """This project, or the peer: how its database is made and its runner is started."""
 
     name = ""
+    own_column, own_value = "", ""  # what tasks have here alone, as BACKGROUND takes it
 
     def __init__(self, servers: Servers) -> None:
         self.servers = servers
@@ -141,7 +142,7 @@ class Side:
         cursor.execute(TYPES, binds)
         if work.table:
             cursor.execute(UNCHECKED)
-            cursor.execute(BACKGROUND, binds)
+            cursor.execute(BACKGROUND.format(own_column=self.own_column, own_value=self.own_value), binds)
         cursor.execute("vacuum (analyze) task")
         cursor.execute("vacuum (analyze) task_run")
 
@@ -150,6 +151,7 @@ class Ours(Side):
     """This project."""
 
     name = "ours"
+    own_column, own_value = ", run_id", ", case when mod(n, 20) in (1, 19) then n end"
 
     def make(self, name: str) -> None:
         """See ``Side.make``."""
@@ -164,12 +166,6 @@ class Ours(Side):
             "SWH_SCHED_RUNNER_DATABASE__URL": url,
             "SWH_SCHED_RUNNER_BROKER__URL": self.servers.broker.url(),
         }
-
-    def _fill(self, cursor: Any, work: Work) -> None:
-        super()._fill(cursor, work)
-        if work.table:
-            cursor.execute(OWN_RUNS)
-            cursor.execute("vacuum (analyze) task")
 
 
 class Peer(Side):

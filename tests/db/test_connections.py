@@ -240,6 +240,16 @@ def test_a_role_that_isolates_more_changes_nothing(database_url: str) -> None:
     assert shown == "read committed"
 
 
+def test_no_statement_is_compiled_however_much_the_planner_expects_of_it(database_url: str) -> None:
+    dsn = psycopg2.extensions.make_dsn(database_url, options="-c jit=on -c jit_above_cost=0")
+    with SchedulerBackend(dsn) as backend:
+        plan = backend._db.run(
+            lambda conn: conn.execute(text("explain (analyze, format json) select count(*) from task")).scalar_one()
+        )
+
+    assert "JIT" not in plan[0]
+
+
 # A commit without an answer.
 
 

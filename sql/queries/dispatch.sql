@@ -44,7 +44,9 @@ where tt.type = :task_type
 group by tt.backend_name;
 
 -- name: open_batch
--- Take due tasks without priority, open their runs, write the batch. Two runners never take the same task.
+-- Take due tasks without priority, open their runs, write the batch. Two runners never take the same task. The ids of
+-- the runs begin with the moment: an index of random ones takes a page a run, read and written whole, as soon as it
+-- outgrows the memory.
 with ready as materialized (  -- materialized: the limit must hold before the update
   select id
   from task
@@ -61,7 +63,11 @@ with ready as materialized (  -- materialized: the limit must hold before the up
   returning id, priority, next_run, run_id, arguments
 ), opened as materialized (
   select id as task, row_number() over (order by next_run, id) as n, run_id as run, arguments,
-         cast(gen_random_uuid() as text) as backend_id
+         -- a UUID of version 7, RFC 9562: moment and chance
+         cast(cast(encode(set_bit(set_bit(
+           overlay(uuid_send(gen_random_uuid())
+                   placing substring(int8send(cast(extract(epoch from now()) * 1000 as bigint)) from 3) from 1 for 6),
+           52, 1), 53, 1), 'hex') as uuid) as text) as backend_id
   from grabbed
 ), runs as (
   insert into task_run (id, task, backend_id, scheduled, metadata)
@@ -94,7 +100,11 @@ with ready as materialized (  -- materialized: the limit must hold before the up
   returning id, priority, next_run, run_id, arguments
 ), opened as materialized (
   select id as task, row_number() over (order by priority, next_run, id) as n, run_id as run, arguments,
-         cast(gen_random_uuid() as text) as backend_id
+         -- a UUID of version 7, RFC 9562: moment and chance
+         cast(cast(encode(set_bit(set_bit(
+           overlay(uuid_send(gen_random_uuid())
+                   placing substring(int8send(cast(extract(epoch from now()) * 1000 as bigint)) from 3) from 1 for 6),
+           52, 1), 53, 1), 'hex') as uuid) as text) as backend_id
   from grabbed
 ), runs as (
   insert into task_run (id, task, backend_id, scheduled, metadata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 
@@ -45,6 +46,22 @@ def test_a_batch_takes_due_tasks_opens_their_runs_and_stands_in_the_ledger(
     assert {run["status"] for run in runs} == {"scheduled"}
     assert backend.get_tasks([tasks[0]["id"]])[0]["status"] == "next_run_scheduled"
     assert dispatch.open_batches(owner.id) == [OpenBatch(batch.id, "queue")]
+
+
+@pytest.mark.parametrize("lane", [PLAIN, PRIORITY])
+def test_the_ids_of_runs_begin_with_the_moment_so_that_those_of_a_time_lie_together_in_the_index(
+    backend: SchedulerBackend, dispatch: Dispatch, owner: Owner, lane: Lane
+) -> None:
+    backend.create_task_type(a_type())
+    backend.create_tasks(a_task(n, priority="high" if lane.priority else None) for n in range(3))
+
+    began = datetime.now(UTC) - timedelta(milliseconds=1)  # ids have whole milliseconds
+    ids = [UUID(each) for each in ids_of(open_batch(dispatch, owner, lane=lane))]
+
+    assert len(set(ids)) == 3
+    assert {each.version for each in ids} == {7}
+    moments = {datetime.fromtimestamp((each.int >> 80) / 1000, UTC) for each in ids}
+    assert began <= min(moments) <= max(moments) <= datetime.now(UTC)
 
 
 def test_where_nothing_is_due_no_batch_is_written(backend: SchedulerBackend, dispatch: Dispatch, owner: Owner) -> None:

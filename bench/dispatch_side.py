@@ -49,6 +49,8 @@ select id, id, gen_random_uuid(), now() - interval '1 hour', now() - interval '1
 from task where mod(id, 20) in (1, 19);
 select setval('task_id_seq', %(rows)s), setval('task_run_id_seq', %(rows)s)
 """
+# The starts and ends of runs have used what room their pages were left with.
+FULL_PAGES = "alter table task_run set (fillfactor = 100)"
 READY = """
 insert into task (type, arguments, next_run, current_interval, status, policy, retries_left)
 select 't' || 1 + mod(n, %(types)s),
@@ -87,6 +89,7 @@ class Side:
 
     name = ""
     own_column, own_value = "", ""  # what tasks have here alone, as BACKGROUND takes it
+    own_pages = "alter table task_run reset (fillfactor)"
 
     def __init__(self, servers: Servers) -> None:
         self.servers = servers
@@ -142,7 +145,9 @@ class Side:
         cursor.execute(TYPES, binds)
         if work.table:
             cursor.execute(UNCHECKED)
+            cursor.execute(FULL_PAGES)
             cursor.execute(BACKGROUND.format(own_column=self.own_column, own_value=self.own_value), binds)
+            cursor.execute(self.own_pages)
         cursor.execute("vacuum (analyze) task")
         cursor.execute("vacuum (analyze) task_run")
 
@@ -152,6 +157,7 @@ class Ours(Side):
 
     name = "ours"
     own_column, own_value = ", run_id", ", case when mod(n, 20) in (1, 19) then n end"
+    own_pages = "alter table task_run set (fillfactor = 80)"
 
     def make(self, name: str) -> None:
         """See ``Side.make``."""

@@ -9,12 +9,13 @@ from functools import partial
 import pytest
 from sqlalchemy import Engine
 
-from swh_sched_runner.backend import dispatch, lanes, wake
+from swh_sched_runner.backend import dispatch, lanes, tasks, wake
 from swh_sched_runner.backend.dispatch import QueueSeen
 from swh_sched_runner.backend.lanes import Lane
 from swh_sched_runner.db.engine import create_engine
 from tests.support import databases
 from tests.support.plans import Plan, explained
+from tests.support.samples import NOW
 
 TYPES = 2  # as filled in below
 CAP = 100
@@ -72,6 +73,23 @@ def test_the_cost_of_a_grab_follows_what_it_takes(engine: Engine) -> None:
 
     assert read(10) <= 20
     assert read(300) <= 600
+
+
+@pytest.mark.parametrize(
+    ("status", "index"), [("next_run_not_scheduled", "task_match_waiting_idx"), ("completed", "task_match_over_idx")]
+)
+def test_creation_looks_for_twins_in_the_index_of_their_state(engine: Engine, status: str, index: str) -> None:
+    asked = [
+        {"type": f"load-{n % 2}", "arguments": {"args": [], "kwargs": {"n": n}}, "next_run": NOW, "status": status}
+        for n in range(1, 401)
+    ]
+    plans = explained(engine, lambda conn: tasks.create(conn, asked, "oneshot"))
+    (creation,) = [plan for plan in plans if "insert into task " in plan.statement]
+
+    used = {node["Index Name"] for node in creation.nodes if "Index Name" in node and node["Actual Loops"]}
+    assert {name for name in used if name.startswith("task_match")} == {index}
+    assert "task" not in creation.whole_tables()
+    assert creation.rows_read("task") <= len(asked)
 
 
 def test_a_look_reads_one_row_a_lane_and_no_more_tasks_in_flight_than_may_be(engine: Engine) -> None:

@@ -167,7 +167,7 @@ def text(name: str, part: Part, measured: Measured, head: str, *, drawn: bool) -
 def main() -> None:
     """Measure the parts that are asked for; print them, or write them to docs/performance.md."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="all parts at full size, about two hours")
+    parser.add_argument("--full", action="store_true", help="all parts at full size, about an hour and a half")
     parser.add_argument("--part", action="append", choices=[*full_parts()], help="only this part; may be repeated")
     parser.add_argument("--write", action="store_true", help="put tables and plots into docs/performance.md")
     options = parser.parse_args()

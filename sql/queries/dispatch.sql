@@ -63,11 +63,7 @@ with ready as materialized (  -- materialized: the limit must hold before the up
   returning id, priority, next_run, run_id, arguments
 ), opened as materialized (
   select id as task, row_number() over (order by next_run, id) as n, run_id as run, arguments,
-         -- a UUID of version 7, RFC 9562: moment and chance
-         cast(cast(encode(set_bit(set_bit(
-           overlay(uuid_send(gen_random_uuid())
-                   placing substring(int8send(cast(extract(epoch from now()) * 1000 as bigint)) from 3) from 1 for 6),
-           52, 1), 53, 1), 'hex') as uuid) as text) as backend_id
+         overlay(cast(gen_random_uuid() as text) placing :moment from 1) as backend_id
   from grabbed
 ), runs as (
   insert into task_run (id, task, backend_id, scheduled, metadata)
@@ -100,11 +96,7 @@ with ready as materialized (  -- materialized: the limit must hold before the up
   returning id, priority, next_run, run_id, arguments
 ), opened as materialized (
   select id as task, row_number() over (order by priority, next_run, id) as n, run_id as run, arguments,
-         -- a UUID of version 7, RFC 9562: moment and chance
-         cast(cast(encode(set_bit(set_bit(
-           overlay(uuid_send(gen_random_uuid())
-                   placing substring(int8send(cast(extract(epoch from now()) * 1000 as bigint)) from 3) from 1 for 6),
-           52, 1), 53, 1), 'hex') as uuid) as text) as backend_id
+         overlay(cast(gen_random_uuid() as text) placing :moment from 1) as backend_id
   from grabbed
 ), runs as (
   insert into task_run (id, task, backend_id, scheduled, metadata)

@@ -2,7 +2,7 @@
 -- The longest due, or first to become due, of each task type, without and with a priority; an index probe each. And
 -- what holds a lane back: that its type is paused, has as many tasks in flight as it may (their count stops there),
 -- or has no token; less than a tenth of a second's worth is not worth a batch. Types that share a queue share the least of
--- their bounds. Each row also has the queues that are paused: a statement of its own would take as long as this one.
+-- their bounds. Each row also has the queues that are paused: a round trip less for each look.
 select tt.type as task_type, tt.backend_name, tt.max_queue_length, lane.priority,
        cast(extract(epoch from lane.next_run - coalesce(cast(:now as timestamptz), now())) as float8) as due_in_seconds,
        c.paused is not null as paused,

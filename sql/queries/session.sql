@@ -2,7 +2,8 @@
 -- What a new connection of the pool is set to. The code counts on UTC and on read committed; timeouts that the role, the
 -- database or the connection string sets are left alone. On large tables the planner guesses high enough to have a grab
 -- compiled: 40 ms, each time anew, for a statement of 30.
-select set_config('jit', 'off', false), set_config('timezone', 'UTC', false), set_config('intervalstyle', 'postgres', false),
+select set_config('jit', 'off', false), set_config('timezone', 'UTC', false),
+       set_config('intervalstyle', 'postgres', false),
        set_config('default_transaction_isolation', 'read committed', false),
        case when current_setting('lock_timeout') = '0' then set_config('lock_timeout', :lock_timeout, false) end,
        case when current_setting('statement_timeout') = '0' then set_config('statement_timeout', :statement_timeout, false) end;

@@ -6,6 +6,7 @@ goes when the broker has confirmed every message. Until then its messages are se
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -170,13 +171,29 @@ def _open_batch(
     if allowed.tasks <= 0:
         return None
     statement = _sql.open_priority_batch if lane.priority else _sql.open_batch
-    binds = {"owner": owner, "queue": queue, "task_type": lane.task_type, "num_tasks": allowed.tasks, "now": now}
+    binds = {
+        "owner": owner,
+        "queue": queue,
+        "task_type": lane.task_type,
+        "num_tasks": allowed.tasks,
+        "now": now,
+        "moment": _moment(),
+    }
     rows = conn.execute(statement, binds).all()
     if not rows:
         return None
     lanes.use(conn, lane.task_type, allowed, len(rows))
     promises = [_promise(row.backend_id, row.arguments) for row in rows]
     return Batch(rows[0].batch, queue, lane.backend_name, lane.max_queue_length, promises)
+
+
+def _moment() -> str:
+    """How the ids of runs begin: a UUID of version 7 has the milliseconds since 1970, its version, then chance.
+
+    See RFC 9562, 5.7.
+    """
+    milliseconds = f"{time.time_ns() // 1_000_000:012x}"
+    return f"{milliseconds[:8]}-{milliseconds[8:]}-7"
 
 
 def _promise(backend_id: str, arguments: Mapping[str, Any]) -> Promise:

@@ -11,6 +11,7 @@ import pytest
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch import Dispatch
 from swh_sched_runner.backend.owner import Owner
+from swh_sched_runner.backend.tasks import LARGE
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import OwnershipLost
 from tests.support.samples import a_task, a_type
@@ -108,18 +109,19 @@ def test_a_bulk_call_wakes_once(backend: SchedulerBackend, owner: Owner, databas
         assert len(conn.notifies) == 1
 
 
+@pytest.mark.parametrize("tasks", [1, LARGE], ids=["few", "many"])
 def test_nobody_falls_asleep_while_tasks_are_being_created_so_that_none_is_overlooked(
-    backend: SchedulerBackend, owner: Owner, database_url: str
+    backend: SchedulerBackend, owner: Owner, database_url: str, tasks: int
 ) -> None:
     with psycopg2.connect(database_url) as conn:
         creator = SchedulerBackend(conn)
-        creator.create_tasks([a_task()])
+        creator.create_tasks(a_task(n) for n in range(tasks))
         refused = owner.fall_asleep(LONG)
         conn.commit()
 
     assert not refused
     assert owner.fall_asleep(LONG)
-    assert len(backend.peek_ready_tasks("load-git")) == 1
+    assert len(backend.peek_ready_tasks("load-git")) == tasks
 
 
 def test_a_session_that_ends_while_it_waits_is_noticed(owner: Owner, database: Database) -> None:

@@ -80,6 +80,10 @@ class StatementRefused(SchedulerException):
     """PostgreSQL refused a statement: {reason}"""
 
 
+class DataRefused(StatementRefused):
+    """PostgreSQL refused the data, and would each time: {reason}"""
+
+
 class BrokerUnavailable(SchedulerException):
     """The broker can't be reached: {reason}"""
 

@@ -1,4 +1,4 @@
-"""Whole transactions on PostgreSQL, and which errors are worth another try."""
+"""Whole transactions on PostgreSQL, and what becomes of errors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import tenacity
 from sqlalchemy import Connection, Engine
 
 from swh_sched_runner.db.connections import connect, create_engine
+from swh_sched_runner.db.sqlstate import Meaning, meaning
 from swh_sched_runner.exc import (
     DatabaseUnavailable,
+    DataRefused,
     LockTimeout,
     StatementRefused,
     StatementTimeout,
@@ -25,57 +27,49 @@ __all__ = ["Database", "connect", "create_engine", "is_transient", "translate"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-CONFLICTS = frozenset(
-    {
-        "40001",  # serialization_failure
-        "40P01",  # deadlock_detected
-    }
-)
-LOCK_NOT_AVAILABLE = "55P03"
-QUERY_CANCELED = "57014"
-# The transaction did not happen, and the next one may.
-TRANSIENT_SQLSTATES = CONFLICTS | {
-    LOCK_NOT_AVAILABLE,
-    "25P03",  # idle_in_transaction_session_timeout
-    "57P01",  # admin_shutdown: the server, or the session, was ended by an administrator
-    "57P02",  # crash_shutdown
-    "57P03",  # cannot_connect_now: the server is starting up
-    "57P05",  # idle_session_timeout
-    "53300",  # too_many_connections
-}
+_TRANSIENT = frozenset({Meaning.CONFLICT, Meaning.AWAY, Meaning.LOCK})
 ATTEMPTS = 5
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same transaction may succeed when it is tried again."""
-    if not isinstance(error, sqlalchemy.exc.DBAPIError):
-        return False
-    sqlstate = _sqlstate(error)
-    if sqlstate is None:  # no answer of a server at all: connection refused, reset, timed out
-        return error.connection_invalidated or isinstance(error.orig, psycopg2.OperationalError)
-    return sqlstate in TRANSIENT_SQLSTATES or sqlstate.startswith("08")
+    return _meaning(error) in _TRANSIENT
 
 
 def _is_worth_a_try(error: BaseException) -> bool:
     # After lock_timeout the patience that somebody set is used up.
-    return is_transient(error) and _sqlstate(error) != LOCK_NOT_AVAILABLE
+    return is_transient(error) and _meaning(error) is not Meaning.LOCK
 
 
-def _sqlstate(error: BaseException) -> str | None:
-    return getattr(getattr(error, "orig", None), "pgcode", None)
+def _meaning(error: BaseException) -> Meaning | None:
+    """What a driver's error means, None for another one."""
+    if not isinstance(error, sqlalchemy.exc.DBAPIError):
+        return None
+    code = getattr(error.orig, "pgcode", None)
+    if code is not None:
+        return meaning(code)
+    # No answer of a server at all: connection refused, reset, timed out; or values that the driver can't write.
+    if error.connection_invalidated or isinstance(error.orig, psycopg2.OperationalError):
+        return Meaning.AWAY
+    return Meaning.DATA if isinstance(error.orig, psycopg2.DataError) else Meaning.REFUSED
 
 
 def translate(error: sqlalchemy.exc.DBAPIError) -> Exception:
     """Our error for one of the driver's: says what happened without the statement and its parameters."""
     reason = " ".join(str(error.orig).split()) or type(error.orig).__name__
-    sqlstate = _sqlstate(error)
-    if sqlstate == LOCK_NOT_AVAILABLE:
-        return LockTimeout(reason=reason)
-    if sqlstate == QUERY_CANCELED:
-        return StatementTimeout(reason=reason)
-    if sqlstate in CONFLICTS:
-        return TransactionConflict(reason=reason)
-    return DatabaseUnavailable(reason=reason) if is_transient(error) else StatementRefused(reason=reason)
+    match _meaning(error):
+        case Meaning.DATA:
+            return DataRefused(reason=reason)
+        case Meaning.CONFLICT:
+            return TransactionConflict(reason=reason)
+        case Meaning.AWAY:
+            return DatabaseUnavailable(reason=reason)
+        case Meaning.LOCK:
+            return LockTimeout(reason=reason)
+        case Meaning.STOPPED:
+            return StatementTimeout(reason=reason)
+        case _:
+            return StatementRefused(reason=reason)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ INTERNAL = {"Evidence"}
 ERRORS = (
     *("InvalidArgument", "UnknownTaskType", "UnknownQueue", "UnknownTask", "DuplicateBackendId", "UnknownLister"),
     *("UnknownPolicy", "StaleData", "DatabaseUnavailable", "LockTimeout", "StatementTimeout", "TransactionConflict"),
-    *("ConnectionUnusable", "StatementRefused"),
+    *("ConnectionUnusable", "StatementRefused", "DataRefused"),
 )
 
 

@@ -112,6 +112,10 @@ class DepthUnreadable(SchedulerException):
     """The length of queue {queue!r} can't be read: {reason}. Nothing is sent to it"""
 
 
+class ServiceInTrouble(SchedulerException):
+    """{reason}"""
+
+
 class NotRunning(SchedulerException):
     """{missing} is not configured and nothing runs in {directory}: run `swh-sched-runner up`, or configure it"""
 

@@ -181,6 +181,22 @@ order by v.n;
 insert into event_set_aside (reason, body)
 select reason, body from unnest(cast(:reasons as text[]), cast(:bodies as bytea[])) as u (reason, body);
 
+-- name: trim_set_aside
+-- Drop the oldest of them beyond so many rows, bytes of bodies and seconds. Two listeners may do so at once.
+delete from event_set_aside
+where id in (
+  select id from event_set_aside
+  where id in (
+    select id
+    from (select id, received, row_number() over newest_first as n, sum(octet_length(body)) over newest_first as size
+          from event_set_aside
+          window newest_first as (order by id desc)) as kept
+    where n > :rows or size > :size or received < now() - make_interval(secs => :seconds)
+  )
+  for update skip locked
+)
+returning id;
+
 -- name: open_runs
 -- Runs that have not ended; promised are those in an open batch. Reads all of task_run: for restarts alone.
 select r.id, r.backend_id, tt.backend_name, t.priority is not null as priority, r.started is not null as started,

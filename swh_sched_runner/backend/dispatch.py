@@ -160,8 +160,16 @@ class Dispatch:
                 owner.close()
 
     def record_events(self, changes: Sequence[RunChange], set_aside: Sequence[tuple[str, bytes]] = ()) -> Recorded:
-        """Record what events say, one change a run, and keep what could not be read: ``(reason, body)``."""
+        """Record what events say, one change a run, and keep what could not be read: ``(reason, body)``.
+
+        All or nothing. Raises ``DataRefused`` or ``InvalidArgument`` where a value is wrong, ``StatementRefused`` where
+        the database takes none for now.
+        """
         return self._db.run(_record_events, changes, set_aside)
+
+    def trim_set_aside(self, rows: int, size: int, seconds: float) -> int:
+        """Drop what was set aside, oldest first, beyond so many rows, bytes of bodies and seconds; answers how many."""
+        return self._db.run(_trim_set_aside, rows, size, seconds)
 
 
 def _open_batch(
@@ -253,3 +261,7 @@ def _record_events(conn: Connection, changes: Sequence[RunChange], set_aside: Se
         reasons, bodies = zip(*set_aside, strict=True)
         conn.execute(_sql.set_aside, {"reasons": list(reasons), "bodies": list(bodies)})
     return runs.record(conn, changes, from_events=True)
+
+
+def _trim_set_aside(conn: Connection, rows: int, size: int, seconds: float) -> int:
+    return len(conn.execute(_sql.trim_set_aside, {"rows": rows, "size": size, "seconds": seconds}).all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +11,14 @@ import amqp.exceptions
 from celery import Celery
 
 from swh_sched_runner import worker
+from swh_sched_runner.broker.amqp_deliver import DeliveryFrames
 from swh_sched_runner.broker.amqp_link import AmqpLink
 from swh_sched_runner.broker.app import reason_of
-from swh_sched_runner.broker.delivery import Delivery
+from swh_sched_runner.broker.delivery import BATCH_BYTES, Delivery, bytes_of
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import QueueRefused
 
+BEAT_SECONDS = 1.0
 DEAD_SUFFIX = ".dead"
 # Two million events, and below what the smallest sensible disk alarm leaves; then the oldest go.
 MAX_BYTES = 1_073_741_824
@@ -55,40 +58,64 @@ def declare_events(link: AmqpLink, settings: BrokerSettings) -> None:
 
 
 class AmqpConsumer:
-    """See ``consumer.EventConsumer``."""
+    """See ``consumer.EventConsumer``. What it doesn't read yet waits in the socket, and then in the broker."""
 
-    def __init__(self, app: Celery, settings: BrokerSettings, prefetch: int) -> None:
+    def __init__(self, app: Celery, settings: BrokerSettings, prefetch: int, max_bytes: int) -> None:
         self._link = AmqpLink(app)
         self._received: list[Delivery] = []
+        self._received_bytes = 0
+        self._next_beat = 0.0
+        self._in_hand: dict[int, None] = {}  # tags in the order of delivery
         self._channel = self._link.control
-        self._channel.auto_decode = False  # bodies are bytes
         try:
             declare_events(self._link, settings)
             with self._link.guard():
+                DeliveryFrames(self._link.connection, self._channel.channel_id, max_bytes, self._take)
                 self._channel.basic_qos(0, prefetch, False)
-                self._channel.basic_consume(settings.event_queue, callback=self._take)
+                self._channel.basic_consume(settings.event_queue)
         except BaseException:
             self._link.close()
             raise
 
-    def _take(self, message: Any) -> None:
-        self._received.append(Delivery(message.body, message.delivery_tag))
+    def _take(self, delivery: Delivery) -> None:
+        self._received.append(delivery)
+        self._received_bytes += len(delivery.body)
+        self._in_hand[delivery.tag] = None
 
     def receive(self, limit: int, timeout_seconds: float) -> list[Delivery]:
         """See ``consumer.EventConsumer.receive``."""
         deadline = time.monotonic() + timeout_seconds
-        self._link.check()
-        while len(self._received) < limit and (left := deadline - time.monotonic()) > 0:
+        self.keep_alive()
+        while (
+            len(self._received) < limit
+            and self._received_bytes < BATCH_BYTES
+            and (left := deadline - time.monotonic()) > 0
+        ):
             self._link.beat()
             self._link.next_method(min(left, 1.0))
         taken, self._received = self._received[:limit], self._received[limit:]
+        self._received_bytes = bytes_of(self._received)
         return taken
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """See ``consumer.EventConsumer.acknowledge``."""
-        if deliveries:
-            with self._link.guard():
-                self._channel.basic_ack(deliveries[-1].tag, multiple=True)
+        """See ``consumer.EventConsumer.acknowledge``: all up to the first that is kept at once, others one by one."""
+        done = {delivery.tag for delivery in deliveries}
+        before_the_first_kept = list(itertools.takewhile(done.__contains__, self._in_hand))
+        behind = sorted(done.difference(before_the_first_kept))
+        with self._link.guard():
+            if before_the_first_kept:
+                self._channel.basic_ack(before_the_first_kept[-1], multiple=True)
+            for tag in behind:
+                self._channel.basic_ack(tag)
+        for tag in done:
+            self._in_hand.pop(tag, None)
+
+    def keep_alive(self) -> None:
+        """See ``consumer.EventConsumer.keep_alive``."""
+        if time.monotonic() >= self._next_beat:
+            self._next_beat = time.monotonic() + BEAT_SECONDS
+            self._link.beat()
+            self._link.next_method(0)  # the broker's own heartbeats count as soon as they are read
 
     def close(self) -> None:
         """See ``consumer.EventConsumer.close``."""

@@ -9,7 +9,7 @@ from celery import Celery
 
 from swh_sched_runner.broker.amqp_consume import AmqpConsumer
 from swh_sched_runner.broker.app import kind_of
-from swh_sched_runner.broker.delivery import Delivery
+from swh_sched_runner.broker.delivery import MAX_EVENT_BYTES, Delivery
 from swh_sched_runner.broker.memory import MemoryConsumer
 from swh_sched_runner.broker.redis_consume import RedisConsumer
 from swh_sched_runner.config.settings import BrokerSettings
@@ -24,29 +24,38 @@ class EventConsumer(Protocol):
     """
 
     def receive(self, limit: int, timeout_seconds: float) -> list[Delivery]:
-        """Up to ``limit`` messages: as soon as there are so many, else those that came within the time.
+        """Up to ``limit`` messages: as soon as there are so many, or so many bytes, else those that came in time.
 
         A message may hold several events. Call it every few seconds, it keeps the connection alive as well. More than
         the prefetch is never in hand. Raises ``BrokerUnavailable``.
         """
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Let go of what was applied: ``deliveries`` as they were received, and everything before them."""
+        """Let go of these, which were applied; what was received before them and isn't among them stays in hand."""
+
+    def keep_alive(self) -> None:
+        """Keep the connection, and what is in hand, while nothing is received; at least every second.
+
+        Raises ``BrokerUnavailable``.
+        """
 
     def close(self) -> None:
         """End the connection; never raises. What is in hand goes back."""
 
 
-def open_consumer(app: Celery, settings: BrokerSettings, prefetch: int) -> EventConsumer:
+def open_consumer(
+    app: Celery, settings: BrokerSettings, prefetch: int, max_bytes: int = MAX_EVENT_BYTES
+) -> EventConsumer:
     """A consumer of ``broker.event_queue``, which is declared and from then on keeps events for good.
 
-    ``prefetch`` bounds what RabbitMQ hands out unacknowledged. Several consumers share the queue. Raises
-    ``BrokerUnavailable``, and ``QueueRefused`` where the queue exists and was declared otherwise.
+    ``prefetch`` bounds what RabbitMQ hands out unacknowledged. A body longer than ``max_bytes`` is cut off. Several
+    consumers share the queue. Raises ``BrokerUnavailable``, and ``QueueRefused`` where the queue exists and was
+    declared otherwise.
     """
     match kind_of(app):
         case "amqp":
-            return AmqpConsumer(app, settings, prefetch)
+            return AmqpConsumer(app, settings, prefetch, max_bytes)
         case "redis":
-            return RedisConsumer(app, settings)
+            return RedisConsumer(app, settings, max_bytes)
         case "memory":
-            return MemoryConsumer(app, settings)
+            return MemoryConsumer(app, settings, max_bytes)

@@ -17,10 +17,10 @@ from swh_sched_runner.broker.events import (
     TaskRevoked,
     TaskStarted,
     TaskSucceeded,
+    cut,
 )
 from swh_sched_runner.model import Evidence
 
-MAX_ERROR_CHARACTERS = 1_000
 MAX_RESULT_BYTES = 65_536
 
 EndStatus = Literal["eventful", "uneventful", "failed", "permfailed", "lost"]
@@ -56,15 +56,16 @@ def end_of(event: TaskEvent) -> End | None:
 def outcome(result: Any) -> tuple[EndStatus, str | None]:
     """What a task's returned value means: the status of its run, and an error.
 
-    ``{"status": "success", "eventful": bool}`` and ``{"status": <a run status>, "error": …}`` are understood; a status
-    that no run can end with is a failure, and any other value is eventful if it is true.
+    ``{"status": "success", "eventful": bool}``, uneventful where it isn't said, and ``{"status": <a run status>,
+    "error": …}`` are understood; a status that no run can end with is a failure, and any other value is eventful if it
+    is true.
     """
     status = result.get("status") if isinstance(result, dict) else None
     if status is None:
         return ("eventful" if result else "uneventful"), None
     error = None if result.get("error") is None else str(result["error"])
     if status == "success":
-        return ("eventful" if result.get("eventful", True) else "uneventful"), error
+        return ("eventful" if result.get("eventful") else "uneventful"), error
     for known in get_args(EndStatus):
         if status == known:
             return known, error
@@ -73,7 +74,7 @@ def outcome(result: Any) -> tuple[EndStatus, str | None]:
 
 def _end_of_result(event: TaskResult) -> End:
     status, error = outcome(event.result)
-    note: dict[str, Any] = {} if error is None else {"error": error[:MAX_ERROR_CHARACTERS]}
+    note: dict[str, Any] = {} if error is None else {"error": cut(error)}
     size = max(event.result_bytes or 0, len(msgspec.json.encode(event.result)))
     if size > MAX_RESULT_BYTES:
         note["result_omitted"] = f"{size} bytes of JSON"
@@ -83,13 +84,13 @@ def _end_of_result(event: TaskResult) -> End:
 
 
 def _failed(error: str) -> End:
-    return End("failed", Evidence.FAILED, {"error": error[:MAX_ERROR_CHARACTERS]})
+    return End("failed", Evidence.FAILED, {"error": cut(error)})
 
 
 def _last_line(traceback: str | None) -> str | None:
     """The line of a traceback that says what happened."""
     lines = (traceback or "").strip().rsplit("\n", 1)
-    return lines[-1].strip()[:MAX_ERROR_CHARACTERS] or None
+    return lines[-1].strip() or None
 
 
 def _why_revoked(event: TaskRevoked) -> str:

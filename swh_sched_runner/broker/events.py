@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-# A list of 24 events with long tracebacks stays far below; what is longer is no event.
-MAX_BODY_BYTES = 16 * 1024 * 1024
-KEPT_BODY_BYTES = 65_536
+from swh_sched_runner.broker.delivery import KEPT_BYTES
+
 # Far below what Python's and PostgreSQL's stacks bear, and above what anybody returns on purpose.
 MAX_DEPTH = 100
+# Of a text that is stored with a run: error messages tell what happened at their beginning.
+MAX_TEXT_BYTES = 4_096
 
 Uuid = Annotated[str, Meta(min_length=1, max_length=255)]
 # Seconds since 1970 that a datetime can hold, up to the year 9999.
@@ -109,7 +110,7 @@ class Other(Struct, frozen=True):
 
 
 class Unreadable(Struct, frozen=True):
-    """What is no event: why, and the beginning of its body."""
+    """A message that is no event, or has elements that are none: why, and the beginning of its body."""
 
     reason: str
     body: bytes
@@ -128,14 +129,15 @@ _KNOWN_TYPES = frozenset(kind.__struct_config__.tag for kind in (*TaskEvent.__ar
 _REFUSALS = (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError)
 
 
-def parse(body: bytes) -> list[Event | Unreadable]:
+def parse(body: bytes, size: int | None = None) -> list[Event | Unreadable]:
     """The events of a message: a JSON object, or a list of them. Never raises.
 
-    NUL characters and lone surrogates, which PostgreSQL can't store, are removed wherever they stand. An element of a
-    list that can't be read does not spoil the others.
+    ``size`` is that of the whole message where ``body`` is its beginning. NUL characters and lone surrogates, which
+    PostgreSQL can't store, are removed wherever they stand. Elements of a list that can't be read do not spoil the
+    others: one ``Unreadable`` at the end speaks of them all.
     """
-    if len(body) > MAX_BODY_BYTES:
-        return [Unreadable(f"{len(body)} bytes are more than an event has", body[:KEPT_BODY_BYTES])]
+    if size is not None and size > len(body):
+        return [Unreadable(f"{size} bytes are more than an event may have", body[:KEPT_BYTES])]
     if _is_plain(body):
         try:
             return [*_many.decode(body)] if body[:1] == b"[" else [_one.decode(body)]
@@ -154,12 +156,22 @@ def _parse_warily(body: bytes) -> list[Event | Unreadable]:
     try:
         content = _decode(body)
     except RecursionError:
-        return [Unreadable(f"nested more than {MAX_DEPTH} deep", body[:KEPT_BODY_BYTES])]
+        return [Unreadable(f"nested more than {MAX_DEPTH} deep", body[:KEPT_BYTES])]
     except _REFUSALS as error:
-        return [Unreadable(f"not JSON: {_first_line(error)}", body[:KEPT_BODY_BYTES])]
-    if not isinstance(content, list):
-        return [_event(content, body)]
-    return [_event(element, None) for element in content]
+        return [Unreadable(f"not JSON: {_first_line(error)}", body[:KEPT_BYTES])]
+    elements = content if isinstance(content, list) else [content]
+    events: list[Event | Unreadable] = []
+    refused, first = 0, ""
+    for element in elements:
+        try:
+            events.append(_typed(clean(element)))
+        except _REFUSALS as error:
+            refused += 1
+            first = first or _first_line(error)
+    if refused:
+        which = "" if len(elements) == 1 else f"{refused} of {len(elements)} events, the first: "
+        events.append(Unreadable(which + first, body[:KEPT_BYTES]))
+    return events
 
 
 def _decode(body: bytes) -> Any:
@@ -168,13 +180,6 @@ def _decode(body: bytes) -> Any:
     except (msgspec.MsgspecError, UnicodeError):
         # Python writes NaN, Infinity and lone surrogates, which are no JSON; Celery's workers are in Python.
         return json.loads(body, parse_constant=lambda _: None)
-
-
-def _event(content: Any, body: bytes | None) -> Event | Unreadable:
-    try:
-        return _typed(clean(content))
-    except _REFUSALS as error:
-        return Unreadable(_first_line(error), (_encode(content) if body is None else body)[:KEPT_BODY_BYTES])
 
 
 def _typed(content: Any) -> Event:
@@ -205,16 +210,16 @@ def clean(value: Any, depth: int = 0) -> Any:
     return value
 
 
+def cut(text: str) -> str:
+    """``text`` as it is stored with a run: its first 4 kB."""
+    if len(text) <= MAX_TEXT_BYTES // 4:  # whatever the characters, they fit
+        return text
+    return text.encode(errors="ignore")[:MAX_TEXT_BYTES].decode(errors="ignore")
+
+
 def _clean_text(text: str) -> str:
     return text.replace("\0", "").encode(errors="ignore").decode()
 
 
-def _encode(content: Any) -> bytes:
-    try:
-        return json.dumps(content).encode()
-    except (ValueError, RecursionError):
-        return b""
-
-
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:255]
+    return _clean_text((str(error).splitlines() or [type(error).__name__])[0][:255])

@@ -138,7 +138,8 @@ class MemoryFiller:
 class MemoryConsumer:
     """See ``consumer.EventConsumer``. What is not acknowledged is lost with the process."""
 
-    def __init__(self, app: Celery, settings: BrokerSettings) -> None:
+    def __init__(self, app: Celery, settings: BrokerSettings, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._connection = connect(app)
         self._channel = self._connection.channel()
         exchange = Exchange(settings.event_exchange, type="topic")
@@ -153,7 +154,7 @@ class MemoryConsumer:
         while len(taken) < limit:
             message = self._channel.basic_get(self._queue)
             if message is not None:
-                taken.append(Delivery(_as_bytes(message.body), message.delivery_tag))
+                taken.append(Delivery.of(_as_bytes(message.body), message.delivery_tag, self._max_bytes))
             elif (left := deadline - time.monotonic()) > 0:
                 time.sleep(min(left, POLL_SECONDS))
             else:
@@ -164,6 +165,9 @@ class MemoryConsumer:
         """See ``consumer.EventConsumer.acknowledge``."""
         for delivery in deliveries:
             self._channel.basic_ack(delivery.tag)
+
+    def keep_alive(self) -> None:
+        """See ``consumer.EventConsumer.keep_alive``: nothing can break."""
 
     def close(self) -> None:
         """See ``consumer.EventConsumer.close``."""

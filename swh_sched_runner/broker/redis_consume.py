@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from celery import Celery
 from msgspec import Meta
 from redis.exceptions import RedisError
 
-from swh_sched_runner.broker.delivery import Delivery
+from swh_sched_runner.broker.delivery import BATCH_BYTES, KEPT_BYTES, Delivery, bytes_of
 from swh_sched_runner.broker.redis_link import RedisLink
 from swh_sched_runner.config.settings import BrokerSettings
 
@@ -22,25 +21,41 @@ from swh_sched_runner.config.settings import BrokerSettings
 # up by the database may see its own again; an event that is told twice counts once.
 VISIBILITY_SECONDS = 30
 POLL_SECONDS = 0.05
+KEEP_EVERY_SECONDS = 5.0
+# What kombu's envelope takes around a body, which base64 makes longer by a third.
+ENVELOPE_BYTES = 65_536
 
 TAKE = """
--- Take the oldest messages, first those of dead listeners. KEYS: list, hash of messages in hand, their times, counter.
--- ARGV: how many, seconds until what is in hand comes back. Returns tag, message, tag, message …
+-- Take the oldest messages, first those of dead listeners, until they are enough, or so many bytes. KEYS: list, hash
+-- of messages in hand, their times, counter. ARGV: how many, seconds until what is in hand comes back, how many bytes;
+-- bytes that a message may have, and how many of a longer one are handed out. Returns tag, size, message, tag, …
 local now = tonumber(redis.call('time')[1])
 local limit = tonumber(ARGV[1])
-local overdue = redis.call('zrangebyscore', KEYS[3], '-inf', now - tonumber(ARGV[2]), 'limit', 0, limit)
+local bytes_left = tonumber(ARGV[3])
 local taken = {}
+local function hand_out(tag, message)
+  taken[#taken + 1] = tag
+  taken[#taken + 1] = #message
+  if #message > tonumber(ARGV[4]) then
+    message = string.sub(message, 1, tonumber(ARGV[5]))
+  end
+  taken[#taken + 1] = message
+  bytes_left = bytes_left - #message
+end
+local overdue = redis.call('zrangebyscore', KEYS[3], '-inf', now - tonumber(ARGV[2]), 'limit', 0, limit)
 for _, tag in ipairs(overdue) do
+  if bytes_left <= 0 then
+    break
+  end
   local message = redis.call('hget', KEYS[2], tag)
   if message then
-    taken[#taken + 1] = tag
-    taken[#taken + 1] = message
     redis.call('zadd', KEYS[3], now, tag)
+    hand_out(tag, message)
   else
     redis.call('zrem', KEYS[3], tag)
   end
 end
-for _ = #taken / 2 + 1, limit do
+while #taken / 3 < limit and bytes_left > 0 do
   local message = redis.call('rpop', KEYS[1])
   if not message then
     break
@@ -48,10 +63,17 @@ for _ = #taken / 2 + 1, limit do
   local tag = tostring(redis.call('incr', KEYS[4]))
   redis.call('hset', KEYS[2], tag, message)
   redis.call('zadd', KEYS[3], now, tag)
-  taken[#taken + 1] = tag
-  taken[#taken + 1] = message
+  hand_out(tag, message)
 end
 return taken
+"""
+
+KEEP = """
+-- What is in hand stays there from now on. KEYS as above. ARGV: tags.
+local now = redis.call('time')[1]
+for _, tag in ipairs(ARGV) do
+  redis.call('zadd', KEYS[3], 'XX', now, tag)
+end
 """
 
 GIVE_BACK = """
@@ -82,10 +104,13 @@ _envelope = msgspec.json.Decoder(_Envelope)
 class RedisConsumer:
     """See ``consumer.EventConsumer``. Workers' own unacknowledged messages are kept elsewhere and never touched."""
 
-    def __init__(self, app: Celery, settings: BrokerSettings) -> None:
+    def __init__(self, app: Celery, settings: BrokerSettings, max_bytes: int) -> None:
         self._link = RedisLink(app)
+        self._max_bytes = max_bytes
+        self._kept = time.monotonic()
         self._keys = keys(self._link, settings.event_queue)
         self._take = self._link.client.register_script(TAKE)
+        self._keep = self._link.client.register_script(KEEP)
         self._give_back = self._link.client.register_script(GIVE_BACK)
         self._in_hand: dict[bytes | str, None] = {}
 
@@ -93,15 +118,25 @@ class RedisConsumer:
         """See ``consumer.EventConsumer.receive``."""
         deadline = time.monotonic() + timeout_seconds
         taken: list[Delivery] = []
+        self.keep_alive()
         while True:
-            with self._link.guard():
-                parts = self._take(keys=self._keys, args=[limit - len(taken), VISIBILITY_SECONDS])
-            taken += [Delivery(body_of(parts[at + 1]), parts[at]) for at in range(0, len(parts), 2)]
-            self._in_hand |= dict.fromkeys(parts[::2])
+            taken += self._receive(limit - len(taken), BATCH_BYTES - bytes_of(taken))
             left = deadline - time.monotonic()
-            if len(taken) >= limit or left <= 0:
+            if len(taken) >= limit or bytes_of(taken) >= BATCH_BYTES or left <= 0:
                 return taken
             time.sleep(min(left, POLL_SECONDS))
+
+    def _receive(self, limit: int, limit_bytes: int) -> list[Delivery]:
+        longest = self._max_bytes * 4 // 3 + ENVELOPE_BYTES
+        with self._link.guard():
+            parts = self._take(keys=self._keys, args=[limit, VISIBILITY_SECONDS, limit_bytes, longest, KEPT_BYTES])
+        self._in_hand |= dict.fromkeys(parts[::3])
+        return [self._delivery(parts[at], parts[at + 1], parts[at + 2], longest) for at in range(0, len(parts), 3)]
+
+    def _delivery(self, tag: bytes | str, size: int, message: bytes, longest: int) -> Delivery:
+        if size > longest:
+            return Delivery(message, tag, size)
+        return Delivery.of(body_of(message), tag, self._max_bytes)
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See ``consumer.EventConsumer.acknowledge``."""
@@ -114,6 +149,13 @@ class RedisConsumer:
             pipe.execute()
         for tag in tags:
             self._in_hand.pop(tag, None)
+
+    def keep_alive(self) -> None:
+        """See ``consumer.EventConsumer.keep_alive``."""
+        if self._in_hand and time.monotonic() - self._kept > KEEP_EVERY_SECONDS:
+            self._kept = time.monotonic()
+            with self._link.guard():
+                self._keep(keys=self._keys, args=list(self._in_hand))
 
     def close(self) -> None:
         """See ``consumer.EventConsumer.close``."""
@@ -136,5 +178,5 @@ def body_of(message: bytes) -> bytes:
         if envelope.properties.body_encoding == "base64":
             return base64.b64decode(envelope.body, validate=True)
         return envelope.body.encode()
-    except (msgspec.MsgspecError, UnicodeError, binascii.Error, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # of base64 and of UTF-8 as well
         return message

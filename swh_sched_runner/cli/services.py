@@ -32,11 +32,10 @@ def factories(context: Context, instruments: Instruments | None = None) -> Mappi
     context.database.run(migrate.require)
     app, dispatch = create_app(broker), Dispatch(context.database)
     publisher = partial(open_publisher, app, broker)
+    consumer = partial(open_consumer, app, broker, settings.listener.prefetch, settings.listener.max_event_bytes)
     return {
         "runner": lambda: Runner(dispatch, publisher, settings.runner, broker.priority_queue, instruments),
-        "listener": lambda: Listener(
-            dispatch, partial(open_consumer, app, broker, settings.listener.prefetch), settings.listener, instruments
-        ),
+        "listener": lambda: Listener(dispatch, consumer, settings.listener, instruments),
         "visits": lambda: VisitScheduler(dispatch, publisher, settings.visits, instruments),
     }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import click
 import structlog
@@ -52,7 +53,11 @@ def answering(context: Context, command: str, supervisor: Supervisor, instrument
 def pages(context: Context, supervisor: Supervisor, instruments: Instruments) -> Pages:
     """What is answered at which path."""
     app, database = create_app(context.broker), context.database
-    dependencies = {"database": lambda: database.run(migrate.require), "broker": lambda: connect(app).release()}
+    dependencies: dict[str, Callable[[], object]] = {
+        "database": lambda: database.run(migrate.require),
+        "broker": lambda: connect(app).release(),
+        **{name: partial(supervisor.require_working, name) for name in supervisor.names},
+    }
     return {
         "/metrics": metrics.page(instruments.registry, database),
         "/healthz": health.alive(supervisor.silent),

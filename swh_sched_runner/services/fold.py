@@ -8,7 +8,12 @@ from typing import Any
 
 from swh_sched_runner.backend.runs import RunChange
 from swh_sched_runner.broker.ends import End, end_of
-from swh_sched_runner.broker.events import TaskEvent, TaskReceived, TaskRetried, TaskStarted
+from swh_sched_runner.broker.events import TaskEvent, TaskReceived, TaskRetried, TaskStarted, cut
+
+# What their column holds.
+MOST_ATTEMPTS = 2**31 - 1
+# What the event of a retry without an exception says: workers send its repr.
+NO_EXCEPTION = "None"
 
 
 class _Folded:
@@ -26,13 +31,14 @@ class _Folded:
     def add(self, event: TaskEvent) -> None:
         match event:
             case TaskReceived():
-                self.noted["worker"] = event.hostname
-                self.attempts = max(self.attempts or 0, (event.retries or 0) + 1)
+                self.noted["worker"] = cut(event.hostname)
+                self.attempts = max(self.attempts or 0, min((event.retries or 0) + 1, MOST_ATTEMPTS))
             case TaskStarted():
                 self.started = event.timestamp if self.started is None else min(self.started, event.timestamp)
-                self.noted |= {"worker": event.hostname, "worker_pid": event.pid}
+                self.noted |= {"worker": cut(event.hostname), "worker_pid": event.pid}
             case TaskRetried():
-                self.noted["retried"] = event.exception
+                if event.exception and event.exception != NO_EXCEPTION:
+                    self.noted["retried"] = cut(event.exception)
             case _:
                 self._add_end(end_of(event), event.timestamp)
 

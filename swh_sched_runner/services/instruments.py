@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -51,7 +51,9 @@ class Instruments:
     def _measure_listening(self) -> None:
         self._events = self._counter("events", "Events received, by Celery's name of their type", "kind")
         self._ended = self._counter("runs_ended", "Ends of runs that were recorded, by status", "status")
-        self._set_aside = self._counter("events_set_aside", "Events that could not be read or recorded")
+        self._set_aside = self._counter("events_set_aside", "Messages that could not be read, events not recorded")
+        self._dropped = self._counter("events_set_aside_dropped", "Rows of what was set aside, dropped as too many")
+        self._held = self._gauge("events_held", "Messages kept in hand, since the database refuses them for now")
 
     def dispatched(self, task_type: str, queue: str, messages: int) -> None:
         """So many messages of one task type were confirmed for the first time."""
@@ -114,11 +116,22 @@ class Instruments:
         self._ended.labels(status).inc(n)
 
     def set_aside(self, n: int) -> None:
-        """So many events could not be read or recorded."""
+        """So many messages could not be read, or events not be recorded."""
         self._set_aside.inc(n)
+
+    def set_aside_dropped(self, n: int) -> None:
+        """So many rows of what was set aside were dropped, since it was too much or too old."""
+        self._dropped.inc(n)
+
+    def held(self, messages: int) -> None:
+        """So many messages are kept in hand, since the database refuses what they say for now."""
+        self._held.set(messages)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(PREFIX + name, text, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)

@@ -4,26 +4,51 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-import msgspec
+import attrs
 import structlog
 
 from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.backend.runs import Recorded, RunChange
 from swh_sched_runner.broker.consumer import EventConsumer
+from swh_sched_runner.broker.delivery import Delivery
 from swh_sched_runner.broker.events import Event, TaskEvent, Unreadable, parse
 from swh_sched_runner.config import ListenerSettings
-from swh_sched_runner.exc import InvalidArgument, StatementRefused
 from swh_sched_runner.services.fold import fold
+from swh_sched_runner.services.held import Held
 from swh_sched_runner.services.instruments import Instruments
+from swh_sched_runner.services.recording import Recording
 from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.set_aside import SetAside
 
 log = structlog.get_logger(__name__)
 
 
+@attrs.define(slots=True, frozen=True)
+class Message:
+    """A message that was read: its events, and those of tasks among them by run."""
+
+    delivery: Delivery
+    events: list[Event | Unreadable]
+    runs: set[str]
+
+    @classmethod
+    def read(cls, delivery: Delivery) -> Message:
+        """What a delivery says. Never raises."""
+        events = parse(delivery.body, delivery.size)
+        return cls(delivery, events, {event.uuid for event in events if isinstance(event, TaskEvent)})
+
+    def events_of(self, runs: Iterable[str]) -> list[TaskEvent]:
+        """What is told of these runs."""
+        return [event for event in self.events if isinstance(event, TaskEvent) and event.uuid in runs]
+
+
 class Listener:
-    """Receives events, folds them per run, records them, and acknowledges after the commit."""
+    """Receives events, folds them per run, records them, and acknowledges after the commit.
+
+    What the database refuses though its data is right is kept in hand, up to half the prefetch, and tried again. More
+    than that ends the service, so that all of it comes again.
+    """
 
     name = "listener"
 
@@ -39,30 +64,26 @@ class Listener:
         self._batch_size = settings.batch_size
         self._flush_seconds = settings.flush_seconds
         self._instruments = instruments or Instruments()
+        self._held = Held(settings.prefetch // 2)
+        self._set_aside = SetAside(dispatch, settings, self._instruments)
 
     def run_once(self, pulse: Pulse) -> bool:
         """Receive a batch of messages, record what they say, acknowledge them."""
         deliveries = self._consumer.receive(self._batch_size, self._flush_seconds)
         pulse.beat()
-        if not deliveries:
+        self._set_aside.trim()
+        again = self._held.due()
+        if not deliveries and not again:
             return False
         started = time.monotonic()
-        parsed = [event for delivery in deliveries for event in parse(delivery.body)]
-        changes = fold(event for event in parsed if isinstance(event, TaskEvent))
-        unreadable = [(event.reason, event.body) for event in parsed if isinstance(event, Unreadable)]
-        recorded = self._record(changes, unreadable)
-        self._count(parsed, recorded, len(unreadable))
-        self._consumer.acknowledge(deliveries)
-        log.info(
-            "events recorded",
-            events=len(parsed),
-            runs=len(recorded.known),
-            **dict(sorted(recorded.ended.items())),
-            foreign=len(changes) - len(recorded.known),
-            set_aside=len(unreadable),
-            ms=round(1000 * (time.monotonic() - started)),
-        )
-        pulse.beat(f"recorded {len(parsed)} events")
+        messages = self._read(deliveries)
+        recording = self._record(messages, again)
+        done = self._held.tried(recording.waiting) if again else []
+        done += self._keep(messages, recording)
+        self._consumer.acknowledge(done)
+        self._tell(messages, recording, started)
+        pulse.trouble = self._held.reason if self._held else None
+        pulse.beat(f"recorded {sum(len(message.events) for message in messages)} events")
         return True
 
     def rest(self, pulse: Pulse) -> None:
@@ -70,28 +91,70 @@ class Listener:
 
     def close(self) -> None:
         """Close the consumer; what it has not acknowledged is delivered again."""
+        self._instruments.held(0)
         self._consumer.close()
 
-    def _count(self, parsed: Sequence[Event | Unreadable], recorded: Recorded, set_aside: int) -> None:
-        for kind, n in Counter(map(type, parsed)).items():
-            self._instruments.events(_name(kind), n)
-        for status, n in recorded.ended.items():
-            self._instruments.runs_ended(status, n)
-        self._instruments.set_aside(set_aside)
+    def _read(self, deliveries: Sequence[Delivery]) -> list[Message]:
+        messages = []
+        for delivery in deliveries:
+            messages.append(Message.read(delivery))
+            self._consumer.keep_alive()
+        return messages
 
-    def _record(self, changes: Sequence[RunChange], unreadable: list[tuple[str, bytes]]) -> Recorded:
-        """Record all changes; what PostgreSQL refuses is narrowed down by halves and set aside with its reason."""
-        try:
-            return self._dispatch.record_events(changes, unreadable)
-        except (StatementRefused, InvalidArgument) as error:
-            if len(changes) <= 1:
-                unreadable += [(str(error), msgspec.json.encode(change)) for change in changes]
-                log.error("event set aside", reason=str(error), run=[change.backend_id for change in changes])
-                return self._dispatch.record_events([], unreadable)
-            middle = len(changes) // 2
-            first = self._record(changes[:middle], unreadable)
-            second = self._record(changes[middle:], [])
-            return Recorded(first.known | second.known, Counter(first.ended) + second.ended)
+    def _record(self, messages: Sequence[Message], again: Sequence[TaskEvent]) -> Recording:
+        """Record what the messages say of runs that don't wait already, and what is to be tried again."""
+        events = list(again)
+        for message in messages:
+            events += message.events_of(message.runs.difference(self._held.runs))
+        unreadable = [
+            (event.reason, event.body)
+            for message in messages
+            for event in message.events
+            if isinstance(event, Unreadable)
+        ]
+        recording = Recording(self._dispatch, self._consumer.keep_alive)
+        recording.run(fold(events), unreadable)
+        return recording
+
+    def _keep(self, messages: Sequence[Message], recording: Recording) -> list[Delivery]:
+        """Keep in hand the messages of which something has to wait; answers the others."""
+        waiting = {*self._held.runs, *recording.waiting}
+        done = []
+        for message in messages:
+            left = message.runs & waiting
+            if not left:
+                done.append(message.delivery)
+                continue
+            reason = next((recording.waiting[run] for run in left if run in recording.waiting), self._held.reason or "")
+            self._held.add(message.delivery, left, message.events_of(left), reason)
+        return done
+
+    def _tell(self, messages: Sequence[Message], recording: Recording, started: float) -> None:
+        """Count and log what is committed."""
+        kinds = Counter(type(event) for message in messages for event in message.events)
+        for kind, n in kinds.items():
+            self._instruments.events(_name(kind), n)
+        for status, n in recording.ended.items():
+            self._instruments.runs_ended(status, n)
+        self._set_aside.added(recording.rejected)
+        self._instruments.held(len(self._held))
+        if recording.waiting:
+            log.warning(
+                "events kept in hand, the database refuses them for now",
+                messages=len(self._held),
+                runs=len(recording.waiting),
+                reason=self._held.reason,
+                seconds=self._held.seconds,
+            )
+        log.info(
+            "events recorded",
+            events=kinds.total(),
+            runs=len(recording.known),
+            **dict(sorted(recording.ended.items())),
+            foreign=recording.foreign,
+            set_aside=len(recording.rejected),
+            ms=round(1000 * (time.monotonic() - started)),
+        )
 
 
 def _name(kind: type[Event | Unreadable]) -> str:

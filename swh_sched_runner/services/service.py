@@ -17,6 +17,7 @@ class Pulse:
         self._stop = stop or threading.Event()
         self._last = time.monotonic()
         self.status = "starting"
+        self.trouble: str | None = None  # what keeps the service from its work, while something does
 
     @property
     def stopping(self) -> bool:

@@ -12,7 +12,7 @@ from types import FrameType
 
 import structlog
 
-from swh_sched_runner.exc import ConfigurationError, SchedulerException
+from swh_sched_runner.exc import ConfigurationError, SchedulerException, ServiceInTrouble
 from swh_sched_runner.services.service import Pulse, Service
 
 log = structlog.get_logger(__name__)
@@ -80,12 +80,23 @@ class Supervisor:
         if self._refused is not None:
             raise self._refused
 
+    @property
+    def names(self) -> list[str]:
+        """The services, by name."""
+        return list(self._pulses)
+
     def silent(self) -> dict[str, float]:
         """The services that are stuck, and for how many seconds each gave no sign of life. Any thread may ask."""
         if self.stop.is_set():  # one that has ended is silent as well
             return {}
         seconds = {name: pulse.silent_seconds() for name, pulse in self._pulses.items()}
         return {name: silent for name, silent in seconds.items() if silent >= SILENCE_SECONDS}
+
+    def require_working(self, name: str) -> None:
+        """Raise ``ServiceInTrouble`` while something keeps this service from its work. Any thread may ask."""
+        trouble = self._pulses[name].trouble
+        if trouble is not None:
+            raise ServiceInTrouble(reason=trouble)
 
     def _watch(self, threads: list[threading.Thread]) -> None:
         watchdog_usec = int(os.environ.get("WATCHDOG_USEC", 0))
@@ -117,7 +128,8 @@ class Supervisor:
                 service = factory()
                 while not pulse.stopping:
                     more = service.run_once(pulse)
-                    failures = 0
+                    if failures:
+                        failures, pulse.trouble = 0, None
                     pulse.beat()
                     if not more:
                         service.rest(pulse)
@@ -137,6 +149,7 @@ class Supervisor:
     def _wait(self, pulse: Pulse, name: str, failures: int, error: Exception, *, known: bool) -> None:
         seconds = backoff_seconds(failures)
         pulse.status = f"waits {seconds:.0f} s: {error}"
+        pulse.trouble = str(error)
         if known:
             log.warning("service waits", service=name, reason=str(error), seconds=round(seconds, 1))
         else:

@@ -179,6 +179,9 @@ def test_events_that_were_not_committed_come_again(
         def record_events(self, *_: Any) -> Any:
             raise DatabaseUnavailable(reason="on purpose")
 
+        def trim_set_aside(self, *_: Any) -> int:
+            return 0
+
     backend.create_task_type(a_type())
     run_of_a_task(backend, "run-1")
     settings = ListenerSettings(batch_size=10, flush_seconds=0.2, prefetch=20)

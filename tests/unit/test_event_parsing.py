@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import time
 from typing import Any
 
 import msgspec
@@ -27,6 +29,7 @@ from swh_sched_runner.broker.events import (
     WorkerHeartbeat,
     WorkerOffline,
     WorkerOnline,
+    cut,
     parse,
 )
 
@@ -82,13 +85,31 @@ def test_a_list_of_events_is_read_in_order() -> None:
 
 
 def test_one_bad_element_does_not_spoil_the_others() -> None:
-    first, bad, other, last = parse(body(STARTED, {"type": "task-started"}, {"type": "task-sent"}, STARTED))
+    first, other, last, bad = parse(body(STARTED, {"type": "task-started"}, {"type": "task-sent"}, STARTED))
 
     assert first == last == TaskStarted("u", 1.5, "w@h", 4)
     assert other == Other("task-sent")
     assert isinstance(bad, Unreadable)
     assert "uuid" in bad.reason
-    assert json.loads(bad.body) == {"type": "task-started"}
+
+
+def test_the_bad_elements_of_a_message_make_one_row_with_its_bytes() -> None:
+    sent = body(STARTED, 17, {"type": "task-started"}, [])
+
+    started, bad = parse(sent)
+
+    assert started == TaskStarted("u", 1.5, "w@h", 4)
+    assert bad == Unreadable("3 of 4 events, the first: an event is a JSON object, not int", sent)
+
+
+def test_a_megabyte_of_rubbish_makes_one_row_in_seconds() -> None:
+    begun = time.monotonic()
+    for element in (b"0,", b"{},", b"[],", b'"",', b'{"type":"task-started"},'):
+        sent = b"[" + element * (1_000_000 // len(element)) + b"0]"
+        (bad,) = parse(sent)
+        assert isinstance(bad, Unreadable)
+        assert bad.body == sent[:65_536]
+    assert time.monotonic() - begun < 60
 
 
 @pytest.mark.parametrize(
@@ -125,7 +146,6 @@ def test_one_bad_element_does_not_spoil_the_others() -> None:
         (b"[" * 100_000 + b"]" * 100_000, "nested more than 100 deep"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested more than 100 deep"),
         (b'{"type": "task-result", "uuid": "u", "timestamp": 1, "result": ' + b"9" * 10_000 + b"}", "not JSON"),
-        (body(STARTED | {"x": "y" * (17 * 1024 * 1024)}), "bytes are more than an event has"),
     ],
 )
 def test_what_is_no_event_is_set_aside_with_the_reason(sent: bytes, reason: str) -> None:
@@ -136,6 +156,15 @@ def test_what_is_no_event_is_set_aside_with_the_reason(sent: bytes, reason: str)
     assert reason in unreadable.reason
     assert len(unreadable.reason) <= 300
     assert unreadable.body == sent[:65_536]
+
+
+def test_a_message_of_which_only_the_beginning_is_there_is_set_aside() -> None:
+    beginning = body(STARTED)
+
+    assert parse(beginning, 15_000_000) == [
+        Unreadable("15000000 bytes are more than an event may have", beginning),
+    ]
+    assert parse(beginning, len(beginning)) == [TaskStarted("u", 1.5, "w@h", 4)]
 
 
 def test_a_result_nested_too_deep_is_set_aside_and_one_of_a_hundred_levels_is_not() -> None:
@@ -178,7 +207,10 @@ HOSTILE = st.dictionaries(st.sampled_from(FIELDS), ANYTHING).flatmap(
 def test_whatever_json_comes_each_element_becomes_an_event_or_is_set_aside(content: list[Any]) -> None:
     events = parse(json.dumps(content).encode())
 
-    assert len(events) == len(content)
+    bad = [event for event in events if isinstance(event, Unreadable)]
+    counted = re.match(r"(\d+) of \d+ events", bad[0].reason) if bad else None
+    assert len(bad) <= 1
+    assert len(events) - len(bad) + (int(counted[1]) if counted else len(bad)) == len(content)
     for event in events:
         check_storable(event)
 
@@ -207,7 +239,7 @@ def check_storable(event: Event | Unreadable) -> None:
     [
         ({"status": "success", "eventful": True}, ("eventful", None)),
         ({"status": "success", "eventful": False}, ("uneventful", None)),
-        ({"status": "success"}, ("eventful", None)),
+        ({"status": "success"}, ("uneventful", None)),
         ({"status": "eventful"}, ("eventful", None)),
         ({"status": "uneventful"}, ("uneventful", None)),
         ({"status": "failed", "error": "no such host"}, ("failed", "no such host")),
@@ -285,7 +317,14 @@ def test_what_is_noted_of_an_end_is_bounded() -> None:
     cut_by_the_worker = TaskResult("u", 1.5, result=True, result_bytes=70_000)
 
     assert [end_of(event) for event in (failed, huge, cut_by_the_worker)] == [
-        End("failed", Evidence.FAILED, {"error": "t" * 1000}),
-        End("failed", Evidence.RESULT, {"error": "e" * 1000, "result_omitted": "100030 bytes of JSON"}),
+        End("failed", Evidence.FAILED, {"error": "t" * 4096}),
+        End("failed", Evidence.RESULT, {"error": "e" * 4096, "result_omitted": "100030 bytes of JSON"}),
         End("eventful", Evidence.RESULT, {"result_omitted": "70000 bytes of JSON"}),
     ]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=6_000))
+def test_a_text_is_cut_to_4_kb_of_utf_8(text: str) -> None:
+    assert text.encode().startswith(cut(text).encode())
+    assert len(cut(text).encode()) <= 4_096
+    assert cut(text) == text or len(cut(text).encode()) > 4_092

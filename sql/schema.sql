@@ -52,6 +52,8 @@ CREATE TABLE dispatch_batch (
     runs bigint[],
     visits jsonb,
     opened timestamp with time zone DEFAULT now() NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    tried timestamp with time zone,
     CONSTRAINT dispatch_batch_check CHECK (((runs IS NULL) <> (visits IS NULL)))
 );
 
@@ -68,6 +70,10 @@ COMMENT ON COLUMN dispatch_batch.runs IS 'Runs of the batch, in sending order';
 COMMENT ON COLUMN dispatch_batch.visits IS 'Or its visits, which have no runs: a list of objects with id, name, url, visit_type, kwargs';
 
 COMMENT ON COLUMN dispatch_batch.opened IS 'When the batch was grabbed';
+
+COMMENT ON COLUMN dispatch_batch.attempts IS 'How often the batch was sent again without a message confirmed';
+
+COMMENT ON COLUMN dispatch_batch.tried IS 'When it was sent again last; null before the first time, and after messages were confirmed';
 
 CREATE SEQUENCE dispatch_batch_id_seq
     START WITH 1

@@ -104,6 +104,10 @@ class OwnershipLost(SchedulerException):
     """Runner {owner} lost the session that holds its lock: it sends nothing more and starts anew"""
 
 
+class MessageUnsendable(SchedulerException):
+    """The message can't be sent: {reason}"""
+
+
 class QueueRefused(SchedulerException):
     """The broker refused queue {queue!r}: {reason}. Declare it as the workers do (configuration, broker.queues)"""
 

@@ -122,9 +122,11 @@ returning id;
 delete from dispatch_batch where id = :batch and owner = :owner;
 
 -- name: keep_unconfirmed
--- Part of the batch is confirmed: the rest stays a promise. By message id.
+-- Part of the batch is confirmed, or nothing: the rest stays a promise. By message id.
 update dispatch_batch
-set runs = case when runs is not null then
+set attempts = case when cast(:progress as boolean) then 0 else attempts end,
+    tried = case when not :progress then tried end,
+    runs = case when runs is not null then
              array(select u.run from unnest(runs) with ordinality as u (run, n)
                    join task_run r on r.id = u.run
                    where r.backend_id = any(cast(:unconfirmed as text[])) order by u.n) end,
@@ -134,11 +136,17 @@ set runs = case when runs is not null then
 where id = :batch and owner = :owner;
 
 -- name: open_batches
--- The batches of an owner, oldest first, but those for paused queues.
-select id, queue
+-- The batches of an owner, but those for paused queues: in turn, so that one that can't be sent doesn't keep others
+-- waiting. ``due``: after each try without success it is left alone for longer, up to half a minute.
+select id, queue,
+       tried is null or tried + make_interval(secs => least(30, 2 ^ (least(attempts, 6) - 1))) <= clock_timestamp() as due
 from dispatch_batch b
 where owner = :owner and not exists (select from dispatch_queue q where q.queue = b.queue and q.paused is not null)
-order by id;
+order by tried nulls first, id;
+
+-- name: note_attempt
+-- The batch is about to be sent again.
+update dispatch_batch set attempts = attempts + 1, tried = clock_timestamp() where id = :batch and owner = :owner;
 
 -- name: other_owners
 -- Owners of open batches, but this one.

@@ -4,7 +4,9 @@
 -- or has no token; less than a tenth of a second's worth is not worth a batch. Types that share a queue share the least of
 -- their bounds. Each row also has the queues that are paused: a round trip less for each look.
 select tt.type as task_type, tt.backend_name, tt.max_queue_length, lane.priority,
-       cast(extract(epoch from lane.next_run - coalesce(cast(:now as timestamptz), now())) as float8) as due_in_seconds,
+       cast(case when lane.next_run = '-infinity' then 0  -- from infinity nothing can be subtracted
+            else extract(epoch from lane.next_run - coalesce(cast(:now as timestamptz), now())) end as float8)
+         as due_in_seconds,
        c.paused is not null as paused,
        case when c.max_in_flight is null then false
             else c.max_in_flight <= (select count(*)
@@ -32,7 +34,7 @@ cross join lateral (
                       where t.type = tt.type and t.status = 'next_run_not_scheduled' and t.priority = p.priority
                       order by t.next_run limit 1) as first
 ) as lane
-where lane.next_run is not null
+where lane.next_run < 'infinity'
   and (cast(:task_types as text[]) is null or tt.type = any(cast(:task_types as text[])))
 order by lane.priority desc, tt.type;
 

@@ -30,6 +30,7 @@ from swh_sched_runner.backend import (
 )
 from swh_sched_runner.backend.outcomes import record as record_outcomes  # the parameter hides the module
 from swh_sched_runner.backend.tasks import create as create_tasks  # the parameter ``tasks`` hides the module
+from swh_sched_runner.config.settings import MAX_ARGUMENTS_BYTES, MAX_ARGUMENTS_DEPTH
 from swh_sched_runner.db.connections import create_engine, dsn
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.db.lent import Lent
@@ -78,6 +79,9 @@ class SchedulerBackend:
     when trying again did not help (``LockTimeout``, ``StatementTimeout`` and ``TransactionConflict`` are of that kind);
     ``StatementRefused`` when PostgreSQL says no; ``ConnectionUnusable`` for an open connection that is closed by now,
     or whose transaction has failed. All of them, and what a method names beside, are ``SchedulerException``.
+
+    ``max_arguments_bytes`` (8 MB) and ``max_arguments_depth`` (100) are what ``create_tasks`` takes; set them on an
+    instance where the broker takes larger messages, and ``tasks.max_arguments_bytes`` for the runner.
     """
 
     current_version = 33
@@ -87,6 +91,10 @@ class SchedulerBackend:
     task_keys: ClassVar = list(tasks.KEYS)
     task_run_create_keys: ClassVar = list(runs.CREATE_KEYS)
     task_run_keys: ClassVar = list(runs.KEYS)
+
+    # What the arguments of a task may take as JSON, and how deep they may be nested; to be set on an instance.
+    max_arguments_bytes: int = MAX_ARGUMENTS_BYTES
+    max_arguments_depth: int = MAX_ARGUMENTS_DEPTH
 
     def __init__(
         self, db: str | psycopg2.extensions.connection, min_pool_conns: int = 1, max_pool_conns: int = 10
@@ -200,10 +208,11 @@ class SchedulerBackend:
         defaults to the argument, ``status`` to next_run_not_scheduled, ``retries_left`` to the type's num_retries or
         0, ``priority`` to None. Two tasks match when type, arguments, policy, priority and status are equal (the two
         statuses of a waiting task count as one), and for a one-shot task next_run too. Two concurrent calls create
-        one task. Raises ``UnknownTaskType``; for a recurring task of a type without default_interval,
-        ``InvalidArgument``.
+        one task. Raises ``UnknownTaskType``; for a recurring task of a type without default_interval, and for arguments
+        larger than ``max_arguments_bytes`` or nested deeper than ``max_arguments_depth``, ``InvalidArgument``.
         """
-        return self._db.run(create_tasks, arguments.many("tasks", tasks), policy)
+        limits = self.max_arguments_bytes, self.max_arguments_depth
+        return self._db.run(create_tasks, arguments.many("tasks", tasks), policy, *limits)
 
     def set_status_tasks(
         self, task_ids: Iterable[int], status: str = "disabled", next_run: datetime | None = None

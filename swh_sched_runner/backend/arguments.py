@@ -136,3 +136,26 @@ def json_object(argument: str, value: Any) -> str:
     if not isinstance(value, dict):
         refuse(argument, "must be a dict", value)
     return json_text(argument, value)
+
+
+def sendable(argument: str, value: Any, encoded: str, most_bytes: int, most_depth: int) -> str:
+    """``encoded``, which is the JSON of ``value``, if a message can carry it: not too large, not nested too deep."""
+    if len(encoded) > most_bytes // 4 and (size := len(encoded.encode())) > most_bytes:
+        refuse(argument, f"must not be larger than {most_bytes} bytes of JSON, and is of {size}", value)
+    if encoded.count("[") + encoded.count("{") > most_depth and _is_deeper(value, most_depth):
+        refuse(argument, f"must not be nested deeper than {most_depth}", value)
+    return encoded
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    level = [value]
+    for _ in range(most):
+        level = [inner for each in level for inner in _containers_in(each)]
+        if not level:
+            return False
+    return True
+
+
+def _containers_in(value: Any) -> list[Any]:
+    inner = value.values() if isinstance(value, Mapping) else value
+    return [each for each in inner if isinstance(each, list | tuple | Mapping)]

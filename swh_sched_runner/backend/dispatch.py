@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from swh_sched_runner.backend import lanes, runs, visit_batches
 from swh_sched_runner.backend.lanes import Lane, Look, QueueState
@@ -22,8 +22,10 @@ from swh_sched_runner.backend.runs import Recorded, RunChange
 from swh_sched_runner.backend.visit_batches import VisitPlan
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.db.queries import Queries
+from swh_sched_runner.exc import MessageUnsendable
 from swh_sched_runner.model import Evidence
 
+NO_ARGUMENTS = "its arguments are no JSON object with a list of args and an object of kwargs that can be read"
 WITHDRAWN = "the task was disabled or scheduled anew before this run was sent"
 
 _sql = Queries("dispatch")
@@ -40,21 +42,26 @@ class Promise(msgspec.Struct, frozen=True, gc=False):
 
 @attrs.define(slots=True, frozen=True)
 class Batch:
-    """Messages of one Celery task to one queue. ``bound`` is the queue's, None if unbounded."""
+    """Messages of one Celery task to one queue. ``bound`` is the queue's, None if unbounded.
+
+    ``unsendable``: runs that were ended as failed, since their arguments make no message; why, by id.
+    """
 
     id: int
     queue: str
     backend_name: str
     bound: int | None
     promises: list[Promise]
+    unsendable: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.define(slots=True, frozen=True)
 class OpenBatch:
-    """A batch of the ledger that is not confirmed yet."""
+    """A batch of the ledger that is not confirmed yet. ``due``: it may be sent again now."""
 
     id: int
     queue: str
+    due: bool = True
 
 
 @attrs.define(slots=True, frozen=True)
@@ -101,7 +108,8 @@ class Dispatch:
     ) -> Batch | None:
         """Take up to ``num_tasks`` due tasks, open their runs and promise their messages.
 
-        None if nothing is due, or an operator's control holds all of it back.
+        None if nothing is due, or an operator's control holds all of it back. Without promises if none of the tasks
+        can be sent.
         """
         return self._db.run(_open_batch, owner, queue, lane, num_tasks, now)
 
@@ -115,17 +123,30 @@ class Dispatch:
         return None if batch is None else OpenBatch(batch, queue)
 
     def close_batch(
-        self, owner: int, batch: int, unconfirmed: Iterable[str] = (), seen: QueueSeen | None = None
+        self,
+        owner: int,
+        batch: int,
+        unconfirmed: Iterable[str] = (),
+        seen: QueueSeen | None = None,
+        *,
+        unsendable: Mapping[str, str] | None = None,
+        progress: bool = True,
     ) -> None:
         """Keep the ``unconfirmed`` ids of the batch as promises; without any, the batch is done.
 
-        ``seen`` is how the queue looked to its filler when the rest was confirmed.
+        ``seen`` is how the queue looked to its filler when the rest was confirmed. ``unsendable`` are ids that can
+        never be sent: their runs end as failed, with the reason. Without ``progress`` the batch waits longer for its
+        next try.
         """
-        self._db.run(_close_batch, owner, batch, list(unconfirmed), seen)
+        self._db.run(_close_batch, owner, batch, list(unconfirmed), seen, unsendable or {}, progress=progress)
 
     def open_batches(self, owner: int) -> list[OpenBatch]:
-        """What this owner has promised, oldest first; what is for a paused queue waits until that is resumed."""
+        """What this owner has promised, in turn; what is for a paused queue waits until that is resumed."""
         return self._db.read(_open_batches, owner)
+
+    def note_attempt(self, owner: int, batch: int) -> None:
+        """The batch is about to be sent again."""
+        self._db.run(_note_attempt, owner, batch)
 
     def read_batch(self, owner: int, batch: OpenBatch) -> Batch | None:
         """What of the batch must still be sent; None if nothing is left, and the batch is closed then.
@@ -191,8 +212,10 @@ def _open_batch(
     if not rows:
         return None
     lanes.use(conn, lane.task_type, allowed, len(rows))
-    promises = [_promise(row.backend_id, row.arguments) for row in rows]
-    return Batch(rows[0].batch, queue, lane.backend_name, lane.max_queue_length, promises)
+    promises, unsendable = _promises(conn, rows)
+    if not promises:
+        _close_batch(conn, owner, rows[0].batch, [], None)
+    return Batch(rows[0].batch, queue, lane.backend_name, lane.max_queue_length, promises, unsendable)
 
 
 def _moment() -> str:
@@ -204,37 +227,74 @@ def _moment() -> str:
     return f"{milliseconds[:8]}-{milliseconds[8:]}-7"
 
 
-def _promise(backend_id: str, arguments: Mapping[str, Any]) -> Promise:
-    return Promise(backend_id, arguments.get("args") or [], arguments.get("kwargs") or {})
+def _promises(conn: Connection, rows: Iterable[Row[Any]]) -> tuple[list[Promise], dict[str, str]]:
+    """The messages of these runs, and why others make none: their arguments were written by somebody else.
+
+    Those runs end as failed.
+    """
+    promises: list[Promise] = []
+    unsendable: dict[str, str] = {}
+    for row in rows:
+        found = row.arguments
+        args, kwargs = (found.get("args") or [], found.get("kwargs") or {}) if isinstance(found, dict) else (None, None)
+        if isinstance(args, list) and isinstance(kwargs, dict):
+            promises.append(Promise(row.backend_id, args, kwargs))
+        else:
+            unsendable[row.backend_id] = str(MessageUnsendable(reason=NO_ARGUMENTS))
+    _end_unsendable(conn, unsendable)
+    return promises, unsendable
 
 
-def _close_batch(conn: Connection, owner: int, batch: int, unconfirmed: list[str], seen: QueueSeen | None) -> None:
-    statement = _sql.keep_unconfirmed if unconfirmed else _sql.close_batch
-    conn.execute(statement, {"owner": owner, "batch": batch, "unconfirmed": unconfirmed})
+def _end_unsendable(conn: Connection, reasons: Mapping[str, str]) -> None:
+    """The runs end as failed. An end that a message sent before brings about corrects this one."""
+    if not reasons:
+        return
+    now = conn.execute(Queries("runs").now).scalar_one()
+    changes = [
+        RunChange(backend_id, status="failed", ended=now, evidence=Evidence.LOST, end_noted={"reason": reason})
+        for backend_id, reason in reasons.items()
+    ]
+    runs.record(conn, changes)
+
+
+def _close_batch(
+    conn: Connection,
+    owner: int,
+    batch: int,
+    unconfirmed: list[str],
+    seen: QueueSeen | None,
+    unsendable: Mapping[str, str] | None = None,
+    *,
+    progress: bool = True,
+) -> None:
+    _end_unsendable(conn, unsendable or {})
+    binds: dict[str, Any] = {"owner": owner, "batch": batch}
+    if unconfirmed:
+        conn.execute(_sql.keep_unconfirmed, binds | {"unconfirmed": unconfirmed, "progress": progress})
+    else:
+        conn.execute(_sql.close_batch, binds)
     if seen is not None:
         lanes.queue_filled(conn, owner, seen.queue, seen.depth, seen.drain_rate)
 
 
 def _open_batches(conn: Connection, owner: int) -> list[OpenBatch]:
-    return [OpenBatch(row.id, row.queue) for row in conn.execute(_sql.open_batches, {"owner": owner})]
+    return [OpenBatch(row.id, row.queue, row.due) for row in conn.execute(_sql.open_batches, {"owner": owner})]
+
+
+def _note_attempt(conn: Connection, owner: int, batch: int) -> None:
+    conn.execute(_sql.note_attempt, {"owner": owner, "batch": batch})
 
 
 def _read_batch(conn: Connection, owner: int, batch: OpenBatch) -> Batch | None:
     binds = {"owner": owner, "batch": batch.id}
     rows = conn.execute(_sql.promised_runs, binds).all() or conn.execute(_sql.promised_visits, binds).all()
-    now = conn.execute(Queries("runs").now).scalar_one()
-    withdrawn = [
-        RunChange(row.backend_id, status="failed", ended=now, evidence=Evidence.FAILED, end_noted={"reason": WITHDRAWN})
-        for row in rows
-        if row.withdrawn
-    ]
-    runs.record(conn, withdrawn)
+    _end_unsendable(conn, {row.backend_id: WITHDRAWN for row in rows if row.withdrawn})
     wanted = [row for row in rows if not row.withdrawn]
-    if not wanted:
+    promises, unsendable = _promises(conn, wanted)
+    if not promises:
         _close_batch(conn, owner, batch.id, [], None)
         return None
-    promises = [_promise(row.backend_id, row.arguments) for row in wanted]
-    return Batch(batch.id, batch.queue, wanted[0].backend_name, wanted[0].max_queue_length, promises)
+    return Batch(batch.id, batch.queue, wanted[0].backend_name, wanted[0].max_queue_length, promises, unsendable)
 
 
 def _other_owners(conn: Connection, owner: int) -> list[int]:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, TextClause
 from swh_sched_runner.backend import arguments, task_types
 from swh_sched_runner.backend.columns import column
 from swh_sched_runner.backend.wake import SLEEP_LOCK, hold_off, wake
+from swh_sched_runner.config.settings import MAX_ARGUMENTS_BYTES, MAX_ARGUMENTS_DEPTH
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownTaskType
 from swh_sched_runner.model import Task
@@ -32,10 +33,16 @@ LARGE = 1_000
 _sql = Queries("tasks")
 
 
-def create(conn: Connection, tasks: Sequence[Task], policy: str) -> list[Task]:
+def create(
+    conn: Connection,
+    tasks: Sequence[Task],
+    policy: str,
+    max_arguments_bytes: int = MAX_ARGUMENTS_BYTES,
+    max_arguments_depth: int = MAX_ARGUMENTS_DEPTH,
+) -> list[Task]:
     """Create the tasks that have no twin; return everyone's task in the order of the input."""
     arguments.one_of("policy", policy, POLICIES)
-    rows = [_check(task, policy) for task in tasks]
+    rows = [_check(task, policy, max_arguments_bytes, max_arguments_depth) for task in tasks]
     if not rows:
         return []
     first = rows[0]
@@ -164,7 +171,7 @@ def _limit(argument: str, value: int | None) -> int | None:
 _Row = tuple[str, str, datetime, str, str, str | None, int | None]
 
 
-def _check(task: Mapping[str, Any], policy: str) -> _Row:
+def _check(task: Mapping[str, Any], policy: str, most_bytes: int, most_depth: int) -> _Row:
     if not isinstance(task, dict | Mapping):
         arguments.refuse("task", "must be a dict", task)
     if not task.keys() <= _KNOWN:  # id and current_interval, of a task that was read, are decided anew
@@ -172,7 +179,7 @@ def _check(task: Mapping[str, Any], policy: str) -> _Row:
     priority, retries_left = task.get("priority"), task.get("retries_left")
     return (
         arguments.text("type", task.get("type")),
-        _check_arguments(task.get("arguments")),
+        _check_arguments(task.get("arguments"), most_bytes, most_depth),
         arguments.moment("next_run", task.get("next_run")),
         arguments.one_of("policy", task.get("policy") or policy, POLICIES),
         arguments.one_of("status", task.get("status") or "next_run_not_scheduled", STATUSES),
@@ -181,8 +188,8 @@ def _check(task: Mapping[str, Any], policy: str) -> _Row:
     )
 
 
-def _check_arguments(value: Any) -> str:
-    """The arguments as JSON, with both keys, so that equal ones are found equal."""
+def _check_arguments(value: Any, most_bytes: int, most_depth: int) -> str:
+    """The arguments as JSON, with both keys, so that equal ones are found equal; only such as can be sent."""
     if not isinstance(value, dict | Mapping) or not value.keys() <= {"args", "kwargs"}:
         arguments.refuse("arguments", 'must be a dict with "args" and "kwargs"', value)
     args, kwargs = value.get("args", []), value.get("kwargs", {})
@@ -190,7 +197,8 @@ def _check_arguments(value: Any) -> str:
         arguments.refuse("arguments.args", "must be a list", args)
     if not isinstance(kwargs, dict | Mapping) or not all(isinstance(key, str) for key in kwargs):
         arguments.refuse("arguments.kwargs", "must be a dict with strings as keys", kwargs)
-    return arguments.json_text("arguments", {"args": args, "kwargs": kwargs})
+    both = {"args": args, "kwargs": kwargs}
+    return arguments.sendable("arguments", both, arguments.json_text("arguments", both), most_bytes, most_depth)
 
 
 def _refuse_types(conn: Connection, rows: Sequence[_Row]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import amqp
 import amqp.exceptions
+import amqp.spec
 from celery import Celery
 
 from swh_sched_runner.broker.app import connect, reason_of
@@ -50,11 +51,20 @@ class AmqpLink:
         self.broken: str | None = None
         self._next_heartbeat = 0.0
         with self.guard():
-            self.control: amqp.Channel = self.channel()
+            self.control: amqp.Channel = self.connection.channel()
 
     def channel(self) -> amqp.Channel:
-        """A new channel; call it under ``guard``."""
-        return self.connection.channel()
+        """A new channel whose end is the connection's; call it under ``guard``.
+
+        py-amqp would open it again, without confirms, and raise the broker's "no" where something else was asked.
+        """
+        channel = self.connection.channel()
+        channel._callbacks[amqp.spec.Channel.Close] = self._channel_was_closed
+        return channel
+
+    def _channel_was_closed(self, code: int, text: str, class_id: int, method_id: int) -> None:
+        method = amqp.exceptions.METHOD_NAME_MAP.get((class_id, method_id), "channel")
+        raise amqp.exceptions.ConnectionError(f"{method}: ({code}) {text}")
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
@@ -62,8 +72,7 @@ class AmqpLink:
 
         What the broker refuses on a channel passes through as py-amqp's ``ChannelError``.
         """
-        if self.broken is not None:
-            raise BrokerUnavailable(reason=self.broken)
+        self.require()
         try:
             yield
         except amqp.exceptions.ChannelError:
@@ -72,6 +81,11 @@ class AmqpLink:
             # Attribute and key errors are py-amqp's when a frame meets a connection that was just closed.
             self.abort(reason_of(error))
             raise BrokerUnavailable(reason=self.broken) from error
+
+    def require(self) -> None:
+        """Raise ``BrokerUnavailable`` if the connection is known to be broken."""
+        if self.broken is not None:
+            raise BrokerUnavailable(reason=self.broken)
 
     def check(self) -> None:
         """Send heartbeats that are due and take in what has arrived. Call it every few seconds."""

@@ -12,7 +12,7 @@ from celery import Celery
 
 from swh_sched_runner.broker import amqp_link
 from swh_sched_runner.broker.amqp_link import AmqpLink
-from swh_sched_runner.broker.messages import AmqpTemplate, Message, Template
+from swh_sched_runner.broker.messages import REFUSALS, AmqpTemplate, Message, SizeLimit, Template, refused
 from swh_sched_runner.broker.sent import Sent
 from swh_sched_runner.exc import BrokerUnavailable
 
@@ -30,8 +30,9 @@ log = structlog.get_logger(__name__)
 class AmqpPublisher:
     """See ``publish.Publisher``. Locks are exclusive queues on the connection that publishes: both end together."""
 
-    def __init__(self, app: Celery, confirm_timeout_seconds: float, owner: int) -> None:
+    def __init__(self, app: Celery, confirm_timeout_seconds: float, owner: int, limit: SizeLimit) -> None:
         self.app = app
+        self.limit = limit
         self.confirm_timeout_seconds = confirm_timeout_seconds
         self.owner = owner
         self.link = AmqpLink(app)
@@ -110,8 +111,12 @@ class AmqpPublisher:
     def template(self, name: str) -> Template:
         """The template of a task name."""
         if name not in self._templates:
-            self._templates[name] = Template(self.app, name)
+            self._templates[name] = Template(self.app, name, self.limit)
         return self._templates[name]
+
+    def broke_off(self, error: BrokerUnavailable) -> None:
+        """The connection broke; it may be for a message that is larger than the broker takes."""
+        self.limit.learn(str(error))
 
 
 class AmqpFiller:
@@ -147,13 +152,16 @@ class AmqpFiller:
         try:
             self._write(messages, sent, still_owner)
         except BrokerUnavailable as error:
+            self._publisher.broke_off(error)
             log.warning("sending broke off", queue=self._queue, reason=str(error))
         return sent
 
     def settle(self, sent: Sent) -> None:
         """See ``publish.Filler.settle``."""
-        with contextlib.suppress(BrokerUnavailable):
+        try:
             self._publisher.take_confirms(lambda: sent.done)
+        except BrokerUnavailable as error:
+            self._publisher.broke_off(error)
         if not sent.done:
             sent.give_up()
 
@@ -161,14 +169,19 @@ class AmqpFiller:
         confirms, at = self._publisher.confirms, 0
         while at < len(messages) and self._link.blocked is None:
             still_owner()
+            self._link.require()  # a template of a closed channel can't be made
             parts: list[bytes] = []
             size = 0
             while at < len(messages) and len(parts) < CHUNK_MESSAGES and size < CHUNK_BYTES:
                 message = messages[at]
-                parts.append(self._template(message.name).frames(message))
+                at += 1
+                try:
+                    parts.append(self._template(message.name).frames(message))
+                except REFUSALS as error:
+                    sent.unsendable[message.id] = refused(error)
+                    continue
                 size += len(parts[-1])
                 confirms.expect(message.id, sent)
-                at += 1
             with self._link.guard():
                 self._link.connection.transport.write(b"".join(parts))
                 self._link.connection.bytes_sent += len(parts)  # what the heartbeat goes by

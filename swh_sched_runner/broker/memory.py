@@ -13,7 +13,7 @@ from kombu.entity import Exchange, Queue
 from swh_sched_runner import worker
 from swh_sched_runner.broker.app import connect
 from swh_sched_runner.broker.delivery import Delivery
-from swh_sched_runner.broker.messages import Message, Template
+from swh_sched_runner.broker.messages import REFUSALS, Message, SizeLimit, Template, refused
 from swh_sched_runner.broker.sent import Sent
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import BrokerUnavailable, OwnershipLost
@@ -38,8 +38,9 @@ _process = _Process()
 class MemoryPublisher:
     """See ``publish.Publisher``."""
 
-    def __init__(self, app: Celery, owner: int) -> None:
+    def __init__(self, app: Celery, owner: int, limit: SizeLimit) -> None:
         self.app = app
+        self.limit = limit
         self.owner = owner
         self.open = True
         with _process.mutex:
@@ -115,21 +116,28 @@ class MemoryFiller:
 
     def write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> Sent:
         """See ``publish.Filler.write``: nothing has to be confirmed."""
+        sent = Sent(len(messages))
         for at, message in enumerate(messages):
             if at % CHUNK_MESSAGES == 0:
                 still_owner()
-            template = Template(self._publisher.app, message.name)
+            template = Template(self._publisher.app, message.name, self._publisher.limit)
+            try:
+                body, headers = template.body_of(message), template.headers_of(message)
+            except REFUSALS as error:
+                sent.unsendable[message.id] = refused(error)
+                continue
+            sent.confirmed.add(message.id)
             self._publisher.producer.publish(
-                template.body_of(message),
+                body,
                 exchange=Exchange(""),
                 routing_key=self._queue,
-                headers=template.headers_of(message),
+                headers=headers,
                 content_type="application/json",
                 content_encoding="utf-8",
                 correlation_id=message.id,
                 reply_to="",
             )
-        return Sent(len(messages), (message.id for message in messages))
+        return sent
 
     def settle(self, sent: Sent) -> None:
         """See ``publish.Filler.settle``: all was said when it was written."""

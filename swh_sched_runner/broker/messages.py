@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
 import uuid
 from typing import Any
@@ -16,11 +17,22 @@ from amqp.basic_message import Message as AmqpMessage
 from amqp.serialization import dumps
 from celery import Celery
 
+from swh_sched_runner.config.settings import MAX_ARGUMENTS_BYTES
+from swh_sched_runner.exc import MessageUnsendable
+
 # Longer arguments are shown cut off, as Celery does; the body has them whole.
 SHOWN_CHARACTERS = 1024
+# What a body has around the arguments.
+ENVELOPE_BYTES = 1_024
+# How a broker says that a message is too large (RabbitMQ, when it closes the channel for it).
+_TOO_LARGE = re.compile(r"message size \d+ .*?max size (\d+)")
+# What building a message may raise: its arguments may have been written into the table by others.
+REFUSALS = (MessageUnsendable, msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError, struct.error)
 PERSISTENT = 2
 FRAME_END = b"\xce"
 FRAME_OVERHEAD = 8
+# The ids of a message, its lengths, and what stands between them.
+HEADER_BYTES = 1_024
 METHOD, HEADER, BODY = 1, 2, 3
 BASIC, PUBLISH = 60, 40
 _OWN_HEADERS = ("id", "root_id", "argsrepr", "kwargsrepr")
@@ -35,6 +47,33 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     kwargs: dict[str, Any]
 
 
+class SizeLimit:
+    """How large the body of a message may be: as configured, or less once a broker has said so."""
+
+    def __init__(self, arguments_bytes: int = MAX_ARGUMENTS_BYTES) -> None:
+        """``arguments_bytes`` is what the arguments of a task may take."""
+        self.bytes = arguments_bytes + ENVELOPE_BYTES
+
+    def learn(self, reason: str) -> None:
+        """Take the limit from what a broker says when it refuses a message for its size."""
+        if found := _TOO_LARGE.search(reason):
+            self.bytes = min(self.bytes, int(found[1]))
+
+    def check(self, body: bytes) -> bytes:
+        """``body``; raises ``MessageUnsendable`` if it is too large."""
+        if len(body) > self.bytes:
+            raise MessageUnsendable(reason=f"its body of {len(body)} bytes is larger than the {self.bytes} allowed")
+        return body
+
+
+def refused(error: Exception) -> str:
+    """Why a message could not be built, for people."""
+    if isinstance(error, MessageUnsendable):
+        return str(error)
+    what = "nested too deep" if isinstance(error, RecursionError) else str(error)
+    return str(MessageUnsendable(reason=f"its arguments can't be encoded: {what}"))
+
+
 def show(value: Any) -> str:
     """A value as people read it in a worker's log."""
     text = repr(value)
@@ -44,7 +83,8 @@ def show(value: Any) -> str:
 class Template:
     """All messages of one task name; asks Celery for what they share."""
 
-    def __init__(self, app: Celery, name: str) -> None:
+    def __init__(self, app: Celery, name: str, limit: SizeLimit | None = None) -> None:
+        self._limit = limit or SizeLimit()
         # None: whether a result is kept is the task's own choice, to workers of every release. The False that Celery
         # before 5.7 sends means the same to theirs, but those of 5.6 and later take it for an order to keep it.
         made = app.amqp.as_task_v2("", name, [], {}, ignore_result=None)
@@ -61,9 +101,9 @@ class Template:
         }
 
     def body_of(self, message: Message) -> bytes:
-        """The body of a message, JSON in UTF-8."""
+        """The body of a message, JSON in UTF-8. Raises ``MessageUnsendable`` if it is too large."""
         encode = msgspec.json.encode
-        return b"[" + encode(message.args) + b", " + encode(message.kwargs) + self._embed
+        return self._limit.check(b"[" + encode(message.args) + b", " + encode(message.kwargs) + self._embed)
 
 
 class AmqpTemplate:
@@ -91,12 +131,15 @@ class AmqpTemplate:
         )._serialize_properties()
         # The empty table is four bytes of length; two octets and two empty short strings follow it.
         self._before_table, self._after_table = properties[:-8], properties[-4:-2]
+        # A header is one frame, whatever its size.
+        rest = len(self._shared) + len(properties) + sum(map(len, self._keys)) + HEADER_BYTES
+        self._most_shown = max(0, (self._chunk - rest) // 2)
 
     def frames(self, message: Message) -> bytes:
-        """The frames of a message: method, header, body."""
+        """The frames of a message: method, header, body. See ``REFUSALS`` for what it raises."""
         body = self._template.body_of(message)
         identifier = message.id.encode()
-        args, kwargs = show(message.args).encode(errors="replace"), show(message.kwargs).encode(errors="replace")
+        args, kwargs = self._shown(message.args), self._shown(message.kwargs)
         table = b"".join(
             (
                 self._shared,
@@ -121,6 +164,12 @@ class AmqpTemplate:
         )
         bodies = (self._frame(BODY, body[at : at + self._chunk]) for at in range(0, len(body), self._chunk))
         return b"".join((self._publish, self._frame(HEADER, header), *bodies))
+
+    def _shown(self, value: Any) -> bytes:
+        shown = show(value).encode(errors="replace")
+        if len(shown) <= self._most_shown:
+            return shown
+        return shown[: self._most_shown].decode(errors="ignore").encode()
 
     def _frame(self, kind: int, payload: bytes) -> bytes:
         return struct.pack(">BHI", kind, self._channel_id, len(payload)) + payload + FRAME_END

@@ -12,12 +12,12 @@ from swh_sched_runner.broker.amqp_consume import declare_events
 from swh_sched_runner.broker.amqp_publish import AmqpPublisher
 from swh_sched_runner.broker.app import kind_of
 from swh_sched_runner.broker.memory import MemoryPublisher
-from swh_sched_runner.broker.messages import Message
+from swh_sched_runner.broker.messages import Message, SizeLimit
 from swh_sched_runner.broker.redis_publish import RedisPublisher
 from swh_sched_runner.broker.sent import Sent
 from swh_sched_runner.config.settings import BrokerSettings
 
-__all__ = ["Filler", "Message", "Publisher", "Sent", "open_publisher"]
+__all__ = ["Filler", "Message", "Publisher", "Sent", "SizeLimit", "open_publisher"]
 
 
 class Filler(Protocol):
@@ -36,7 +36,7 @@ class Filler(Protocol):
         """Send, without waiting for the broker's confirms: those come during the next calls of the publisher.
 
         ``still_owner`` is called before each chunk and stops everything by raising. A broken connection does not
-        raise here: it does on the next use.
+        raise here: it does on the next use. What can never be sent is left out: ``sent.unsendable``.
         """
 
     def settle(self, sent: Sent) -> None:
@@ -72,15 +72,16 @@ class Publisher(Protocol):
         """End the connection; never raises."""
 
 
-def open_publisher(app: Celery, settings: BrokerSettings, owner: int) -> Publisher:
-    """The publishing connection of runner ``owner``.
+def open_publisher(app: Celery, settings: BrokerSettings, owner: int, *, limit: SizeLimit | None = None) -> Publisher:
+    """The publishing connection of runner ``owner``. ``limit`` outlives it: what a broker says of sizes stays known.
 
     Raises ``BrokerUnavailable``, also while a former connection of the same owner still lives, and ``OwnershipLost``
     when another runner has taken this one for gone. On RabbitMQ the event queue is declared first (``QueueRefused``).
     """
+    limit = limit or SizeLimit()
     match kind_of(app):
         case "amqp":
-            publisher = AmqpPublisher(app, settings.confirm_timeout_seconds, owner)
+            publisher = AmqpPublisher(app, settings.confirm_timeout_seconds, owner, limit)
             try:
                 # A run whose message goes out before the queue is there would lose its events.
                 declare_events(publisher.link, settings)
@@ -89,6 +90,6 @@ def open_publisher(app: Celery, settings: BrokerSettings, owner: int) -> Publish
                 raise
             return publisher
         case "redis":
-            return RedisPublisher(app, owner)
+            return RedisPublisher(app, owner, limit)
         case "memory":
-            return MemoryPublisher(app, owner)
+            return MemoryPublisher(app, owner, limit)

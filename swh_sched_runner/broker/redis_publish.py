@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from swh_sched_runner.broker import redis_link
 from swh_sched_runner.broker.app import reason_of
-from swh_sched_runner.broker.messages import Message, Template, redis_payload
+from swh_sched_runner.broker.messages import REFUSALS, Message, SizeLimit, Template, redis_payload, refused
 from swh_sched_runner.broker.redis_link import RedisLink
 from swh_sched_runner.broker.sent import Sent
 from swh_sched_runner.exc import OwnershipLost
@@ -58,8 +58,9 @@ log = structlog.get_logger(__name__)
 class RedisPublisher:
     """See ``publish.Publisher``. An owner that is taken for gone is fenced: its scripts push nothing any more."""
 
-    def __init__(self, app: Celery, owner: int) -> None:
+    def __init__(self, app: Celery, owner: int, limit: SizeLimit) -> None:
         self.app = app
+        self.limit = limit
         self.owner = owner
         self.link = RedisLink(app)
         self.push = self.link.client.register_script(PUSH)
@@ -121,7 +122,7 @@ class RedisPublisher:
     def template(self, name: str) -> Template:
         """The template of a task name."""
         if name not in self._templates:
-            self._templates[name] = Template(self.app, name)
+            self._templates[name] = Template(self.app, name, self.limit)
         return self._templates[name]
 
 
@@ -141,28 +142,38 @@ class RedisFiller:
 
     def write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> Sent:
         """See ``publish.Filler.write``: the answers of the script are the confirms."""
-        confirmed: set[str] = set()
+        sent = Sent(len(messages))
         for at in range(0, len(messages), CHUNK_MESSAGES):
             still_owner()
-            chunk = messages[at : at + CHUNK_MESSAGES]
+            payloads = self._payloads(messages[at : at + CHUNK_MESSAGES], sent)
             try:
-                pushed = self._push(chunk)
+                pushed = self._push(list(payloads.values()))
             except (RedisError, OSError) as error:
-                log.warning("sending broke off", queue=self._queue, confirmed=len(confirmed), reason=reason_of(error))
+                confirmed = len(sent.confirmed)
+                log.warning("sending broke off", queue=self._queue, confirmed=confirmed, reason=reason_of(error))
                 break
             if pushed < 0:
                 raise OwnershipLost(owner=self._publisher.owner)
-            confirmed.update(message.id for message in chunk[:pushed])
-            if pushed < len(chunk):
+            sent.confirmed.update(list(payloads)[:pushed])
+            if pushed < len(payloads):
                 break
-        return Sent(len(messages), confirmed)
+        return sent
 
     def settle(self, sent: Sent) -> None:
         """See ``publish.Filler.settle``: all was said when it was written."""
 
-    def _push(self, chunk: Sequence[Message]) -> int:
+    def _payloads(self, chunk: Sequence[Message], sent: Sent) -> dict[str, bytes]:
+        """The messages as Redis takes them, by id; what can't be sent is noted."""
+        payloads = {}
+        for message in chunk:
+            try:
+                payloads[message.id] = redis_payload(self._publisher.template(message.name), message, self._queue)
+            except REFUSALS as error:
+                sent.unsendable[message.id] = refused(error)
+        return payloads
+
+    def _push(self, payloads: Sequence[bytes]) -> int:
         publisher = self._publisher
-        payloads = [redis_payload(publisher.template(message.name), message, self._queue) for message in chunk]
         return int(
             publisher.push(
                 keys=[publisher.fence(publisher.owner), *publisher.link.lists(self._queue)],

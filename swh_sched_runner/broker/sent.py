@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 
 
 class Sent:
     """``confirmed`` are the ids that the broker has for certain; of others nothing is known once it is ``done``.
 
-    ``began`` is when the first was written, by ``time.monotonic``.
+    ``unsendable`` were not written, since they can never be sent: why, by id. ``began`` is when the first was written,
+    by ``time.monotonic``.
     """
 
-    __slots__ = ("began", "confirmed", "messages", "refused", "returned", "unanswered")
+    __slots__ = ("began", "confirmed", "messages", "refused", "returned", "unanswered", "unsendable")
 
-    def __init__(self, messages: int, confirmed: Iterable[str] = ()) -> None:
+    def __init__(self, messages: int) -> None:
         self.messages = messages
         self.began = time.monotonic()
-        self.confirmed = set(confirmed)
+        self.confirmed: set[str] = set()
         self.returned: set[str] = set()
+        self.unsendable: dict[str, str] = {}
         self.refused = 0
         self.unanswered = 0
 
@@ -29,8 +30,18 @@ class Sent:
 
     @property
     def complete(self) -> bool:
-        """Whether all of them were handed over, and none was refused so far."""
-        return self.unanswered + len(self.confirmed) == self.messages
+        """Whether all of them that can be sent were handed over, and none was refused so far."""
+        return self.unanswered + len(self.confirmed) == self.sendable
+
+    @property
+    def sendable(self) -> int:
+        """How many of the messages can be sent."""
+        return self.messages - len(self.unsendable)
+
+    @property
+    def progress(self) -> bool:
+        """Whether anything became known for certain."""
+        return bool(self.confirmed or self.unsendable)
 
     def give_up(self) -> None:
         """Nothing more is heard of those that are unanswered."""

@@ -65,7 +65,10 @@ class Context:
     def backend(self) -> SchedulerBackend:
         """The backend on that database; raises ``SchemaError`` unless its schema is the one that this code needs."""
         self.database.run(migrate.require)
-        return SchedulerBackend.of(self.database)
+        backend = SchedulerBackend.of(self.database)
+        backend.max_arguments_bytes = self.settings.tasks.max_arguments_bytes
+        backend.max_arguments_depth = self.settings.tasks.max_arguments_depth
+        return backend
 
     @cached_property
     def broker(self) -> BrokerSettings:

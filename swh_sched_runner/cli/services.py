@@ -11,7 +11,7 @@ import structlog
 from swh_sched_runner.backend.dispatch import Dispatch
 from swh_sched_runner.broker.app import create_app
 from swh_sched_runner.broker.consumer import open_consumer
-from swh_sched_runner.broker.publish import open_publisher
+from swh_sched_runner.broker.publish import SizeLimit, open_publisher
 from swh_sched_runner.cli import web
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.db import migrate
@@ -31,7 +31,7 @@ def factories(context: Context, instruments: Instruments | None = None) -> Mappi
     instruments = instruments or Instruments()
     context.database.run(migrate.require)
     app, dispatch = create_app(broker), Dispatch(context.database)
-    publisher = partial(open_publisher, app, broker)
+    publisher = partial(open_publisher, app, broker, limit=SizeLimit(settings.tasks.max_arguments_bytes))
     consumer = partial(open_consumer, app, broker, settings.listener.prefetch, settings.listener.max_event_bytes)
     return {
         "runner": lambda: Runner(dispatch, publisher, settings.runner, broker.priority_queue, instruments),

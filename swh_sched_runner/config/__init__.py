@@ -14,6 +14,7 @@ from swh_sched_runner.config.settings import (
     QueueSettings,
     RunnerSettings,
     Settings,
+    TaskSettings,
     VisitSettings,
     WebSettings,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "QueueSettings",
     "RunnerSettings",
     "Settings",
+    "TaskSettings",
     "VisitSettings",
     "WebSettings",
     "load",

@@ -15,6 +15,10 @@ Timeout = Annotated[float, Meta(ge=0.001, le=2_147_483)] | None  # PostgreSQL co
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Name = Annotated[str, Meta(min_length=1)]
 Weights = dict[str, Annotated[float, Meta(gt=0, le=1_000_000)]]
+# Below the 16 MiB that RabbitMQ 4 takes unless it is told otherwise, and above what anybody sends on purpose.
+MAX_ARGUMENTS_BYTES = 8_000_000
+# Python's own readers and writers of JSON give up at a thousand.
+MAX_ARGUMENTS_DEPTH = 100
 # Those that choose among all origins; first_visits_after_listing needs a lister, which only its caller knows.
 POLICIES = (
     "oldest_scheduled_first",
@@ -44,6 +48,13 @@ class QueueSettings(Struct, frozen=True):
     """How workers declare a queue: its AMQP arguments, such as ``{"x-queue-type": "quorum"}``."""
 
     arguments: dict[str, Any] = field(default_factory=dict)
+
+
+class TaskSettings(Struct, frozen=True):
+    """What a task may be: how many bytes of JSON its arguments take, and how deep they are nested."""
+
+    max_arguments_bytes: Annotated[int, Meta(ge=1_000, le=500_000_000)] = MAX_ARGUMENTS_BYTES
+    max_arguments_depth: Annotated[int, Meta(ge=2, le=500)] = MAX_ARGUMENTS_DEPTH
 
 
 class BrokerSettings(Struct, frozen=True):
@@ -126,6 +137,7 @@ class Settings(Struct, frozen=True):
 
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     broker: BrokerSettings = field(default_factory=BrokerSettings)
+    tasks: TaskSettings = field(default_factory=TaskSettings)
     runner: RunnerSettings = field(default_factory=RunnerSettings)
     listener: ListenerSettings = field(default_factory=ListenerSettings)
     visits: dict[str, VisitSettings] = field(default_factory=dict)

@@ -39,7 +39,7 @@ PostgreSQL: Any = dialect.dialect
 
 _sql = Queries("session")
 _UUID = driver.new_type((2950,), "UUID", lambda value, _: None if value is None else UUID(str(value)))
-_JSON = driver.new_type((114, 3802), "JSON", lambda value, _: None if value is None else msgspec.json.decode(value))
+_JSON = driver.new_type((114, 3802), "JSON", lambda value, _: None if value is None else _json(str(value)))
 # Written down, since an application may have registered readers of its own, for all connections or for one.
 _READERS: tuple[Any, ...] = (
     *(getattr(driver, name) for name in ("BOOLEAN", "INTEGER", "LONGINTEGER", "FLOAT", "DECIMAL", "UNICODE")),
@@ -48,6 +48,14 @@ _READERS: tuple[Any, ...] = (
     _UUID,
     _JSON,
 )
+
+
+def _json(text: str) -> Any:
+    """What JSON says; its text where Python can't hold it: nested a thousand deep, or with numbers beyond a float."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return text
 
 
 def read_as_ours(target: driver.connection | driver.cursor) -> None:

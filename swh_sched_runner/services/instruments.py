@@ -35,6 +35,7 @@ class Instruments:
     def _measure_dispatch(self) -> None:
         self._dispatched = self._counter("dispatched", "Messages that the broker has confirmed", "task_type", "queue")
         self._resent = self._counter("resent", "Messages that were sent again under their ids and confirmed", "queue")
+        self._unsendable = self._counter("unsendable", "Messages that can never be sent; their runs failed", "queue")
         self._unconfirmed = self._counter("unconfirmed", "Messages sent without a confirm, to be sent again", "queue")
         self._batch = self._histogram("batch_tasks", "Tasks that a grab took", BATCH_TASKS, "task_type")
         self._grab = self._histogram("grab_seconds", "Duration of a grab", WORK_SECONDS, "task_type")
@@ -67,11 +68,16 @@ class Instruments:
         """So many messages were sent, and whether the broker has them is not known."""
         self._unconfirmed.labels(queue).inc(messages)
 
+    def unsendable(self, queue: str, messages: int) -> None:
+        """So many messages can never be sent."""
+        self._unsendable.labels(queue).inc(messages)
+
     def queue_seen(self, queue: str, depth: int | None, bound: int | None) -> None:
         """So many messages are ready in a queue, None if that can't be read; and its bound, None if it has none."""
         self._queues.see(queue, depth, bound)
         self._resent.labels(queue)  # from 0 on: a rate needs to see the first one come
         self._unconfirmed.labels(queue)
+        self._unsendable.labels(queue)
 
     def blocked(self, queue: str, reason: str | None) -> None:
         """Nothing is sent to a queue from now on though tasks for it are due, for that reason; None ends it.

@@ -193,7 +193,9 @@ class _Round:
         taken = 0 if batch is None else len(batch.promises)
         self._pipeline.pace.note(taken, seconds)
         grab.turn.grabbed(grab.lane, grab.wanted, taken)
-        if batch is None:
+        if batch is not None:
+            self._sender.tell_unsendable(batch, batch.unsendable)
+        if batch is None or not batch.promises:
             self._end_if_over(grab.turn)
             return
         self._instruments.grabbed(grab.lane.task_type, taken, seconds)
@@ -212,7 +214,9 @@ class _Round:
         self._instruments.dispatched(lane.task_type, batch.queue, len(sent.confirmed))
 
         def close() -> None:
-            self._pipeline.dispatch.close_batch(self._sender.owner, batch.id, left, seen)
+            self._pipeline.dispatch.close_batch(
+                self._sender.owner, batch.id, left, seen, unsendable=sent.unsendable, progress=sent.progress
+            )
 
         self._closing.append((turn, self._pipeline.submit(close)))
 

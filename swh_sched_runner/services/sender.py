@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
@@ -92,6 +92,7 @@ class Sender:
         self._next_tend = 0.0
         self._refusals: dict[str, Refusal] = {}
         self._told: dict[str, tuple[str, float]] = {}
+        self._unconfirmed_until: dict[str, float] = {}
 
     @property
     def owner(self) -> int:
@@ -141,16 +142,17 @@ class Sender:
         return resent
 
     def _resend_all(self, pulse: Pulse) -> int:
-        resent, open_queues = 0, set()
+        resent, left, tried = 0, set(), set()
         for batch in self._dispatch.open_batches(self.owner):
-            if pulse.stopping or batch.queue in open_queues:
-                open_queues.add(batch.queue)
+            if pulse.stopping or not batch.due or batch.queue in tried:
+                left.add(batch.queue)
                 continue
             sent, done = self._resend(batch, pulse)
             resent += sent
             if not done:
-                open_queues.add(batch.queue)
-        self.open_queues = open_queues
+                left.add(batch.queue)
+                tried.add(batch.queue)
+        self.open_queues = left
         return resent
 
     @contextmanager
@@ -213,31 +215,60 @@ class Sender:
             fill.depth += confirmed
         self.instruments.sent(batch.queue, confirmed, time.monotonic() - sent.began)
         self.instruments.queue_seen(batch.queue, fill.depth, fill.bound)
-        if confirmed < sent.messages:
-            self.instruments.unconfirmed(batch.queue, sent.messages - confirmed)
-            log.warning(
-                "messages not confirmed, they will be sent again under the same ids",
-                queue=batch.queue,
-                batch=batch.id,
-                sent=sent.messages,
-                confirmed=confirmed,
-                refused=sent.refused,
-                returned=len(sent.returned),
-            )
-        left = [promise.backend_id for promise in batch.promises if promise.backend_id not in sent.confirmed]
+        self._tell_unconfirmed(batch, sent)
+        self.tell_unsendable(batch, sent.unsendable)
+        settled = sent.confirmed | sent.unsendable.keys()
+        left = [promise.backend_id for promise in batch.promises if promise.backend_id not in settled]
         if left:
             self.open_queues.add(batch.queue)
         return left
 
-    def send(self, fill: Fill, batch: Batch) -> int:
-        """Send as much of a batch as there is room for, and wait; answers how many messages the broker confirmed.
+    def _tell_unconfirmed(self, batch: Batch, sent: Sent) -> None:
+        confirmed = len(sent.confirmed)
+        if confirmed >= sent.sendable:
+            self._unconfirmed_until.pop(batch.queue, None)
+            return
+        self.instruments.unconfirmed(batch.queue, sent.sendable - confirmed)
+        if time.monotonic() < self._unconfirmed_until.get(batch.queue, 0.0):
+            return
+        self._unconfirmed_until[batch.queue] = time.monotonic() + REMIND_SECONDS
+        log.warning(
+            "messages not confirmed, they will be sent again under the same ids",
+            queue=batch.queue,
+            batch=batch.id,
+            sent=sent.sendable,
+            confirmed=confirmed,
+            refused=sent.refused,
+            returned=len(sent.returned),
+        )
+
+    def tell_unsendable(self, batch: Batch, reasons: Mapping[str, str]) -> None:
+        """Say that messages can never be sent."""
+        if not reasons:
+            return
+        self.instruments.unsendable(batch.queue, len(reasons))
+        run, reason = next(iter(reasons.items()))
+        log.error(
+            "messages can't be sent, their runs end as failed",
+            queue=batch.queue,
+            messages=len(reasons),
+            run=run,
+            reason=reason,
+        )
+
+    def send(self, fill: Fill, batch: Batch) -> tuple[int, int]:
+        """Send as much of a batch as there is room for, and wait; answers how many messages the broker confirmed, and
+        how many are left.
 
         The rest stays a promise of the ledger.
         """
         fitting = batch if fill.room is None else attrs.evolve(batch, promises=batch.promises[: fill.room])
-        left = self.finish(fill, batch, self.write(fill, fitting))
-        self._dispatch.close_batch(self.owner, batch.id, left, fill.seen())
-        return len(batch.promises) - len(left)
+        sent = self.write(fill, fitting)
+        left = self.finish(fill, batch, sent)
+        self._dispatch.close_batch(
+            self.owner, batch.id, left, fill.seen(), unsendable=sent.unsendable, progress=sent.progress
+        )
+        return len(sent.confirmed), len(left)
 
     def _adopt(self) -> int:
         """Take over the batches of owners that are proven gone; answers how many."""
@@ -272,11 +303,13 @@ class Sender:
         batch = self._dispatch.read_batch(self.owner, open_batch)
         if batch is None:
             return 0, True
+        self.tell_unsendable(batch, batch.unsendable)
         with self.fill(batch.queue, batch.bound, pulse, again=True) as fill:
             if fill is None or fill.full:
                 return 0, False
-            sent = self.send(fill, batch)
+            self._dispatch.note_attempt(self.owner, batch.id)
+            sent, left = self.send(fill, batch)
         if sent:
             self.instruments.resent(batch.queue, sent)
             log.warning("messages sent again", queue=batch.queue, batch=batch.id, messages=sent)
-        return sent, sent == len(batch.promises)
+        return sent, not left

@@ -87,7 +87,7 @@ class VisitScheduler:
         if batch is None:
             return 0
         self._instruments.grabbed(task_type, len(batch.promises), time.monotonic() - started)
-        visits = self._sender.send(fill, batch)
+        visits, _ = self._sender.send(fill, batch)
         self._instruments.dispatched(task_type, fill.queue, visits)
         log.info(
             "dispatched visits",

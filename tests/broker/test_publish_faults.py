@@ -10,7 +10,7 @@ import pytest
 from celery import Celery
 
 from swh_sched_runner.broker.app import connect, create_app
-from swh_sched_runner.broker.publish import Publisher, open_publisher
+from swh_sched_runner.broker.publish import Publisher, SizeLimit, open_publisher
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.broker.redis_publish import RedisPublisher
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
@@ -74,7 +74,8 @@ def test_a_message_that_the_broker_refuses_is_not_confirmed(rabbitmq_url: str, q
 
 def test_a_message_too_large_for_the_broker_leaves_its_fate_open(rabbitmq_url: str, queue: str) -> None:
     settings = BrokerSettings(url=rabbitmq_url, confirm_timeout_seconds=5)
-    publisher = open_publisher(create_app(settings), settings, 1)
+    limit = SizeLimit(200 * 1024 * 1024)
+    publisher = open_publisher(create_app(settings), settings, 1, limit=limit)
     (large,) = messages(1)
     large.args[0] = "x" * (135 * 1024 * 1024)
 
@@ -85,6 +86,7 @@ def test_a_message_too_large_for_the_broker_leaves_its_fate_open(rabbitmq_url: s
 
     with pytest.raises(BrokerUnavailable), publisher.fill(queue, None):
         pass
+    assert limit.bytes == 134_217_728  # it has said so
 
 
 def test_a_broker_killed_during_the_sending_leaves_the_unconfirmed_open(mortal_rabbitmq: RabbitMQ, queue: str) -> None:

@@ -14,7 +14,7 @@ demo: venv  ## watch it work on real git repositories, in this terminal, until C
 	@$(BIN)/swh-sched-runner demo
 
 .PHONY: test
-test: venv releases  ## run all tests, on private servers
+test: venv releases old-program  ## run all tests, on private servers
 	@$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: check
@@ -76,6 +76,11 @@ prerequisites:
 releases: venv  ## make environments with the other releases of Celery, for tests
 	@$(BIN)/python -m tests.support.releases
 
+# The program that had adopted databases before; benchmarks run beside it, tests let it use what we adopted.
+.PHONY: old-program
+old-program: venv  ## make an environment with swh.scheduler 3.6.0 in bench/.peer, for tests and benchmarks
+	@$(BIN)/python -m tests.support.old_program
+
 # A line a round; SEED and KIND play one again (docs/explanation/crash-tests.md).
 .PHONY: faults
 faults: venv  ## kill runners, servers and connections under load, and judge: ROUNDS=200 RUNNERS=4 SEED=… KIND=…
@@ -87,10 +92,8 @@ clean:  ## remove what was built, .venv too
 	rm -rf $(VENV) .releases build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-bench/.peer/.made:
-	$(PYTHON) -m venv --clear bench/.peer
-	bench/.peer/bin/pip install --quiet --disable-pip-version-check 'swh.scheduler==3.6.0' 'psycopg[binary]'
-	@touch $@
+bench/.peer/.made: | venv
+	@CI=true $(BIN)/python -m tests.support.old_program
 
 .PHONY: bench-create
 bench-create: venv bench/.peer/.made  ## measure bulk creation beside the peer; whole with FULL=1

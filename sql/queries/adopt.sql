@@ -80,6 +80,8 @@ order by t.name, g.tgname;
 -- What this session may do here beside its tables.
 select has_schema_privilege(current_schema(), 'create') as may_create,
        has_database_privilege(current_database(), 'temporary') as may_have_temporary,
+       coalesce((select pg_has_role(nspowner, 'usage') from pg_namespace where nspname = 'swh_scheduler_compat'),
+                has_database_privilege(current_database(), 'create')) as may_have_compat,
        cast(current_setting('transaction_read_only') as boolean) as read_only,
        current_schema() as schema, cast(current_user as text) as role, cast(current_database() as text) as database;
 

@@ -7,12 +7,13 @@ import click
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import document, printable
 from swh_sched_runner.db import adopt, migrate
+from swh_sched_runner.db.adopt import compat
 from swh_sched_runner.exc import AdoptionStopped
 
 
 @click.group()
 def db() -> None:
-    """Create the schema and bring it up to date."""
+    """Create the schema, bring it up to date, take over a database."""
 
 
 @db.command()
@@ -97,6 +98,23 @@ def _tell(progress: adopt.Progress) -> None:
         click.echo(f"{progress.seconds:.0f} s{rows} … ", nl=False)
     else:
         click.echo(printable(f"[{progress.number}/{progress.of}] {progress.title} … "), nl=False)
+
+
+@db.command(name="compat")
+@click.option("--drop", is_flag=True, help="Drop them instead.")
+@click.pass_obj
+def compat_command(context: Context, drop: bool) -> None:
+    """Make the views through which the old program uses an adopted database; `db adopt` makes them too.
+
+    They stand in the schema swh_scheduler_compat, which the old program's search_path must name first.
+    """
+    if drop:
+        stood = context.database.run(compat.drop)
+        click.echo(f"dropped the schema {compat.SCHEMA}" if stood else f"there is no schema {compat.SCHEMA}")
+        return
+    context.database.run(migrate.require)
+    version = context.database.run(compat.make)
+    click.echo(f"the schema {compat.SCHEMA} has the views of version {version}")
 
 
 @db.command()

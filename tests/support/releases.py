@@ -42,23 +42,24 @@ def python_of(release: str) -> Path:
     # Celery and kombu have the same numbers; a newer kombu would hide what the older one does.
     wanted = [f"celery[redis]=={release}.*", f"kombu=={release}.*"]
     mark, marked = environment / "made", f"{sys.version}\n{wanted}"
-    with _alone(release):
+    with alone(release):
         if not mark.exists() or mark.read_text() != marked:
-            _install(environment, wanted)
+            install(environment, wanted)
             mark.write_text(marked)
     return environment / "bin" / "python"
 
 
 @contextmanager
-def _alone(release: str) -> Iterator[None]:
+def alone(name: str) -> Iterator[None]:
     """Tests run in several processes; one of them makes an environment, the others wait for it."""
     ENVIRONMENTS.mkdir(exist_ok=True)
-    with (ENVIRONMENTS / f"{release}.lock").open("w") as lock:
+    with (ENVIRONMENTS / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _install(environment: Path, requirements: list[str]) -> None:
+def install(environment: Path, requirements: list[str], seconds: float = INSTALL_SECONDS) -> None:
+    """Make an environment that has these packages, and nothing of this project. Raises ReleaseMissing."""
     venv.create(environment, clear=True, symlinks=True)
     pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "--no-input"]
     options = ["--disable-pip-version-check", "--quiet", "--retries", "1", "--timeout", "15"]
@@ -69,10 +70,10 @@ def _install(environment: Path, requirements: list[str]) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=INSTALL_SECONDS,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired as error:
-        raise ReleaseMissing(f"{requirements[0]} was not installed within {INSTALL_SECONDS:g} s") from error
+        raise ReleaseMissing(f"{requirements[0]} was not installed within {seconds:g} s") from error
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or ["pip does not say why"]
         raise ReleaseMissing(f"{requirements[0]} can't be installed: {said[-1]}")

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 from sqlalchemy import Connection, TextClause
 
-from swh_sched_runner.db.adopt import migrations
+from swh_sched_runner.db.adopt import compat, migrations
 from swh_sched_runner.db.adopt.picture import Column, Expected, Index, Picture
 from swh_sched_runner.db.queries import Queries
 
@@ -89,6 +89,15 @@ def of_the_rows(seen: Picture, *, rename_duplicates: bool) -> tuple[list[Step], 
     following = Step("tasks in flight follow their newest open run", ROWS, _changed(_sql.follow_open_runs))
     analysing = Step("statistics for the planner", GENTLY, _statistics)
     return [*([renaming] if rename_duplicates else []), origins], [following, analysing]
+
+
+def for_the_old_program() -> Step:
+    """What the program that had this database may go on reading through."""
+    return Step(f"views for the old program, in the schema {compat.SCHEMA}", "locks nothing", _compat)
+
+
+def _compat(conn: Connection) -> None:
+    compat.make(conn)
 
 
 def _triggers(conn: Connection, seen: Picture) -> Iterator[Step]:

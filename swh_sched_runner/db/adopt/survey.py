@@ -85,7 +85,7 @@ def refuse_pooler(conn: Connection) -> None:
 
 
 def refuse_without_rights(conn: Connection) -> None:
-    """Raise ``AdoptionRefused`` where this session may not make tables."""
+    """Raise ``AdoptionRefused`` where this session may not make tables, or the schema of views."""
     rights = conn.execute(_sql.rights).mappings().one()
     role, problems = rights["role"], []
     if rights["read_only"]:
@@ -94,6 +94,8 @@ def refuse_without_rights(conn: Connection) -> None:
         problems.append(f"role {role} may not create tables in schema {rights['schema']}")
     if not rights["may_have_temporary"]:
         problems.append(f"role {role} may not create temporary tables in database {rights['database']}")
+    if not rights["may_have_compat"]:
+        problems.append(f"role {role} may not create the schema swh_scheduler_compat in database {rights['database']}")
     if problems:
         raise AdoptionRefused(reason="; ".join(problems))
 

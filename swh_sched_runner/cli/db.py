@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
+
+import attrs
 import click
 
+from swh_sched_runner.backend import check
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import document, printable
 from swh_sched_runner.db import adopt, migrate
@@ -13,7 +18,7 @@ from swh_sched_runner.exc import AdoptionStopped
 
 @click.group()
 def db() -> None:
-    """Create the schema, bring it up to date, take over a database."""
+    """Create the schema, bring it up to date, take over a database, check its rows."""
 
 
 @db.command()
@@ -34,17 +39,26 @@ def upgrade(context: Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
-    """Say which version the schema has; exit status 1 if it is behind."""
+    """Say which version the schema has; exit status 1 if it is behind.
+
+    A sample of the rows is looked at for those that others wrote and that are misread, see `db check`.
+    """
     version = ctx.obj.database.run(migrate.current)
     head, pending = migrate.head(), migrate.pending(version)
     foreign = ctx.obj.database.run(adopt.under_way)
+    found = ctx.obj.database.read(check.sample) if version == head else {}
     if as_json:
-        document({"version": version, "head": head, "pending": pending, "adoptable": foreign})
+        document({"version": version, "head": head, "pending": pending, "adoptable": foreign, "found": found})
     elif foreign is not None:
         click.echo(f"{foreign}: run `swh-sched-runner db adopt --dry-run`, then `swh-sched-runner db adopt`")
     else:
         click.echo(f"version {version or 'none: the database is not initialised'}, this program needs {head}")
         click.echo(f"pending: {', '.join(pending) or 'nothing'}")
+        if found:
+            click.echo("rows that others wrote and that are misread, in a sample:")
+            for kind, rows in found.items():
+                click.echo(f"  {check.KINDS[kind].what}: {rows:,}")
+            click.echo("run `swh-sched-runner db check`, then `swh-sched-runner db check --repair`")
     if pending:
         ctx.exit(1)
 
@@ -115,6 +129,51 @@ def compat_command(context: Context, drop: bool) -> None:
     context.database.run(migrate.require)
     version = context.database.run(compat.make)
     click.echo(f"the schema {compat.SCHEMA} has the views of version {version}")
+
+
+@db.command(name="check")
+@click.option("--repair", is_flag=True, help="Mend what is found, in small transactions; others may work meanwhile.")
+@click.option(
+    "--settle",
+    type=click.FloatRange(min=0),
+    default=check.SETTLE.total_seconds(),
+    show_default=True,
+    metavar="SECONDS",
+    help="Let go of a task in flight without a run only if nobody has touched it for so long.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_context
+def check_command(ctx: click.Context, repair: bool, settle: float, as_json: bool) -> None:
+    """Find rows that SQL or the old program wrote and that are misread; exit status 1 if there are any left.
+
+    Reads all origins, statistics and runs, a megabyte at a time.
+    """
+    ctx.obj.database.run(migrate.require)
+    found = check.check(ctx.obj.database, repair=repair, settle=timedelta(seconds=settle), pause=_wait)
+    if as_json:
+        document([attrs.asdict(kind) for kind in found])
+    elif not found:
+        click.echo("nothing found")
+    else:
+        for kind in found:
+            _show_found(kind)
+        if not repair:
+            click.echo("nothing was changed: --repair mends it")
+    if any(kind.rows > (kind.mended or 0) for kind in found):
+        ctx.exit(1)
+
+
+def _wait(seconds: float) -> None:
+    if seconds >= 1:
+        click.echo(f"waiting {seconds:.0f} s, to see which tasks in flight nobody touches", err=True)
+    time.sleep(seconds)
+
+
+def _show_found(kind: check.Found) -> None:
+    more = ", …" if len(kind.examples) < kind.rows else ""
+    click.echo(printable(f"{kind.what}: {kind.rows:,} ({', '.join(kind.examples)}{more})"))
+    if kind.mended is not None:
+        click.echo(f"  mended {kind.mended:,}: {kind.then}")
 
 
 @db.command()

@@ -22,6 +22,7 @@ def test_init_applies_every_migration_and_says_which(program: Run, empty_databas
         "head": migrate.head(),
         "pending": migrate.pending(None),
         "adoptable": None,
+        "found": {},
     }
     assert (first.status, first.out.split("\n")) == (0, [f"applied {v}" for v in migrate.pending(None)] + [""])
     assert second.out == f"nothing to apply: the schema is at version {migrate.head()}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -16,20 +17,22 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
-from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend import SchedulerBackend, check
 from swh_sched_runner.backend.tasks import CREATION_LOCK
 from swh_sched_runner.backend.wake import SLEEP_LOCK
 from swh_sched_runner.db.adopt import compat, migrations
-from swh_sched_runner.db.engine import connect, create_engine
+from swh_sched_runner.db.engine import Database, connect, create_engine
 from swh_sched_runner.db.queries import Queries, read
 from swh_sched_runner.embedded.postgres import Postgres
+from swh_sched_runner.model import VisitOutcome
 from tests.cli.conftest import ROOT, Outcome, Run
 from tests.conftest import skip_or_fail
 from tests.support import databases, foreign, old_program
+from tests.support.origins import a_lister, an_origin, an_outcome, mirrors_that_lie
 from tests.support.releases import ReleaseMissing
-from tests.support.samples import NOW, a_task
+from tests.support.samples import NOW, a_task, a_type
 
 TABLES = [
     "task_type",
@@ -375,6 +378,114 @@ def test_the_views_are_dropped_and_made_again_in_place(adopted_database_url: str
     engine.dispose()
 
 
+# What it writes without the setting, and what SQL writes
+
+
+def found(engine: Engine, **options: Any) -> dict[str, tuple[int, int | None]]:
+    return {each.kind: (each.rows, each.mended) for each in check.check(Database(engine), **options)}
+
+
+def repaired(engine: Engine) -> dict[str, tuple[int, int | None]]:
+    return found(engine, repair=True, settle=AT_ONCE)
+
+
+@pytest.fixture
+def written(old_url: str, adopted: Engine) -> Engine:
+    """An adopted database in which ours works, and to which the old program and SQL wrote each kind of rows."""
+    with SchedulerBackend(old_url) as backend:
+        for task in (1, 2, 6):
+            backend.schedule_task_run(task, f"ours-{task}")
+        [lister] = backend.get_listers()
+        backend.record_listed_origins([an_origin(lister.id, url="https://old.example/3x")])
+    assert errors(old_program.call(old_url, "later", compat=False)) == set()
+    execute(
+        adopted,
+        "update task_run set status = 'eventful', ended = '2026-03-09 12:00+00' where backend_id = 'ours-2'",
+        "insert into task_run (task, backend_id, started, status) values (3, 'endless', '2026-02-03', 'failed')",
+        "insert into task_run (task, backend_id, ended, status) values (3, 'reopened', '2026-02-03', 'started')",
+        "insert into task_run (task, backend_id) values (3, null)",
+    )
+    return adopted
+
+
+def test_what_it_wrote_is_found_mended_and_then_not_found(written: Engine) -> None:
+    wrong = {
+        "origin_without_statistics": 2,  # 20 and 21, which it listed
+        "origin_outdated": 1,  # 3x, whose visit it noted
+        "statistics_hidden": 1,
+        "run_without_moment": 1,
+        "run_without_outcome": 1,
+        "run_unreachable": 1,
+        "task_decided": 1,  # 1, which it set back while a run of ours was open
+        "task_unfollowed": 1,  # 4, whose run it opened
+        "task_unmoved": 1,  # 2, whose run SQL ended
+        "task_stuck": 1,  # 5, which it set in flight
+    }
+    assert set(wrong) == set(check.KINDS)
+
+    assert found(written) == {kind: (rows, None) for kind, rows in wrong.items()}
+    with written.connect() as conn:
+        assert check.sample(conn) == wrong
+    assert repaired(written) == {kind: (rows, rows) for kind, rows in wrong.items()}
+    assert found(written) == {}
+    with written.connect() as conn:
+        assert check.sample(conn) == {}
+    assert repaired(written) == {}
+
+
+def test_what_was_mended_is_used_as_if_ours_had_written_it(old_url: str, written: Engine) -> None:
+    repaired(written)
+
+    day = timedelta(days=1)
+    with SchedulerBackend(old_url) as backend:
+        tasks = {task["id"]: task for task in backend.get_tasks(range(1, 7))}
+        # 2: its end, eventful, half the interval; 5: waits again; 6, in flight for ours, was not touched.
+        assert {number: task["status"] for number, task in tasks.items()} == {
+            1: "next_run_not_scheduled",
+            2: "next_run_not_scheduled",
+            3: "disabled",
+            4: "next_run_scheduled",
+            5: "next_run_not_scheduled",
+            6: "next_run_scheduled",
+        }
+        assert (tasks[2]["next_run"], tasks[2]["current_interval"]) == (NOW + 8 * day + day / 2, day / 2)
+        backend.end_task_run("ours-1", "permfailed")
+        backend.end_task_run("old-2", "uneventful", timestamp=NOW)
+        [decided, followed] = backend.get_tasks([1, 4])
+        assert decided["status"] == "next_run_not_scheduled"
+        assert (followed["status"], followed["next_run"]) == ("next_run_not_scheduled", NOW + 2 * day)
+
+        runs = {run["backend_id"]: run for run in backend.get_task_runs([3])}
+        assert (runs["endless"]["status"], str(runs["endless"]["ended"])[:10]) == ("failed", "2026-02-03")
+        assert (runs["reopened"]["status"], runs[None]["status"]) == ("lost", "lost")  # type: ignore[index]
+        assert runs[None]["metadata"] == {  # type: ignore[index]
+            "mended": "by db check: no event can end a run without a backend_id"
+        }
+
+        assert mirrors_that_lie(written) == []
+        stats = backend.origin_visit_stats_get([("https://old.example/3x", "git"), ("https://old.example/20", "git")])
+        assert [each.url for each in stats] == ["https://old.example/3x"]
+        visits = backend.grab_next_visits("git", 100, "origins_without_last_update", timestamp=NOW)
+        assert "https://old.example/20" in [origin.url for origin in visits]
+
+
+def test_status_and_check_say_what_was_found_and_check_ends_with_1(old_url: str, written: Engine, run: Run) -> None:
+    status, as_json = run(old_url, "status"), run(old_url, "status", "--json")
+    checked = run(old_url, "check")
+    mended = run(old_url, "check", "--repair", "--settle", "0")
+    after, status_after = run(old_url, "check"), run(old_url, "status")
+
+    assert (status.status, as_json.json["found"]["task_stuck"]) == (0, 1)
+    assert "  listed origins without a row of statistics, which no policy chooses: 2\n" in status.out
+    assert "run `swh-sched-runner db check`" in status.out
+    assert checked.status == 1
+    assert "which no policy chooses: 2 (git https://old.example/20, git https://old.example/21)\n" in checked.out
+    assert "nothing was changed: --repair mends it" in checked.out
+    assert (mended.status, "  mended 1: they wait to be sent again" in mended.out) == (0, True)
+    assert (after.status, after.out) == (0, "nothing found\n")
+    assert "in a sample" not in status_after.out
+
+
 def test_the_views_are_made_and_dropped_by_a_command(old_url: str, adopted: Engine, run: Run) -> None:
     said = [run(old_url, "compat", *options).out for options in (["--drop"], ["--drop"], [])]
 
@@ -392,3 +503,161 @@ def test_a_database_that_was_never_adopted_has_no_such_views(empty_database_url:
     outcome = run(empty_database_url, "compat")
 
     assert (outcome.status, "there is no version in a table dbversion" in outcome.err) == (78, True)
+
+
+def test_nothing_is_found_where_ours_alone_has_worked(database_url: str, engine: Engine) -> None:
+    with SchedulerBackend(database_url) as backend:
+        backend.create_task_type(a_type("load"))
+        given = [a_task(task_type="load", arguments={"args": [n], "kwargs": {}}) for n in range(9)]
+        tasks = backend.create_tasks(given)
+        ids = [task["id"] for task in tasks]
+        for number, status in enumerate(("eventful", "uneventful", "failed", "permfailed", "lost")):
+            backend.schedule_task_run(ids[number], f"run-{number}")
+            backend.start_task_run(f"run-{number}")
+            backend.end_task_run(f"run-{number}", status)
+        backend.schedule_task_run(ids[5], "old")
+        backend.schedule_task_run(ids[5], "new")  # the older one stays open and moves nothing
+        backend.schedule_task_run(ids[6], "decided")
+        backend.set_status_tasks([ids[6]], status="disabled")
+        lister = a_lister(backend)
+        backend.record_listed_origins([an_origin(lister, number) for number in range(9)])
+        backend.record_visit_outcomes([an_outcome(number) for number in range(5)])
+        backend.grab_next_visits("git", 3, "oldest_scheduled_first")
+
+    assert found(engine) == {}
+    with engine.connect() as conn:
+        assert check.sample(conn) == {}
+
+
+def test_a_task_that_a_caller_has_just_grabbed_is_not_let_go(database_url: str, engine: Engine) -> None:
+    with SchedulerBackend(database_url) as backend:
+        backend.create_task_type(a_type("load"))
+        backend.create_tasks([a_task(task_type="load", arguments={"args": [n], "kwargs": {}}) for n in range(2)])
+        [scheduled, again] = [task["id"] for task in backend.grab_ready_tasks("load", timestamp=NOW, num_tasks=2)]
+        waited = []
+
+        def meanwhile(seconds: float) -> None:
+            waited.append(seconds)
+            backend.schedule_task_run(scheduled, "ours")
+            backend.set_status_tasks([again], status="next_run_scheduled")
+
+        outcome = found(engine, repair=True, pause=meanwhile)
+
+        assert outcome == {"task_stuck": (2, 0)}
+        assert 29 < waited[0] <= 30
+        assert {task["status"] for task in backend.get_tasks([scheduled, again])} == {"next_run_scheduled"}
+        assert repaired(engine) == {"task_stuck": (1, 1)}
+        assert [task["status"] for task in backend.get_tasks([scheduled, again])] == [
+            "next_run_scheduled",
+            "next_run_not_scheduled",
+        ]
+
+
+def test_an_end_that_already_moved_its_task_is_not_applied_again(database_url: str, engine: Engine) -> None:
+    with SchedulerBackend(database_url) as backend:
+        backend.create_task_type(a_type("load"))
+        [task] = backend.create_tasks([a_task(task_type="load")])
+        backend.schedule_task_run(task["id"], "ours")
+        backend.end_task_run("ours", "permfailed", timestamp=NOW)
+        # The same without what ours notes, as a run that ended before the adoption.
+        execute(engine, "update task_run set retries_before = null, interval_before = null, evidence = null")
+        backend.set_status_tasks([task["id"]], status="next_run_scheduled", next_run=NOW + timedelta(hours=1))
+
+        assert repaired(engine) == {"task_stuck": (1, 1)}
+
+        assert backend.get_tasks([task["id"]])[0]["status"] == "next_run_not_scheduled"
+
+
+def test_moments_that_python_has_not_are_no_obstacle(database_url: str, engine: Engine) -> None:
+    with SchedulerBackend(database_url) as backend:
+        backend.create_task_type(a_type("load"))
+        [task] = backend.create_tasks([a_task(task_type="load")])
+        backend.schedule_task_run(task["id"], "ours")
+        execute(engine, "update task_run set status = 'eventful', ended = 'infinity'")
+
+        assert repaired(engine) == {"task_unmoved": (1, 1)}
+
+        assert backend.get_tasks([task["id"]])[0]["status"] == "next_run_not_scheduled"
+    assert found(engine) == {}
+
+
+def test_many_rows_are_mended_a_page_at_a_time(database_url: str, engine: Engine) -> None:
+    with SchedulerBackend(database_url) as backend:
+        a_lister(backend)
+    execute(
+        engine,
+        "insert into listed_origins (lister_id, url, visit_type, extra_loader_arguments, enabled, last_seen) "
+        "select id, 'https://old.example/' || n, 'git', '{}', true, now() from listers, generate_series(1, 20000) as n",
+    )
+    statements = 0
+
+    @event.listens_for(engine, "commit")
+    def count(conn: Any) -> None:
+        nonlocal statements
+        statements += 1
+
+    assert repaired(engine) == {"origin_without_statistics": (20_000, 20_000)}
+    assert statements > 2
+    assert found(engine) == {}
+
+
+def test_it_is_mended_while_others_write_the_same_rows(old_url: str, written: Engine) -> None:
+    over, failed = threading.Event(), []
+    keys = [("https://old.example/20", "git"), ("https://old.example/21", "git"), ("https://old.example/3x", "git")]
+
+    def visit() -> None:
+        try:
+            with SchedulerBackend(old_url) as backend:
+                day = 0
+                while not over.is_set():
+                    day += 1
+                    moment = NOW + timedelta(days=day)
+                    backend.record_visit_outcomes(
+                        [VisitOutcome(url, visit_type, moment, "full", bytes([day % 256])) for url, visit_type in keys]
+                    )
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=visit) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        repaired(written)
+        execute(written, "update listed_origins set visit_loaded = not visit_loaded")
+    over.set()
+    for thread in threads:
+        thread.join()
+    repaired(written)
+
+    assert failed == []
+    assert found(written) == {}
+    assert mirrors_that_lie(written) == []
+
+
+def test_a_sample_is_as_large_whatever_the_table() -> None:
+    for pages in (0, 1, 20, 25, 10**9):
+        spans = [(int(span["first"][1:-3]), int(span["last"][1:-3])) for span in check._sampled(pages)]
+        read_pages = [page for first, last in spans for page in range(first, last)]
+        assert len(read_pages) == len(set(read_pages)) == min(pages, 30)
+        assert all(page < pages for page in read_pages)
+
+
+@pytest.mark.parametrize(
+    ("statement", "table", "binds"),
+    [
+        ("origins", "listed_origins", {}),
+        ("statistics", "origin_visit_stats", {}),
+        ("runs", "task_run", {"ids": None}),
+    ],
+)
+def test_a_range_of_pages_is_all_that_is_read(
+    engine: Engine, statement: str, table: str, binds: dict[str, Any]
+) -> None:
+    without_comments = re.sub(r"--.*\n", "\n", getattr(Queries("check"), statement).text)
+    explained = text(f"explain {without_comments}")
+    with engine.connect() as conn:
+        conn.exec_driver_sql("set enable_seqscan = off")
+        plan = "\n".join(conn.execute(explained, binds | {"first": "(7,0)", "last": "(9,0)"}).scalars())
+
+    assert f"Tid Range Scan on {table}" in plan
+    assert "Seq Scan" not in plan

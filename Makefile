@@ -87,6 +87,13 @@ faults: venv  ## kill runners, servers and connections under load, and judge: RO
 	@$(BIN)/python -m tests.support.faults $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(RUNNERS),--runners $(RUNNERS)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND)) $(ARGS)
 
+# A line a round; SEED plays one again, CLASS one class of messages, EACH=1 each class alone (docs/explanation/crash-tests.md).
+.PHONY: attack
+attack: venv  ## send the listener 10,000 hostile messages between 1,000 good runs, and judge: ROUNDS=1 SEED=… EACH=1 CLASS=…
+	@$(BIN)/python -m tests.support.attack $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(HOSTILE),--hostile $(HOSTILE)) $(if $(GOOD),--good $(GOOD)) $(if $(EACH),--each) \
+	  $(if $(CLASS),--class $(CLASS)) $(ARGS)
+
 .PHONY: clean
 clean:  ## remove what was built, .venv too
 	rm -rf $(VENV) .releases build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage

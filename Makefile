@@ -81,11 +81,11 @@ releases: venv  ## make environments with the other releases of Celery, for test
 old-program: venv  ## make an environment with swh.scheduler 3.6.0 in bench/.peer, for tests and benchmarks
 	@$(BIN)/python -m tests.support.old_program
 
-# A line a round; SEED and KIND play one again (docs/explanation/crash-tests.md).
+# A line a round; SEED, KIND and FAULT play one again (docs/explanation/crash-tests.md).
 .PHONY: faults
-faults: venv  ## kill runners, servers and connections under load, and judge: ROUNDS=200 RUNNERS=4 SEED=… KIND=…
+faults: venv  ## kill runners, servers and connections under load, and judge: ROUNDS=200 RUNNERS=4 SEED=… KIND=… FAULT=…
 	@$(BIN)/python -m tests.support.faults $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(RUNNERS),--runners $(RUNNERS)) \
-	  $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND)) $(ARGS)
+	  $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND)) $(if $(FAULT),--fault $(FAULT)) $(ARGS)
 
 # A line a round; SEED plays one again, CLASS one class of messages, EACH=1 each class alone (docs/explanation/crash-tests.md).
 .PHONY: attack

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.support.faults.events import outcome
+from tests.support.faults.fleet import Slot, died
 from tests.support.faults.judge import Note, Tables, Verdict, judge, judge_depths
 
 QUEUE = "tests.save"
 
 
-def task(number: int, run: int | None = None, status: str = "next_run_scheduled") -> tuple[object, ...]:
-    return (number, 100 + number, status, number if run is None else run, QUEUE)
+def task(
+    number: int, run: int | None = None, status: str = "next_run_scheduled", policy: str = "oneshot"
+) -> tuple[object, ...]:
+    return (number, 100 + number, status, number if run is None else run, QUEUE, policy)
 
 
-def run(number: int, identifier: int = 0, status: str = "scheduled") -> tuple[object, ...]:
-    return (100 + number, identifier or number, f"id-{identifier or number}", status, False, 1000.0 + number)
+def run(
+    number: int,
+    identifier: int = 0,
+    status: str = "scheduled",
+    *,
+    started: bool = False,
+    ended: bool = False,
+    reason: str | None = None,
+) -> tuple[object, ...]:
+    identifier = identifier or number
+    return (100 + number, identifier, f"id-{identifier}", status, ended, 1000.0 + number, started, reason)
 
 
 def note(number: int, identifier: int = 0, *, queue: str = QUEUE, redelivered: bool = False) -> Note:
@@ -73,6 +88,83 @@ def test_nothing_is_objected_to_where_all_is_well_and_repetitions_are_counted() 
 )
 def test_each_thing_that_does_not_hold_is_objected_to(tables: Tables, notes: list[Note], objection: list[str]) -> None:
     assert violations(tables, notes) == objection
+
+
+ENDED = [
+    run(1, status=outcome("id-1")[0], started=True, ended=True),
+    run(2, status=outcome("id-2")[0], started=True, ended=True),
+]
+DONE = {"eventful": "completed", "uneventful": "completed", "failed": "disabled"}
+AFTER = [task(1, status=DONE[outcome("id-1")[0]]), task(2, status=DONE[outcome("id-2")[0]])]
+OTHERWISE = "failed" if outcome("id-2")[0] != "failed" else "eventful"
+FAILED = run(3, status="failed", ended=True, reason="can't be sent")
+
+
+def told(tables: Tables, notes: list[Note]) -> list[str]:
+    """What the judge objects to where the drainer tells how runs end."""
+    objections = judge(tables, notes, range(1, 3), told=True).violations
+    return [each.partition(": ")[0].split(" ", 1)[1] for each in objections]
+
+
+def test_runs_that_ended_as_their_events_say_are_not_objected_to() -> None:
+    again = [AFTER[0], task(2, status="next_run_not_scheduled", policy="recurring")]
+
+    assert told(Tables(AFTER, ENDED, [], []), NOTES) == []
+    assert told(Tables(again, ENDED, [], []), NOTES) == []
+    assert told(Tables(AFTER, [*ENDED, FAILED], [], [], [(103, "due"), (104, "never")]), NOTES) == []
+
+
+@pytest.mark.parametrize(
+    ("tables", "objection"),
+    [
+        (
+            Tables([AFTER[0], task(2)], [ENDED[0], run(2, status="started", started=True)], [], []),
+            ["runs open for ever whose worker lived"],
+        ),
+        (
+            Tables([AFTER[0], task(2)], [ENDED[0], run(2)], [], []),
+            ["runs open for ever whose worker lived", "runs whose start was acknowledged and not applied"],
+        ),
+        (
+            Tables(AFTER, [ENDED[0], run(2, status=outcome("id-2")[0], ended=True)], [], []),
+            ["runs whose start was acknowledged and not applied"],
+        ),
+        (
+            Tables(
+                [AFTER[0], task(2, status=DONE[OTHERWISE])],
+                [ENDED[0], run(2, status=OTHERWISE, started=True, ended=True)],
+                [],
+                [],
+            ),
+            ["runs that ended otherwise than their events say"],
+        ),
+        (Tables([AFTER[0], task(2)], ENDED, [], []), ["tasks that did not follow the end of their run"]),
+        (
+            Tables(AFTER, ENDED, [], [], [(103, "due")]),
+            ["tasks that were neither sent nor failed with a reason"],
+        ),
+        (
+            Tables(AFTER, [*ENDED, run(3, status="failed", ended=True)], [], [], [(103, "due")]),
+            ["tasks that were neither sent nor failed with a reason"],
+        ),
+        (
+            Tables(AFTER, [*ENDED, run(3)], [], [], [(103, "due")]),
+            ["runs open and not sent", "tasks that were neither sent nor failed with a reason"],
+        ),
+        (Tables(AFTER, [*ENDED, FAILED], [], [], [(103, "never")]), ["runs of tasks that are never due"]),
+    ],
+)
+def test_each_end_that_was_told_and_is_not_recorded_is_objected_to(tables: Tables, objection: list[str]) -> None:
+    assert told(tables, NOTES) == objection
+
+
+def test_a_service_that_died_of_an_unknown_error_is_objected_to(tmp_path: Path) -> None:
+    fine, bad = (Slot(n, ["run"], {}, tmp_path / f"{n}.log") for n in range(2))
+    fine.log.write_text('level=warning event="service waits"\n')
+    bad.log.write_text('level=error event="service died, is started anew"\n' * 2)
+
+    assert died([fine]) == []
+    assert died([fine, bad]) == [f"a service died 2 times: see {bad.log}"]
 
 
 def test_one_sample_over_a_bound_is_objected_to_and_the_deepest_is_told() -> None:

@@ -17,7 +17,7 @@ from tests.support.faults.servers import Servers
 def test_what_a_runner_promised_when_it_died_is_sent_under_the_same_ids(
     servers: Servers, tmp_path: Path, name: str, kind: str
 ) -> None:
-    result = Round(servers, tmp_path / "round", 1, 1, kind, [Point(name)]).run()
+    result = Round(servers, tmp_path / "round", 1, 1, kind, points=[Point(name)]).run()
 
     assert result.verdict.violations == []
     assert result.kills == 1

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import skip_or_fail
 from tests.support import rabbitmq
-from tests.support.attack.rounds import Attack
+from tests.support.attack.rounds import MAX_MESSAGE_BYTES, Attack
 from tests.support.dice import dice
 from tests.support.faults.servers import Servers
 
@@ -24,7 +24,7 @@ HOSTILE, GOOD = 300, 60
 def servers(tmp_path: Path) -> Iterator[Servers]:
     if reason := rabbitmq.missing():
         skip_or_fail(reason)
-    with Servers(tmp_path / "servers") as servers:
+    with Servers(tmp_path / "servers", MAX_MESSAGE_BYTES) as servers:
         yield servers
 
 

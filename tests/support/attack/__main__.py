@@ -13,7 +13,7 @@ from random import Random
 
 from tests.support import rabbitmq
 from tests.support.attack.plan import NAMES
-from tests.support.attack.rounds import MEGABYTE, Attack, Result
+from tests.support.attack.rounds import MAX_MESSAGE_BYTES, MEGABYTE, Attack, Result
 from tests.support.faults.servers import Servers
 
 # Of a round in which each class is played alone.
@@ -56,7 +56,7 @@ def attacks(options: argparse.Namespace, servers: Servers, directory: Path) -> I
 def play_all(options: argparse.Namespace, directory: Path) -> list[Result]:
     """Play the rounds, tell of each, and keep the files of those with violations."""
     results: list[Result] = []
-    with Servers(directory / "servers") as servers:
+    with Servers(directory / "servers", MAX_MESSAGE_BYTES) as servers:
         for name, folder, attack in attacks(options, servers, directory):
             result = attack.run()
             results.append(result)

@@ -19,6 +19,8 @@ from tests.support.faults.servers import Servers
 
 MEGABYTE = 1_000_000
 MOST_BYTES = 200 * MEGABYTE
+# What the broker takes: its default, which is above all that is sent.
+MAX_MESSAGE_BYTES = 134_217_728
 BAITS = 50
 # A class that the broker has refused so often, and never taken, is not tried again.
 TRIES = 3

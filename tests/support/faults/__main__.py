@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 from tests.support import rabbitmq
-from tests.support.faults import kinds, rounds
+from tests.support.faults import drawn, kinds, rounds
 from tests.support.faults.rounds import Result
 from tests.support.faults.servers import Servers
 
@@ -26,6 +26,7 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, help="of the first round; the next ones count on; by default by chance")
     parser.add_argument("--kind", choices=sorted(kinds.SCRIPTS), help="of all rounds; by default the seed tells")
+    parser.add_argument("--fault", choices=sorted(drawn.NAMES), help="in all rounds; by default the seed tells")
     parser.add_argument("--keep", action="store_true", help="keep logs and notes of rounds in which all held, too")
     return parser.parse_args()
 
@@ -49,7 +50,9 @@ def summary(results: list[Result], seconds: float) -> str:
         )
     judged = sum(1 for result in results if result.verdict.samples)
     failed = [result for result in results if result.verdict.violations]
-    again = ", ".join(f"make faults ROUNDS=1 SEED={r.seed} RUNNERS={r.runners} KIND={r.kind}" for r in failed)
+    again = ", ".join(
+        f"make faults ROUNDS=1 SEED={r.seed} RUNNERS={r.runners} KIND={r.kind} FAULT={r.fault}" for r in failed
+    )
     return (
         f"{len(results)} rounds in {seconds:.0f} s: {total['kills']} runners killed; {total['tasks']} tasks, "
         f"{total['messages']} messages, {total['twice']} of them sent again under the same id; "
@@ -64,7 +67,7 @@ def play_all(options: argparse.Namespace, directory: Path) -> list[Result]:
     results: list[Result] = []
     with Servers(directory / "servers") as servers:
         for seed in range(first, first + options.rounds):
-            result = rounds.play(servers, directory, seed, options.runners, options.kind)
+            result = rounds.play(servers, directory, seed, options.runners, options.kind, options.fault)
             results.append(result)
             say(str(result))
             if not result.verdict.violations and not options.keep:

@@ -1,4 +1,4 @@
-"""Stands for the workers: takes messages out of the queues and notes each before it acknowledges; and looks on.
+"""Stands for the workers: takes messages out of the queues, notes each, says how it ended, acknowledges; and looks on.
 
 Plain AMQP. Both are processes of their own that live as long as the round, whatever becomes of the broker.
 """
@@ -18,6 +18,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import amqp
+
+from tests.support.faults import events
 
 # Messages that a queue's consumer may hold: they are not ready any more, so room for others.
 PREFETCH = 10
@@ -52,13 +54,16 @@ def connect(url: str) -> amqp.Connection:
 class Drainer:
     """Takes and notes, at its pace until SIGUSR1, then as fast as it can; after SIGTERM until nothing is left."""
 
-    def __init__(self, url: str, queues: Sequence[str], notes: Path, pace: Pace) -> None:
+    def __init__(self, url: str, queues: Sequence[str], notes: Path, pace: Pace, telling: bool) -> None:
+        """``telling``: it sends events, as workers do. A queue for them has to be there before."""
         self._url = url
         self._queues = queues
+        self._telling = telling
         self._notes = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._pace: Pace | None = pace
         self._stopping = False
         self._taken: list[bytes] = []
+        self._begun: list[str] = []
         self._last: dict[Any, int] = {}
         signal.signal(signal.SIGUSR1, self._hurry)
         signal.signal(signal.SIGTERM, self._stop)
@@ -79,7 +84,7 @@ class Drainer:
         self._pace, self._stopping = None, True
 
     def _drain(self) -> None:
-        self._taken, self._last = [], {}
+        self._taken, self._last, self._begun = [], {}, []
         with connect(self._url) as connection:
             for queue in self._queues:
                 channel = connection.channel()
@@ -87,10 +92,11 @@ class Drainer:
                 channel.basic_qos(0, PREFETCH, False)
                 channel.basic_consume(queue, callback=partial(self._take, queue, channel))
             asking = connection.channel()
+            saying = connection.channel()
             quiet_since = time.monotonic()
             in_burst = 0
             while True:
-                arrived = self._take_what_comes(connection)
+                arrived = self._take_what_comes(connection, saying)
                 if arrived:
                     quiet_since = time.monotonic()
                 elif self._stopping and time.monotonic() - quiet_since > QUIET_SECONDS and self._all_empty(asking):
@@ -100,7 +106,7 @@ class Drainer:
                     in_burst = 0
                     time.sleep(self._pace.pause_seconds)  # a signal doesn't end it; it is short
 
-    def _take_what_comes(self, connection: amqp.Connection) -> int:
+    def _take_what_comes(self, connection: amqp.Connection, saying: amqp.Channel) -> int:
         most = PREFETCH if self._pace is None else min(PREFETCH, self._pace.burst)
         timeout = 0.05
         while len(self._taken) < most:
@@ -109,19 +115,30 @@ class Drainer:
             except TimeoutError:
                 break
             timeout = 0.001
-        taken, self._taken = self._taken, []
+        # While the broker's confirm is waited for, more arrive.
+        (taken, self._taken), (last, self._last) = (self._taken, []), (self._last, {})
         if taken:
             os.write(self._notes, b"".join(taken))
-            for channel, tag in self._last.items():
+            self._tell(saying)
+            for channel, tag in last.items():
                 channel.basic_ack(tag, multiple=True)
-            self._last = {}
         return len(taken)
+
+    def _tell(self, saying: amqp.Channel) -> None:
+        """Say how these tasks ended, before their messages are acknowledged: else it would be said by nobody."""
+        begun, self._begun = self._begun, []
+        if self._telling and begun:
+            message = amqp.Message(
+                events.body(begun), content_type="application/json", content_encoding="utf-8", delivery_mode=1
+            )
+            saying.basic_publish_confirm(message, exchange=events.EXCHANGE, routing_key=events.KEY)
 
     def _take(self, queue: str, channel: amqp.Channel, message: amqp.Message) -> None:
         identifier = message.properties["application_headers"]["id"]
-        carried = json.loads(message.body)[1]
-        subject, redelivered = carried.get("n", carried.get("url")), bool(message.delivery_info["redelivered"])
+        carried, redelivered = json.loads(message.body)[1], bool(message.delivery_info["redelivered"])
+        subject = carried.get("n", carried.get("url", identifier)) if isinstance(carried, dict) else identifier
         note = [queue, identifier, subject, redelivered, time.time()]
+        self._begun.append(identifier)
         self._taken.append(json.dumps(note).encode() + b"\n")
         self._last[channel] = message.delivery_tag
 
@@ -129,9 +146,9 @@ class Drainer:
         return not any(channel.queue_declare(queue, passive=True).message_count for queue in self._queues)
 
 
-def drain(url: str, queues: Sequence[str], notes: Path, pace: Pace) -> None:
+def drain(url: str, queues: Sequence[str], notes: Path, pace: Pace, telling: bool = False) -> None:
     """Be the drainer."""
-    Drainer(url, queues, notes, pace).run()
+    Drainer(url, queues, notes, pace, telling).run()
 
 
 def watch(url: str, queues: Sequence[str], depths: Path) -> None:

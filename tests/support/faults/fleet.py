@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -15,6 +15,7 @@ from tests.support.faults.points import REACHED, Point
 
 # A service that waits out an outage looks at its stop signal meanwhile, but finishes the batch in hand.
 STOP_SECONDS = 15.0
+DIED = "service died"
 # One that has only just been started ends by the signal itself.
 POLITE = (0, -signal.SIGTERM)
 
@@ -136,6 +137,12 @@ class Fleet:
     @staticmethod
     def _signal(slot: Slot, number: signal.Signals) -> None:
         os.kill(slot.pid, number)
+
+
+def died(slots: Iterable[Slot]) -> list[str]:
+    """Objections to services that ended by an error that they don't know, as their logs tell."""
+    counts = {slot.log: slot.log.read_text(errors="replace").count(DIED) for slot in slots if slot.log.exists()}
+    return [f"a service died {count} times: see {log}" for log, count in counts.items() if count]
 
 
 def end(process: ForkServerProcess, seconds: float) -> bool:

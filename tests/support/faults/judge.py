@@ -15,14 +15,24 @@ from typing import Any
 
 import psycopg2
 
+from tests.support.faults import events
+
 SHOWN = 5
 TASKS = """
 select cast(t.arguments -> 'kwargs' ->> 'n' as int), t.id, t.status, t.run_id,
-       case when t.priority is null then tt.backend_name else 'save_code_now:' || tt.backend_name end
+       case when t.priority is null then tt.backend_name else 'save_code_now:' || tt.backend_name end, t.policy
 from task t join task_type tt on tt.type = t.type
+where t.arguments -> 'kwargs' ->> 'n' is not null
 """
 RUNS = """
-select task, id, backend_id, status, ended is not null, cast(extract(epoch from scheduled) as float8) from task_run
+select task, id, backend_id, status, ended is not null, cast(extract(epoch from scheduled) as float8),
+       started is not null, coalesce(metadata ->> 'reason', metadata ->> 'error')
+from task_run
+"""
+# Those that others wrote by SQL; when they are due.
+PLANTED = """
+select id, case next_run when 'infinity' then 'never' when '-infinity' then 'ever' else 'due' end
+from task where arguments -> 'kwargs' ->> 'n' is null
 """
 LEDGER = "select id, owner, queue from dispatch_batch"
 VISITS = """
@@ -50,6 +60,7 @@ class Tables:
     runs: Sequence[tuple[Any, ...]]
     ledger: Sequence[tuple[Any, ...]]
     visits: Sequence[tuple[Any, ...]]
+    planted: Sequence[tuple[Any, ...]] = ()
 
 
 @dataclass
@@ -85,11 +96,14 @@ def read_tables(database_url: str) -> Tables:
             cursor.execute(query)
             return cursor.fetchall()
 
-        return Tables(rows(TASKS), rows(RUNS), rows(LEDGER), rows(VISITS))
+        return Tables(rows(TASKS), rows(RUNS), rows(LEDGER), rows(VISITS), rows(PLANTED))
 
 
-def judge(tables: Tables, notes: Sequence[Note], planned: Iterable[int]) -> Verdict:
-    """Whether each task that was planned has one run, and messages under its id alone, at least one, in its queue."""
+def judge(tables: Tables, notes: Sequence[Note], planned: Iterable[int], *, told: bool = False) -> Verdict:
+    """Whether each task that was planned has one run, and messages under its id alone, at least one, in its queue.
+
+    ``told``: the drainer said of each message how its run ended; else nothing ends a run.
+    """
     verdict = Verdict(messages=len(notes), redelivered=sum(note.redelivered for note in notes))
     seen: dict[int | str, set[str]] = defaultdict(set)
     queues: dict[int | str, set[str]] = defaultdict(set)
@@ -99,10 +113,18 @@ def judge(tables: Tables, notes: Sequence[Note], planned: Iterable[int]) -> Verd
     times = Counter(note.id for note in notes if not note.redelivered)
     verdict.sent_twice = sum(count - 1 for count in times.values() if count > 1)
     arrived = {note.id: note.at for note in reversed(notes)}
-    waits = (arrived[run] - opened for _, _, run, _, _, opened in tables.runs if run in arrived)
+    waits = (arrived[run[2]] - run[5] for run in tables.runs if run[2] in arrived)
     verdict.longest_seconds = max(waits, default=0.0)
     verdict.object_to("subjects under two ids", (f"{s}: {sorted(ids)}" for s, ids in seen.items() if len(ids) > 1))
     _judge_tasks(verdict, tables, seen, queues, planned)
+    ids = set().union(*seen.values()) if seen else set()
+    verdict.object_to("runs open and not sent", (r[2] for r in tables.runs if r[2] not in ids and not r[4]))
+    if told:
+        _judge_ends(verdict, tables, ids)
+    else:
+        verdict.object_to("tasks not in flight", (t[0] for t in tables.tasks if t[2] != "next_run_scheduled"))
+        verdict.object_to("runs that ended", (r[2] for r in tables.runs if r[3] != "scheduled" or r[4]))
+    _judge_planted(verdict, tables, ids)
     _judge_visits(verdict, tables, seen)
     verdict.object_to("batches left in the ledger", tables.ledger)
     return verdict
@@ -122,22 +144,59 @@ def _judge_tasks(
     verdict.object_to("tasks created twice", (n for n, count in created.items() if count > 1))
     verdict.object_to("tasks planned and not there", sorted(set(planned) - created.keys()))
     verdict.object_to("tasks lost", (n for n, *_ in tables.tasks if not seen.get(n)))
-    verdict.object_to("tasks not in flight", (n for n, _, status, *_ in tables.tasks if status != "next_run_scheduled"))
     verdict.object_to("tasks without exactly one run", (n for n, task, *_ in tables.tasks if len(runs[task]) != 1))
     verdict.object_to(
         "tasks that don't know their run",
-        (n for n, task, _, run, _ in tables.tasks if [r[0] for r in runs[task]] != [run]),
+        (n for n, task, _, run, *_ in tables.tasks if [r[0] for r in runs[task]] != [run]),
     )
     verdict.object_to(
         "tasks sent under an id that no run of theirs has",
         (n for n, task, *_ in tables.tasks if not seen.get(n, set()) <= {r[1] for r in runs[task]}),
     )
     verdict.object_to(
-        "tasks in a wrong queue", (n for n, *_, queue in tables.tasks if not queues.get(n, set()) <= {queue})
+        "tasks in a wrong queue", (n for n, *_, queue, _ in tables.tasks if not queues.get(n, set()) <= {queue})
     )
-    ids = set().union(*seen.values()) if seen else set()
-    verdict.object_to("runs open and not sent", (r[1] for each in runs.values() for r in each if r[1] not in ids))
-    verdict.object_to("runs that ended", (r[1] for each in runs.values() for r in each if r[2] != "scheduled" or r[3]))
+
+
+def _judge_ends(verdict: Verdict, tables: Tables, ids: set[str]) -> None:
+    """Whether everything that a worker said of a run stands in its row, and its task went on from there."""
+    taken = [run for run in tables.runs if run[2] in ids]
+    verdict.object_to("runs open for ever whose worker lived", (r[2] for r in taken if not r[4]))
+    verdict.object_to("runs whose start was acknowledged and not applied", (r[2] for r in taken if not r[6]))
+    verdict.object_to(
+        "runs that ended otherwise than their events say",
+        (f"{r[2]} {r[3]}" for r in taken if r[4] and r[3] != events.outcome(r[2])[0]),
+    )
+    ends = {run[0]: run[3] for run in taken if run[4]}
+    verdict.object_to(
+        "tasks that did not follow the end of their run",
+        (n for n, task, status, *_, policy in tables.tasks if task in ends and status != _after(ends[task], policy)),
+    )
+
+
+def _after(end: str, policy: str) -> str:
+    """The status of a task without retries whose run has ended so."""
+    if policy == "recurring":
+        return "next_run_not_scheduled"
+    return "disabled" if end == "failed" else "completed"
+
+
+def _judge_planted(verdict: Verdict, tables: Tables, ids: set[str]) -> None:
+    """Whether what can't be sent has failed and says why, unless it was sent, and what is never due was left alone."""
+    runs: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
+    for run in tables.runs:
+        runs[run[0]].append(run)
+    verdict.object_to(
+        "runs of tasks that are never due", (t for t, due in tables.planted if due == "never" and runs[t])
+    )
+    verdict.object_to(
+        "tasks that were neither sent nor failed with a reason",
+        (
+            task
+            for task, due in tables.planted
+            if due == "due" and not any(r[2] in ids or (r[3] == "failed" and r[4] and r[7]) for r in runs[task])
+        ),
+    )
 
 
 def _judge_visits(verdict: Verdict, tables: Tables, seen: Mapping[int | str, set[str]]) -> None:

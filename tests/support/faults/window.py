@@ -6,11 +6,12 @@ import psycopg2
 import psycopg2.extensions
 
 LEFT = """
-select (select count(*) from task where status = 'next_run_not_scheduled')
+select (select count(*) from task where status = 'next_run_not_scheduled' and run_id is null and isfinite(next_run))
      + (select count(*) from listed_origins o
         where not exists (select from origin_visit_stats s where s.url = o.url and s.last_scheduled is not null))
      + (select count(*) from dispatch_batch)
 """
+OPEN = "select count(*) from task_run where ended is null"
 PROMISING = "select o.pid from dispatch_batch b join dispatch_owner o on o.id = b.owner order by random() limit 1"
 OWNERS = "select count(*) from dispatch_owner"
 END_SESSION = """
@@ -31,6 +32,10 @@ class Window:
     def left(self) -> int | None:
         """How many tasks, visits and open batches still wait."""
         return self._ask(LEFT)
+
+    def open_runs(self) -> int | None:
+        """How many runs have not ended."""
+        return self._ask(OPEN)
 
     def promising(self) -> int | None:
         """The pid of a runner that has an open batch at this moment."""

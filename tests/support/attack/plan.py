@@ -12,7 +12,7 @@ from tests.support.attack import bodies, properties
 from tests.support.attack.classes import CLASSES, EVENT_PROPERTIES, Class, Source, encoded
 from tests.support.attack.wire import Message
 
-# One in so many hostile messages is a heavy one, and they have so many bytes together at most, for each of 10,000.
+# One in so many hostile messages is a heavy one; the heavy ones have at most so many bytes for each hostile message.
 HEAVY_SHARE = 250
 HEAVY_BYTES = 15_000
 NAMES = sorted(CLASSES)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from celery import Celery
@@ -12,10 +13,13 @@ from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from swh_sched_runner import worker
+from swh_sched_runner.config import urls
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import BrokerUnavailable, ConfigurationError
 
 HEARTBEAT_SECONDS = 10
+# What kombu, py-amqp and redis-py raise for options that they don't know, or whose values are of a wrong kind.
+WRONG_OPTION = (TypeError, ValueError, LookupError, AttributeError, ImportError)
 Kind = Literal["amqp", "redis", "memory"]
 _VERIFY = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 
@@ -23,8 +27,9 @@ _VERIFY = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none":
 def create_app(settings: BrokerSettings) -> Celery:
     """A Celery application for the broker of ``settings``: JSON only, events reported, queues as configured.
 
-    It is nobody's current application until its ``set_current()`` is called.
+    It is nobody's current application until its ``set_current()`` is called. Raises ``ConfigurationError``.
     """
+    _check(settings)
     app = Celery("swh_sched_runner", broker=settings.url, backend=settings.result_backend, set_as_current=False)
     worker.configure(app, settings.event_queue)
     app.conf.update(
@@ -77,6 +82,38 @@ def tls(settings: BrokerSettings) -> dict[str, Any] | None:
     return options
 
 
+def _check(settings: BrokerSettings) -> None:
+    """Raises ``ConfigurationError`` for what kombu would not survive, or would quote."""
+    url, options = settings.url or "", settings.transport_options
+    if url and (fault := urls.broker_shape_fault(url)) is not None:
+        raise ConfigurationError(reason=f"broker.url {fault}")
+    if not isinstance(options.get("socket_settings") or {}, dict):
+        raise ConfigurationError(reason="broker.transport_options.socket_settings must be a table")
+    if urls.scheme_of(url) == "sentinel" and not options.get("master_name"):
+        raise ConfigurationError(reason="broker.transport_options.master_name is missing: sentinel:// needs it")
+    if url and (given := urls.tls_options(url)):
+        _check_files(given, "broker.url: ssl_")
+    _check_files({key.removeprefix("ssl_"): value for key, value in (settings.ssl or {}).items()}, "broker.ssl.")
+
+
+def _check_files(options: Mapping[str, Any], prefix: str) -> None:
+    """Whether the files of TLS can be read, and are what they should be."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    password = options.get("keyfile_password") or options.get("password") or ""
+    checks: dict[str, Callable[[Any], object]] = {
+        "ca_certs": context.load_verify_locations,
+        "certfile": lambda file: context.load_cert_chain(file, options.get("keyfile"), lambda: str(password)),
+        "keyfile": lambda file: Path(file).open("rb").close(),
+        "ciphers": context.set_ciphers,
+    }
+    for name, check in checks.items():
+        if options.get(name) is not None:
+            try:
+                check(options[name])
+            except (OSError, TypeError, ValueError) as error:  # an error of TLS is an OSError
+                raise ConfigurationError(reason=f"{prefix}{name} can't be used: {reason_of(error)}") from error
+
+
 def connect(app: Celery, **options: Any) -> Connection:
     """A new open connection to the broker. Raises ``BrokerUnavailable``, ``ConfigurationError``.
 
@@ -85,13 +122,13 @@ def connect(app: Celery, **options: Any) -> Connection:
     connection = _connection(app, heartbeat=HEARTBEAT_SECONDS, **options)
     try:
         connection.ensure_connection(max_retries=len(connection.alt) or 1, interval_start=0, interval_step=0)
-    except ValueError as error:  # such as a database of Redis that is no number
-        raise ConfigurationError(reason=f"broker.url: {reason_of(error)}") from error
     except Exception as error:
         connection.release()
-        if not isinstance(error, (OperationalError, *connection.connection_errors, *connection.channel_errors)):
-            raise
-        raise BrokerUnavailable(reason=reason_of(error)) from error
+        if isinstance(error, (OperationalError, *connection.connection_errors, *connection.channel_errors)):
+            raise BrokerUnavailable(reason=reason_of(error)) from error
+        if isinstance(error, WRONG_OPTION):
+            raise _misconfigured(error) from error
+        raise
     return connection
 
 
@@ -113,8 +150,18 @@ def kind_of(app: Celery) -> Kind:
 
 def _connection(app: Celery, **options: Any) -> Connection:
     # The URL is passed on since Celery lets the environment's CELERY_BROKER_URL win over what was configured.
-    connection: Connection = app.connection_for_write(app.conf["broker_url"], **options)
+    try:
+        connection: Connection = app.connection_for_write(app.conf["broker_url"], **options)
+        connection.transport  # noqa: B018  (made when first asked for)
+    except WRONG_OPTION as error:
+        raise _misconfigured(error) from error
     return connection
+
+
+def _misconfigured(error: Exception) -> ConfigurationError:
+    # The URL was looked at before: what is left are the options, which kombu hands on as they are.
+    reason = f"broker.url, broker.transport_options or broker.ssl don't fit the broker: {reason_of(error)}"
+    return ConfigurationError(reason=reason)
 
 
 def reason_of(error: BaseException) -> str:

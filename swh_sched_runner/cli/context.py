@@ -15,9 +15,10 @@ from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.cli import logs
 from swh_sched_runner.config import BrokerSettings, Settings
 from swh_sched_runner.db import migrate
+from swh_sched_runner.db.connections import dsn
 from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.embedded import directory
-from swh_sched_runner.exc import NotRunning
+from swh_sched_runner.exc import ConfigurationError, InvalidArgument, NotRunning
 
 
 class Context:
@@ -44,13 +45,18 @@ class Context:
     def database(self) -> Database:
         """The configured database, else the one that runs in the data directory; whatever its schema.
 
-        Raises ``NotRunning``.
+        Raises ``NotRunning``, and ``ConfigurationError`` for what libpq does not take.
         """
         settings = self.settings.database
         if settings.url is not None:
             url, options = settings.url, settings.options
         else:
             url, options = self._running("database_url"), {}
+        try:
+            dsn(url, **options)
+        except InvalidArgument as error:
+            option = "database.options" if error.facts["argument"] == "options" else "database.url"
+            raise ConfigurationError(reason=f"{option} {error.facts['reason']}") from error
         engine = create_engine(
             url,
             settings.min_pool_conns,

@@ -18,7 +18,7 @@ from swh_sched_runner.config.settings import (
     VisitSettings,
     WebSettings,
 )
-from swh_sched_runner.config.sources import load, shown
+from swh_sched_runner.config.sources import load, log_format, shown
 
 __all__ = [
     "BrokerSettings",
@@ -32,6 +32,7 @@ __all__ = [
     "VisitSettings",
     "WebSettings",
     "load",
+    "log_format",
     "mask",
     "shown",
 ]

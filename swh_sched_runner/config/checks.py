@@ -14,10 +14,11 @@ import msgspec
 from swh_sched_runner.config.secrets import HIDDEN, is_secret, mask, masked
 from swh_sched_runner.exc import ConfigurationError
 
-DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2")
-BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", "redis", "rediss", "redis+socket", "sentinel", "memory")
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://\S*")
-_LIBPQ = re.compile(r"\s*\w+\s*=")
+# A URL that is refused may hold a password anywhere, unless it looks like this.
+_HOLDS_NO_SECRET = re.compile(r"(?:[A-Za-z0-9+.\-]+://)?[A-Za-z0-9_.\-/]*")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+URLS = ("url", "result_backend")
+LONGEST_SHOWN = 200
 _NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
@@ -26,25 +27,6 @@ class Source(NamedTuple):
 
     name: str
     is_text: bool = False
-
-
-def database_url(value: Any) -> str | None:
-    """Why ``value`` is no URL or libpq connection string of PostgreSQL, or None."""
-    if _scheme(value) in DATABASE_SCHEMES or (_scheme(value) is None and _LIBPQ.match(value)):
-        return None
-    return "must be a postgresql:// URL or a libpq connection string"
-
-
-def broker_url(value: Any) -> str | None:
-    """Why ``value`` is no URL of a broker that is understood, or None."""
-    if _scheme(value) in BROKER_SCHEMES:
-        return None
-    return f"must be a URL that starts with one of {', '.join(f'{scheme}://' for scheme in BROKER_SCHEMES)}"
-
-
-def any_url(value: Any) -> str | None:
-    """Why ``value`` is no URL, or None."""
-    return None if _scheme(value) is not None else "must be a URL"
 
 
 def queue_template(value: Any) -> str | None:
@@ -71,12 +53,14 @@ def checked(value: Any, kind: Any, path: tuple[str, ...], source: Source) -> Any
                 _known(key, dict.fromkeys(names), path, source)
         return {key: checked(inner, inner_kind, (*path, key), source) for key, inner in table.items()}
     if kind is Any:
+        _check_text(value, path, source)
         return _free(value, source)
     return _leaf(value, kind, path, source)
 
 
 def _leaf(value: Any, kind: Any, path: tuple[str, ...], source: Source) -> Any:
     given = value
+    _check_text(value, path, source)
     if value == "off" and type(None) in get_args(kind) and float in _bare(kind):
         return None
     try:
@@ -89,6 +73,12 @@ def _leaf(value: Any, kind: Any, path: tuple[str, ...], source: Source) -> Any:
         if converted is not None and meta.extra and (reason := meta.extra["check"](converted)):
             _refuse(path, reason, given, source)
     return converted
+
+
+def _check_text(value: Any, path: tuple[str, ...], source: Source) -> None:
+    """What no library below takes: NUL, and bytes that are not UTF-8, as Python has them in an environment."""
+    if isinstance(value, str) and _NO_TEXT.search(value):
+        raise ConfigurationError(reason=f"{'.'.join(path)} must be UTF-8 without NUL ({source.name})")
 
 
 def _table(value: Any, path: tuple[str, ...], source: Source) -> dict[str, Any]:
@@ -120,6 +110,8 @@ def _parse(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return tomllib.loads(f"value = {text}")["value"]
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _known(key: str, fields: dict[str, Any], path: tuple[str, ...], source: Source) -> Any:
@@ -135,13 +127,11 @@ def _refuse(path: tuple[str, ...], reason: str, value: Any, source: Source) -> N
     hidden = any(is_secret(part) for part in path)
     if isinstance(value, str):  # what can't be read may hold a password, and nobody knows where it stands
         hidden = hidden or is_secret(value) or ("@" in value and mask(value) == value)
+        hidden = hidden or (path[-1] in URLS and _HOLDS_NO_SECRET.fullmatch(value) is None)
     shown = HIDDEN if hidden else repr(masked(value))
+    if len(shown) > LONGEST_SHOWN:
+        shown = f"{shown[:LONGEST_SHOWN]}… ({len(shown)} characters)"
     raise ConfigurationError(reason=f"{'.'.join(path)} {reason}, not {shown} ({source.name})")
-
-
-def _scheme(value: str) -> str | None:
-    found = _URL.fullmatch(value)
-    return found.group(1).lower() if found else None
 
 
 def _without_none(kind: Any) -> Any:

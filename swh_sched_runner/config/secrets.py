@@ -9,15 +9,68 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from swh_sched_runner.exc import ConfigurationError
 
 HIDDEN = "***"
-# Greedy up to the last @: a password may hold one, and hiding too much does no harm.
-_IN_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*://[^\s:/@]*):[^\s]*@")
-_IN_TEXT = re.compile(r"(\b\w*passw(?:or)?d)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&;,'\"]+)", re.IGNORECASE)
-_SECRET_KEY = re.compile(r"passw(or)?d|passphrase|secret|token", re.IGNORECASE)
+# Possessive quantifiers, and no start within a word: what is masked may be hostile, and must not take longer than text
+# of its size takes.
+_NAME = r"(?:passw(?:or)?d|passphrase|secret|token)"
+_SECRET_KEY = re.compile(_NAME, re.IGNORECASE)
+_KEY = re.compile(rf"\b(?=\w*?{_NAME})\w++(?:\\*+['\"]\s*+[=:]|\s*+=)\s*+", re.IGNORECASE)
+# A quote that is never closed hides all that follows: hiding too much does no harm.
+_QUOTED = r"(?:'(?:[^'\\]|\\.)*+(?:'|\\?\Z)|\"(?:[^\"\\]|\\.)*+(?:\"|\\?\Z))?+"
+_VALUE = re.compile(rf"{_QUOTED}(?:\\.|[^\s\\]|\\\Z)*+", re.DOTALL)
+_VALUE_IN_URL = re.compile(rf"{_QUOTED}[^\s&]*+", re.DOTALL)
+_URL = re.compile(r"://(\S++)")
+_PORT = re.compile(r"[0-9]{1,5}(?![^/?#;,.)\]}>'\"])")
+# How far a password with spaces is looked for its end.
+_LONGEST_SPACED = 200
 
 
 def mask(text: str) -> str:
-    """``text`` with the passwords of URLs and of libpq connection strings replaced by ``***``."""
-    return _IN_TEXT.sub(rf"\1\2{HIDDEN}", _IN_URL.sub(rf"\1:{HIDDEN}@", text))
+    """``text`` with the passwords of URLs and of libpq connection strings replaced by ``***``.
+
+    What may be one counts as one. Takes time in proportion to the text, whatever stands in it.
+    """
+    return _mask_values(_mask_urls(text))
+
+
+def _mask_urls(text: str) -> str:
+    pieces, done = [], 0
+    for found in _URL.finditer(text):
+        if found.start() < done:
+            continue
+        begin, end = _password_in_url(text, *found.span(1))
+        if begin < end:
+            pieces += [text[done:begin], HIDDEN]
+            done = end
+    return "".join([*pieces, text[done:]])
+
+
+def _password_in_url(text: str, begin: int, end: int) -> tuple[int, int]:
+    """Where the password stands, given where the URL's part after ``://`` does."""
+    # Up to the last @: a password may hold one.
+    at = text.rfind("@", begin, end)
+    if at >= 0:
+        colon = text.find(":", begin, at)
+        return (colon + 1, at) if colon >= 0 else (at, at)
+    # Without any @ the word is a URL without a password, or its beginning, up to a space in the password.
+    slash = text.find("/", begin, end)
+    colon = text.find(":", begin, end if slash < 0 else slash)
+    if colon < 0 or colon + 1 == end or text[begin] == "[" or _PORT.match(text, colon + 1, end):
+        return end, end
+    at = text.find("@", end, end + _LONGEST_SPACED)
+    return colon + 1, end if at < 0 else at
+
+
+def _mask_values(text: str) -> str:
+    pieces, done = [], 0
+    for found in _KEY.finditer(text):
+        if found.start() < done:
+            continue
+        in_url = text[found.start() - 1 : found.start()] in ("?", "&")
+        value = (_VALUE_IN_URL if in_url else _VALUE).match(text, found.end())
+        if value is not None and value.end() > value.start():
+            pieces += [text[done : found.end()], HIDDEN]
+            done = value.end()
+    return "".join([*pieces, text[done:]])
 
 
 def is_secret(key: str) -> bool:

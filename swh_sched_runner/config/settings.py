@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from swh_sched_runner.config import checks
+from swh_sched_runner.config import checks, urls
 
 # A year bounds a wait: it rules out inf and nan as well, which TOML can write and a clock can't wait for.
 Seconds = Annotated[float, Meta(gt=0, le=31_622_400)]
@@ -35,7 +35,7 @@ class DatabaseSettings(Struct, frozen=True):
     A timeout counts where the role, the database and the URL set none; None leaves it to the server.
     """
 
-    url: Annotated[str | None, Meta(extra={"check": checks.database_url})] = None
+    url: Annotated[str | None, Meta(extra={"check": urls.database_fault})] = None
     password_file: Name | None = None
     min_pool_conns: Annotated[int, Meta(ge=0, le=1_000)] = 1
     max_pool_conns: Annotated[int, Meta(ge=1, le=1_000)] = 10
@@ -60,9 +60,9 @@ class TaskSettings(Struct, frozen=True):
 class BrokerSettings(Struct, frozen=True):
     """Where the broker is, and how its queues are named and declared. ``ssl`` is Celery's ``broker_use_ssl``."""
 
-    url: Annotated[str | None, Meta(extra={"check": checks.broker_url})] = None
+    url: Annotated[str | None, Meta(extra={"check": urls.broker_fault})] = None
     password_file: Name | None = None
-    result_backend: Annotated[str | None, Meta(extra={"check": checks.any_url})] = None
+    result_backend: Annotated[str | None, Meta(extra={"check": urls.any_fault})] = None
     priority_queue: Annotated[str, Meta(extra={"check": checks.queue_template})] = "save_code_now:{backend_name}"
     event_exchange: Name = "celeryev"
     event_queue: Name = "swh-sched-runner.events"

@@ -12,11 +12,14 @@ import msgspec
 
 from swh_sched_runner.config.checks import Source, checked
 from swh_sched_runner.config.secrets import masked, with_password
-from swh_sched_runner.config.settings import Settings
+from swh_sched_runner.config.settings import LogSettings, Settings
+from swh_sched_runner.config.urls import libpq_fault
 from swh_sched_runner.exc import ConfigurationError
 
 PREFIX = "SWH_SCHED_RUNNER_"
 FILE_VARIABLE = f"{PREFIX}CONFIG"
+LARGEST_FILE = 10_000_000
+LARGEST_PASSWORD = 65_536
 SYSTEM_FILE = Path("/etc/swh-sched-runner/config.toml")
 
 
@@ -36,7 +39,26 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
             reason=f"database.min_pool_conns ({settings.database.min_pool_conns}) must not be greater than "
             f"database.max_pool_conns ({settings.database.max_pool_conns})"
         )
+    if (fault := libpq_fault(settings.database.options)) is not None:
+        raise ConfigurationError(reason=f"database.options {fault}")
     return _with_passwords(settings)
+
+
+def log_format(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> str:
+    """``log.format`` as far as it can be told where the rest of the configuration is wrong; never raises."""
+    found = LogSettings().format
+    sources = _sources(path, environ, flags)
+    while True:
+        try:
+            values, source = next(sources)
+            given = checked({"log": {"format": values["log"]["format"]}}, Settings, (), source)
+            found = given["log"]["format"]
+        except StopIteration:
+            return found
+        except ConfigurationError:  # a file that can't be read ends the search, a wrong value does not
+            continue
+        except (LookupError, TypeError):
+            continue
 
 
 def shown(settings: Settings) -> dict[str, Any]:
@@ -73,11 +95,20 @@ def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(_read(path, LARGEST_FILE))
     except OSError as error:
         raise ConfigurationError(reason=f"can't read the configuration {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigurationError(reason=f"{path} is not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ConfigurationError(reason=f"{path} is not TOML: {reason}") from error
+
+
+def _read(path: Path, most: int) -> str:
+    with path.open("rb") as file:  # it may be a device without an end
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most} bytes")
+    return content.decode("utf-8")
 
 
 def _nested(name: list[str], value: Any) -> dict[str, Any]:
@@ -107,10 +138,13 @@ def _with_passwords(settings: Settings) -> Settings:
 
 def _read_password(option: str, file: str) -> str:
     try:
-        password = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+        password = _read(Path(file), LARGEST_PASSWORD).rstrip("\r\n")
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        # What Python says of text that is not UTF-8 may quote it.
+        reason = error.strerror if isinstance(error, OSError) else f"not UTF-8, or larger than {LARGEST_PASSWORD} bytes"
         raise ConfigurationError(reason=f"{option}: can't read {file}: {reason}") from error
+    if "\0" in password:
+        raise ConfigurationError(reason=f"{option}: {file} holds a NUL")
     if not password:
         raise ConfigurationError(reason=f"{option}: {file} is empty")
     return password

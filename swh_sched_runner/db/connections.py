@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, TextClause
 from sqlalchemy.dialects.postgresql import psycopg2 as dialect
 from sqlalchemy.pool import QueuePool
 
+from swh_sched_runner.config import urls
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import InvalidArgument
 
@@ -64,16 +65,40 @@ def read_as_ours(target: driver.connection | driver.cursor) -> None:
         driver.register_type(reader, target)
 
 
-def dsn(db: str) -> str:
-    """``db`` as libpq takes it; raises ``InvalidArgument`` for what is no connection string or URL of PostgreSQL."""
+def dsn(db: str, **options: Any) -> str:
+    """``db`` as libpq takes it; raises ``InvalidArgument`` for what is no connection string or URL of PostgreSQL.
+
+    ``options`` are those of libpq that are given beside it; the argument that is refused may be one of them.
+    """
+    # Neither the value nor libpq's reason is repeated: both may quote a password.
+    given: Any = db
+    value = f"another {type(given).__name__}"
+    fault = urls.database_shape_fault(given) if isinstance(given, str) else None
+    if fault is not None and urls.scheme_of(given) in urls.DATABASE_SCHEMES:
+        raise InvalidArgument(argument="db", reason=fault, value=value)
     try:
         found = db.replace("postgresql+psycopg2://", "postgresql://", 1)
         driver.parse_dsn(found)
-    except (AttributeError, psycopg2.ProgrammingError):
-        # Neither the value nor libpq's reason is repeated: both may quote a password.
+    except (AttributeError, psycopg2.ProgrammingError, UnicodeError, ValueError):
         reason = "must be a libpq connection string, a postgresql:// URL or an open psycopg2 connection"
-        raise InvalidArgument(argument="db", reason=reason, value=f"another {type(db).__name__}") from None
+        raise InvalidArgument(argument="db", reason=fault or reason, value=value) from None
+    if fault is not None:
+        raise InvalidArgument(argument="db", reason=fault, value=value)
+    _check_options(options)
     return found
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raises ``InvalidArgument`` for options that libpq doesn't take."""
+    given = {key: str(value) for key, value in options.items()}
+    fault = urls.libpq_fault(given)
+    try:
+        driver.make_dsn(**given)
+    except (psycopg2.ProgrammingError, UnicodeError, ValueError):
+        known = ", ".join(sorted(given.keys() - urls.LIBPQ_OPTIONS))
+        fault = f"holds what libpq doesn't know: {known}"
+    if fault is not None:
+        raise InvalidArgument(argument="options", reason=fault, value="another value")
 
 
 def connect(
@@ -87,7 +112,7 @@ def connect(
 
     A timeout is set where the role, the database and the connection string set none.
     """
-    found = dsn(db)
+    found = dsn(db, **connect_args)
     given = driver.parse_dsn(found)
     arguments = {key: value for key, value in (DEFAULTS | connect_args).items() if key not in given}
     conn: driver.connection = psycopg2.connect(found, **arguments)

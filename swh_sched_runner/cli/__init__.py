@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 
 import click
@@ -15,6 +17,7 @@ import structlog
 from swh_sched_runner import __version__
 from swh_sched_runner.cli import logs
 from swh_sched_runner.cli.output import warn
+from swh_sched_runner.config import log_format, mask
 from swh_sched_runner.exc import (
     BrokerUnavailable,
     ConfigurationError,
@@ -99,7 +102,7 @@ def cli(
     """Schedule tasks for a fleet of Celery workers, from a PostgreSQL database."""
     from swh_sched_runner.cli.context import Context  # not above: --help and --version need no database driver
 
-    logs.configure(log_format or "auto", log_level or "info")  # until the settings are read
+    logs.configure(log_format or logs.asked_format(), log_level or "info")  # until the settings are read
     ctx.obj = Context(file, {"log.format": log_format, "log.level": log_level, "data_directory": data_dir})
     ctx.call_on_close(ctx.obj.close)
     if ctx.invoked_subcommand in ENDED_AT_ONCE:
@@ -108,29 +111,59 @@ def cli(
 
 def main() -> None:
     """Run the program and exit."""
+    logs.own_process()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the program with these arguments and return its exit status; errors go to stderr, a line each."""
-    logs.configure()
+    """Run the program with these arguments and return its exit status; errors go to stderr, a line each.
+
+    Where a format of the log is asked for, that line is one of the log.
+    """
+    logs.configure(_asked_format(arguments))
     try:
         result = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
-    except click.UsageError as error:
-        error.show()
-        return USAGE
     except click.ClickException as error:
-        error.show()
-        return FAILED
+        status = USAGE if isinstance(error, click.UsageError) else FAILED
+        if logs.for_programs():
+            _log_end(mask(error.format_message()), status)
+        else:
+            error.show()
+        return status
     except click.Abort:
         return INTERRUPTED
     except SchedulerException as error:
-        warn(f"{PROGRAM}: {error}")
-        return status_of(error)
-    except Exception:
-        log.exception("unexpected error")
+        status = status_of(error)
+        if logs.for_programs():
+            _log_end(str(error), status)
+        else:
+            warn(f"{PROGRAM}: {error}")
+        return status
+    except Exception as error:
+        # Of the highest level, as is the end above: none may leave out why the program ended.
+        log.critical("unexpected error", exc_info=error)
         return FAILED
     return result if isinstance(result, int) else OK  # an int comes from ctx.exit(status)
+
+
+def _log_end(reason: str, status: int) -> None:
+    log.critical("ended with an error", reason=" ".join(reason.split()), exit_status=status)
+
+
+def _asked_format(arguments: Sequence[str]) -> str:
+    """The format of the log, for what may go wrong before the settings are read; a look ahead that never fails."""
+    options: dict[str, str] = {}
+    for word, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        name, equals, value = word.partition("=")
+        options[name] = value if equals else following
+    file = Path(options["--config"]) if options.get("--config") else None
+    format = options.get("--log-format")
+    flags = {"log.format": format if format in logs.FORMATS else None}
+    try:
+        readable = file is None or file.is_file()  # a pipe can be read only once
+    except (OSError, ValueError):
+        readable = False
+    return log_format(file, os.environ, flags) if readable else str(flags["log.format"] or "auto")
 
 
 def status_of(error: SchedulerException) -> int:

@@ -5,19 +5,90 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import traceback
+from types import TracebackType
 from typing import IO, Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from swh_sched_runner.cli.output import printable, wants_colour
+from swh_sched_runner.cli.stderr import Diverted
 from swh_sched_runner.config import mask
 
 OURS = "swh_sched_runner"
+log = structlog.get_logger(__name__)
+
 FORMATS = ("auto", "console", "logfmt", "json")
 LEVELS = ("debug", "info", "warning", "error", "critical")
+FOR_PROGRAMS = ("logfmt", "json")
 _FIRST_KEYS = ("timestamp", "level", "event", "logger")
+
+
+class _Process:
+    """Whether this process is ours alone, which format was asked for, and what stands in for stderr then."""
+
+    owned = False
+    format = "auto"
+    diverted: Diverted | None = None
+
+
+def own_process() -> None:
+    """From now on what anything prints to stderr by itself goes into the log, where that is for programs.
+
+    That is what C libraries say, and what Python says of exceptions that nobody caught.
+    """
+    _Process.owned = True
+    sys.excepthook = _uncaught
+    sys.unraisablehook = lambda said: log.error("exception ignored", where=repr(said.object), exc_info=said.exc_value)
+    threading.excepthook = lambda said: log.error("thread died", exc_info=said.exc_value)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, Exception):
+        log.critical("uncaught exception", exc_info=(kind, error, trace))
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def for_programs() -> bool:
+    """Whether somebody asked for a format that programs read: then every line on stderr is a line of the log."""
+    return _Process.format in FOR_PROGRAMS
+
+
+def asked_format() -> str:
+    """The format that was asked for last."""
+    return _Process.format
+
+
+def _stderr() -> IO[str]:
+    if _Process.owned and for_programs() and _Process.diverted is None:
+        _Process.diverted = Diverted(lambda line: log.warning("printed to stderr", text=line))
+    elif _Process.diverted is not None and not for_programs():
+        _Process.diverted.end()
+        _Process.diverted = None
+    return sys.stderr if _Process.diverted is None else _Process.diverted.stream
+
+
+class _Handler(logging.StreamHandler[IO[str]]):
+    """Python's own would print a traceback beside the log where a line can't be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (Python's name)
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError) or getattr(record, "second_try", False):  # nobody is there to read it
+            return
+        self.handle(
+            logging.makeLogRecord(
+                {
+                    "name": record.name,
+                    "levelno": logging.ERROR,
+                    "levelname": "ERROR",
+                    "msg": f"line of the log not written: {type(error).__name__}",
+                    "second_try": True,
+                }
+            )
+        )
 
 
 def configure(format: str = "auto", level: str = "info", stream: IO[str] | None = None) -> None:
@@ -26,10 +97,11 @@ def configure(format: str = "auto", level: str = "info", stream: IO[str] | None 
     ``auto`` is console on a terminal and logfmt elsewhere. Passwords of URLs and connection strings are hidden
     wherever they stand. May be called again; the last call counts.
     """
-    stream = sys.stderr if stream is None else stream
+    _Process.format = format
+    stream = _stderr() if stream is None else stream
     if format == "auto":
         format = "console" if stream.isatty() else "logfmt"
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_common(),

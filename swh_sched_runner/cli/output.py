@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,6 +12,7 @@ from uuid import UUID
 
 import attrs
 import click
+import structlog
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +20,8 @@ from rich.text import Text
 from swh_sched_runner.config import mask
 from swh_sched_runner.model import Pause
 from swh_sched_runner.services.wording import duration, moment
+
+log = structlog.get_logger(__name__)
 
 NOTHING = "-"
 KEPT_WHOLE = 10  # a word up to that length, such as a date, is not folded
@@ -33,6 +35,8 @@ def wants_colour(stream: IO[str]) -> bool:
 
 def printable(text: str, keep: str = "") -> str:
     """``text`` with control characters escaped: what comes from a database must not steer a terminal."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
@@ -87,8 +91,14 @@ def told_resumed(thing: str, ended: Pause | None) -> None:
 
 
 def warn(text: str) -> None:
-    """Print one line for people on stderr, passwords hidden."""
-    click.echo(printable(mask(re.sub(r"\s*\n\s*", " ", text.strip()))), err=True)
+    """Say something on stderr, passwords hidden: one line for people, or a line of the log where that is asked for."""
+    from swh_sched_runner.cli import logs  # which needs this module itself
+
+    line = " ".join(part.strip() for part in text.split("\n") if part.strip())
+    if logs.for_programs():
+        log.warning(line)
+    else:
+        click.echo(printable(mask(line)), err=True)
 
 
 def _plain_table(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> None:

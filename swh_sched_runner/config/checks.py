@@ -16,6 +16,7 @@ from swh_sched_runner.exc import ConfigurationError
 
 # A URL that is refused may hold a password anywhere, unless it looks like this.
 _HOLDS_NO_SECRET = re.compile(r"(?:[A-Za-z0-9+.\-]+://)?[A-Za-z0-9_.\-/]*")
+_HOST_NAME = re.compile(r"\.?[A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]+)*\.?")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 URLS = ("url", "result_backend")
 LONGEST_SHOWN = 200
@@ -37,6 +38,13 @@ def queue_template(value: Any) -> str | None:
     except (LookupError, ValueError, AttributeError):
         pass
     return "must hold {backend_name}, and no other name in braces"
+
+
+def host_names(value: Any) -> str | None:
+    """Why ``value`` are no names of hosts, or None."""
+    if all(name == "*" or _HOST_NAME.fullmatch(name) for name in value):
+        return None
+    return 'must be names of hosts without ports, or their ends, such as ".example.org", or "*"'
 
 
 def checked(value: Any, kind: Any, path: tuple[str, ...], source: Source) -> Any:

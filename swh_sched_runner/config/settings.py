@@ -119,10 +119,14 @@ class VisitSettings(Struct, frozen=True):
 
 
 class WebSettings(Struct, frozen=True):
-    """Where Prometheus and health checks are answered. ``port`` None is the default of the command, 0 is nowhere."""
+    """Where Prometheus and health checks are answered. ``port`` None is the default of the command, 0 is nowhere.
+
+    ``allowed_hosts`` are names that requests may give for this host, beside its addresses, its own and localhost.
+    """
 
     host: Name = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] | None = None
+    allowed_hosts: Annotated[tuple[str, ...], Meta(extra={"check": checks.host_names})] = ()
 
 
 class LogSettings(Struct, frozen=True):

@@ -70,7 +70,7 @@ def _listen(settings: WebSettings, command: str, answers: Pages) -> Server | Non
     if port == 0:
         return None
     try:
-        return Server(settings.host, port, answers)
+        return Server(settings.host, port, answers, settings.allowed_hosts)
     except (OSError, UnicodeError) as error:
         code, said = (error.errno, error.strerror) if isinstance(error, OSError) else (None, str(error))
         option = "web.port" if code in (errno.EADDRINUSE, errno.EACCES) else "web.host"

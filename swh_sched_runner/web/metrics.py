@@ -35,13 +35,23 @@ def page(measured: CollectorRegistry, database: Database) -> Callable[[Message],
         registry.register(collector)
 
     def answer(headers: Message) -> Page:
-        encode, content_type = choose_encoder(headers.get("Accept", ""))
+        encode, content_type = _encoder(headers.get("Accept", ""))
         body = encode(registry)
         if not gzip_accepted(headers.get("Accept-Encoding", "")):
             return Page(body, content_type)
         return Page(gzip.compress(body, compresslevel=1), content_type, headers={"Content-Encoding": "gzip"})
 
     return answer
+
+
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """How to write what is asked for; the plain format where that can't be understood, or is none that we have."""
+    try:
+        encode, content_type = choose_encoder(accept)
+        content_type.encode("ascii")
+    except ValueError:  # such as a version that is none
+        return choose_encoder("")
+    return encode, content_type
 
 
 class _Build(Collector):

@@ -163,7 +163,7 @@ def _asked_format(arguments: Sequence[str]) -> str:
         readable = file is None or file.is_file()  # a pipe can be read only once
     except (OSError, ValueError):
         readable = False
-    return log_format(file, os.environ, flags) if readable else str(flags["log.format"] or "auto")
+    return log_format(file if readable else Path(os.devnull), os.environ, flags)
 
 
 def status_of(error: SchedulerException) -> int:

@@ -15,7 +15,7 @@ from swh_sched_runner.config.secrets import HIDDEN, is_secret, mask, masked
 from swh_sched_runner.exc import ConfigurationError
 
 # A URL that is refused may hold a password anywhere, unless it looks like this.
-_HOLDS_NO_SECRET = re.compile(r"(?:[A-Za-z0-9+.\-]+://)?[A-Za-z0-9_.\-/]*")
+_HOLDS_NO_SECRET = re.compile(r"[A-Za-z0-9+.\-]+://[A-Za-z0-9_.\-/]*")
 _HOST_NAME = re.compile(r"\.?[A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]+)*\.?")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 URLS = ("url", "result_backend")

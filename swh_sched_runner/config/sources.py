@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     ``ConfigurationError``, which names the option, its value unless that is secret, and where it came from.
     """
     merged: dict[str, Any] = {}
-    for values, source in _sources(path, environ, flags):
+    for values, source in (*_in_file(path, environ), *_beside_file(environ, flags)):
         _merge(merged, checked(values, Settings, (), source))
     settings = msgspec.convert(merged, Settings)
     if settings.database.min_pool_conns > settings.database.max_pool_conns:
@@ -47,18 +48,15 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
 def log_format(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> str:
     """``log.format`` as far as it can be told where the rest of the configuration is wrong; never raises."""
     found = LogSettings().format
-    sources = _sources(path, environ, flags)
-    while True:
-        try:
-            values, source = next(sources)
+    try:
+        sources = [*_in_file(path, environ), *_beside_file(environ, flags)]
+    except ConfigurationError:  # the file can't be read
+        sources = [*_beside_file(environ, flags)]
+    for values, source in sources:
+        with suppress(ConfigurationError, LookupError, TypeError):
             given = checked({"log": {"format": values["log"]["format"]}}, Settings, (), source)
             found = given["log"]["format"]
-        except StopIteration:
-            return found
-        except ConfigurationError:  # a file that can't be read ends the search, a wrong value does not
-            continue
-        except (LookupError, TypeError):
-            continue
+    return found
 
 
 def shown(settings: Settings) -> dict[str, Any]:
@@ -67,12 +65,13 @@ def shown(settings: Settings) -> dict[str, Any]:
     return plain
 
 
-def _sources(
-    path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
-) -> Iterator[tuple[dict[str, Any], Source]]:
+def _in_file(path: Path | None, environ: Mapping[str, str]) -> Iterator[tuple[dict[str, Any], Source]]:
     file = _file(path, environ)
     if file is not None:
         yield _read_toml(file), Source(str(file))
+
+
+def _beside_file(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Source]]:
     for variable in sorted(environ):
         # An empty variable is how an environment file unsets one.
         if variable.startswith(PREFIX) and variable != FILE_VARIABLE and environ[variable]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import platform
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from email.message import Message
@@ -24,6 +25,8 @@ from swh_sched_runner.web.server import Page
 PREFIX = "swh_sched_runner_"
 KEPT_SECONDS = 5.0
 PATIENCE_SECONDS = 2.0
+LONGEST_ACCEPT = 2048
+_VERSION = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){2}")
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +38,7 @@ def page(measured: CollectorRegistry, database: Database) -> Callable[[Message],
         registry.register(collector)
 
     def answer(headers: Message) -> Page:
-        encode, content_type = _encoder(headers.get("Accept", ""))
+        encode, content_type = choose_encoder(_readable(headers.get("Accept", "")))
         body = encode(registry)
         if not gzip_accepted(headers.get("Accept-Encoding", "")):
             return Page(body, content_type)
@@ -44,14 +47,12 @@ def page(measured: CollectorRegistry, database: Database) -> Callable[[Message],
     return answer
 
 
-def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
-    """How to write what is asked for; the plain format where that can't be understood, or is none that we have."""
-    try:
-        encode, content_type = choose_encoder(accept)
-        content_type.encode("ascii")
-    except ValueError:  # such as a version that is none
-        return choose_encoder("")
-    return encode, content_type
+def _readable(accept: str) -> str:
+    """``Accept`` without the types whose version the client library would stumble over; the plain format is left."""
+    accepted = (one for one in accept[:LONGEST_ACCEPT].split(",") if one.isascii())
+    return ",".join(
+        one for one in accepted if all(_VERSION.fullmatch(value.strip()) for value in re.findall(r"version\s*=([^;]*)", one))
+    )
 
 
 class _Build(Collector):

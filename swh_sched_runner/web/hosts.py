@@ -6,12 +6,19 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from http import HTTPStatus
+
+import structlog
 
 from swh_sched_runner.web.request import Refused, Request, plain
 
 ANY = "*"
+OPTION = "web.allowed_hosts"
+LONGEST_NAME = 253
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%A-Za-z]+\]|[A-Za-z0-9_.\-]+)(?::[0-9]{0,5})?")
+
+log = structlog.get_logger(__name__)
 
 
 class Hosts:
@@ -21,9 +28,14 @@ class Hosts:
     """
 
     def __init__(self, allowed: Iterable[str]) -> None:
-        names = {name.lower().rstrip(".") for name in (*allowed, "localhost", ".localhost", socket.gethostname())}
-        self._names = names
-        self._ends = tuple(name for name in names if name.startswith("."))
+        self._names = {_plain(name) for name in (*allowed, "localhost", ".localhost", socket.gethostname())}
+        self._ends = tuple(name for name in self._names if name.startswith("."))
+        self._told = False
+
+    def learn_own(self) -> None:
+        """Ask the system for this host's full name, which may take as long as a name server does."""
+        with suppress(OSError, UnicodeError):
+            self._names.add(_plain(socket.getfqdn()))
 
     def check(self, request: Request) -> None:
         """Raises ``Refused`` unless the request's ``Host`` is one of them."""
@@ -33,12 +45,19 @@ class Hosts:
         found = _HOST.fullmatch(given[0].strip()) if len(given) == 1 else None
         if found is None:
             raise Refused(plain(HTTPStatus.BAD_REQUEST, "Bad Request: one Host is wanted"))
-        if not self._allows(found[1].lower().rstrip(".")):
-            text = "Misdirected Request: this Host is not answered to (configuration, web.allowed_hosts)"
+        if not self._allows(_plain(found[1])):
+            if not self._told:  # once: Prometheus comes again and again
+                log.warning("request for a host that is not known", host=found[1][:LONGEST_NAME], option=OPTION)
+                self._told = True
+            text = f"Misdirected Request: this Host is not answered to (configuration, {OPTION})"
             raise Refused(plain(HTTPStatus.MISDIRECTED_REQUEST, text))
 
     def _allows(self, name: str) -> bool:
         return ANY in self._names or name in self._names or name.endswith(self._ends) or _is_address(name)
+
+
+def _plain(name: str) -> str:
+    return name.lower().rstrip(".")
 
 
 def _is_address(name: str) -> bool:

@@ -49,10 +49,12 @@ def page(measured: CollectorRegistry, database: Database) -> Callable[[Message],
 
 def _readable(accept: str) -> str:
     """``Accept`` without the types whose version the client library would stumble over; the plain format is left."""
-    accepted = (one for one in accept[:LONGEST_ACCEPT].split(",") if one.isascii())
-    return ",".join(
-        one for one in accepted if all(_VERSION.fullmatch(value.strip()) for value in re.findall(r"version\s*=([^;]*)", one))
-    )
+
+    def readable(one: str) -> bool:
+        versions = re.findall(r"version\s*=([^;]*)", one)
+        return one.isascii() and all(_VERSION.fullmatch(version.strip()) for version in versions)
+
+    return ",".join(filter(readable, accept[:LONGEST_ACCEPT].split(",")))
 
 
 class _Build(Collector):

@@ -98,6 +98,7 @@ class Server:
 
     def __enter__(self) -> Self:
         self._thread.start()
+        threading.Thread(target=self._hosts.learn_own, name="web name", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from email.message import Message
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from swh_sched_runner.config import load
 from swh_sched_runner.db.engine import Database, create_engine
@@ -26,6 +28,8 @@ from tests.support.programs import Programs, terminate
 from tests.support.rabbitmq import free_ports
 from tests.support.wait import until
 
+UNKNOWN_HOST = "request for a host that is not known"
+WITHOUT_DATABASE = "metrics without those of the database"
 LARGE = b"a" * 30_000_000
 
 
@@ -56,9 +60,17 @@ def server(hold: threading.Event, tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture
+def told() -> Iterator[list[Any]]:
+    """What was logged above debug."""
+    with capture_logs() as events:
+        yield events
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left(server: Server, hold: threading.Event, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """After each test: no client and no thread more than before, and nothing in the log but what is for debugging."""
+def nothing_is_left(server: Server, hold: threading.Event, told: list[Any]) -> Iterator[None]:
+    """After each test: no client and no thread more than before; in the log at most that a host is not known, once."""
+    until(lambda: not any(thread.name == "web name" for thread in threading.enumerate()), 30)
     before = threading.active_count()
     yield
     hold.set()
@@ -66,7 +78,9 @@ def nothing_is_left(server: Server, hold: threading.Event, caplog: pytest.LogCap
         client.until = 0
     until(lambda: not server._clients, what="no client is left")
     until(lambda: threading.active_count() <= before, what="no thread is left")
-    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+    loud = [event["event"] for event in told if event["log_level"] not in ("debug", "info")]
+    assert [text for text in loud if text not in (UNKNOWN_HOST, WITHOUT_DATABASE)] == []
+    assert loud.count(UNKNOWN_HOST) <= 1
 
 
 def connect(server: Server) -> socket.socket:
@@ -161,6 +175,15 @@ def test_only_a_host_that_is_known_is_answered_to(server: Server, host: str, sta
 def test_a_request_without_a_host_is_answered_to_old_clients_alone(server: Server) -> None:
     assert status_of(raw(server, b"GET /healthz HTTP/1.1\r\n\r\n")) == 400
     assert status_of(raw(server, b"GET /healthz HTTP/1.0\r\n\r\n")) == 200
+
+
+def test_a_host_that_is_not_known_is_told_once(server: Server, told: list[Any]) -> None:
+    for name in ("a.example.com", "b.example.com"):
+        raw(server, f"GET /healthz HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+
+    [event] = [event for event in told if event["log_level"] == "warning"]
+    assert event["event"] == UNKNOWN_HOST
+    assert (event["host"], event["option"]) == ("a.example.com", "web.allowed_hosts")
 
 
 def test_any_host_is_answered_to_where_that_is_said() -> None:

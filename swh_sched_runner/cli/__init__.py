@@ -38,6 +38,8 @@ UNAVAILABLE = 69
 CONFIGURATION = 78
 INTERRUPTED = 130
 
+LONGEST_SHOWN = 200
+
 # In the order of --help. A command's module is imported when the command is used, so that `task list` need not wait
 # for Celery.
 COMMANDS = {
@@ -122,6 +124,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     logs.configure(_asked_format(arguments))
     try:
+        _check_text(arguments)
         result = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.ClickException as error:
         status = USAGE if isinstance(error, click.UsageError) else FAILED
@@ -144,6 +147,13 @@ def run(arguments: Sequence[str]) -> int:
         log.critical("unexpected error", exc_info=error)
         return FAILED
     return result if isinstance(result, int) else OK  # an int comes from ctx.exit(status)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Raises ``UsageError`` for bytes that are not UTF-8, which nothing that gets them could store or print."""
+    for word in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise click.UsageError(f"arguments must be UTF-8, not {word[:LONGEST_SHOWN]!a}")
 
 
 def _log_end(reason: str, status: int) -> None:

@@ -18,7 +18,7 @@ from swh_sched_runner.db import migrate
 from swh_sched_runner.db.connections import dsn
 from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.embedded import directory
-from swh_sched_runner.exc import ConfigurationError, InvalidArgument, NotRunning
+from swh_sched_runner.exc import ConfigurationError, DataDirectoryRefused, InvalidArgument, NotRunning
 
 
 class Context:
@@ -38,8 +38,15 @@ class Context:
 
     @cached_property
     def data_directory(self) -> Path:
-        """Where embedded servers keep their data."""
-        return directory.resolve(self.settings.data_directory)
+        """Where embedded servers keep their data. Raises ``DataDirectoryRefused`` for what is no path."""
+        configured = self.settings.data_directory
+        try:
+            found = directory.resolve(configured)
+            found.exists()  # a name may be too long
+        except (OSError, RuntimeError, ValueError) as error:  # ~user, of nobody; no home
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise DataDirectoryRefused(directory=configured or "~", reason=reason) from error
+        return found
 
     @cached_property
     def database(self) -> Database:

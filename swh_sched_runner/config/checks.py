@@ -6,7 +6,8 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from string import Formatter
 from typing import Annotated, Any, Literal, NamedTuple, Never, get_args, get_origin
 
 import msgspec
@@ -20,6 +21,7 @@ _HOST_NAME = re.compile(r"\.?[A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]+)*\.?")
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 URLS = ("url", "result_backend")
 LONGEST_SHOWN = 200
+MOST_NESTED = 20
 _NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
@@ -33,11 +35,11 @@ class Source(NamedTuple):
 def queue_template(value: Any) -> str | None:
     """Why ``value`` is no template of a queue's name, or None."""
     try:
-        if value.format(backend_name="a") != value.format(backend_name="b"):
-            return None
-    except (LookupError, ValueError, AttributeError):
-        pass
-    return "must hold {backend_name}, and no other name in braces"
+        fields = {tuple(field) for _, *field in Formatter().parse(value) if field[0] is not None}
+    except ValueError:
+        fields = set()
+    # Neither attributes nor widths: {backend_name:999999999} would take a gigabyte.
+    return None if fields == {("backend_name", "", None)} else "must hold {backend_name}, and no other name in braces"
 
 
 def host_names(value: Any) -> str | None:
@@ -61,8 +63,9 @@ def checked(value: Any, kind: Any, path: tuple[str, ...], source: Source) -> Any
                 _known(key, dict.fromkeys(names), path, source)
         return {key: checked(inner, inner_kind, (*path, key), source) for key, inner in table.items()}
     if kind is Any:
-        _check_text(value, path, source)
-        return _free(value, source)
+        free = _free(value, source)
+        _check_nested(free, path, source)
+        return free
     return _leaf(value, kind, path, source)
 
 
@@ -89,6 +92,27 @@ def _check_text(value: Any, path: tuple[str, ...], source: Source) -> None:
         raise ConfigurationError(reason=f"{'.'.join(path)} must be UTF-8 without NUL ({source.name})")
 
 
+def _check_nested(value: Any, path: tuple[str, ...], source: Source) -> None:
+    """The same for all that a value holds, which must not be nested deeper than whoever handles it can follow."""
+    level = [value]
+    for _ in range(MOST_NESTED):
+        for one in level:
+            _check_text(one, path, source)
+        level = [inner for one in level for inner in _held(one)]
+    if level:
+        raise ConfigurationError(reason=f"{'.'.join(path)} is nested deeper than {MOST_NESTED} levels ({source.name})")
+
+
+def _held(value: Any) -> Iterable[Any]:
+    match value:
+        case dict():
+            return (*value, *value.values())
+        case list() | tuple():
+            return value
+        case _:
+            return ()
+
+
 def _table(value: Any, path: tuple[str, ...], source: Source) -> dict[str, Any]:
     table = value
     if source.is_text and isinstance(value, str):
@@ -103,8 +127,8 @@ def _table(value: Any, path: tuple[str, ...], source: Source) -> dict[str, Any]:
 
 def _free(value: Any, source: Source) -> Any:
     """A value whose type only its user knows: text that reads as JSON or TOML is that, else it is a string."""
-    if isinstance(value, dict):
-        return {key: _free(inner, source) for key, inner in value.items()}
+    if isinstance(value, dict):  # made of the parts of a variable's name
+        return {key: _free(inner, source) for key, inner in value.items()} if source.is_text else value
     if source.is_text and isinstance(value, str):
         try:
             return _parse(value)
@@ -114,10 +138,12 @@ def _free(value: Any, source: Source) -> Any:
 
 
 def _parse(text: str) -> Any:
+    """``text`` as JSON, or as TOML; raises ``ValueError``."""
     try:
-        return json.loads(text)
-    except ValueError:
-        return tomllib.loads(f"value = {text}")["value"]
+        try:
+            return json.loads(text)
+        except ValueError:
+            return tomllib.loads(f"value = {text}")["value"]
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

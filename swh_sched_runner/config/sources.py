@@ -19,6 +19,7 @@ from swh_sched_runner.exc import ConfigurationError
 
 PREFIX = "SWH_SCHED_RUNNER_"
 FILE_VARIABLE = f"{PREFIX}CONFIG"
+MOST_PARTS = 20  # of the name of a variable
 LARGEST_FILE = 10_000_000
 LARGEST_PASSWORD = 65_536
 SYSTEM_FILE = Path("/etc/swh-sched-runner/config.toml")
@@ -33,7 +34,10 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     """
     merged: dict[str, Any] = {}
     for values, source in (*_in_file(path, environ), *_beside_file(environ, flags)):
-        _merge(merged, checked(values, Settings, (), source))
+        try:
+            _merge(merged, checked(values, Settings, (), source))
+        except RecursionError as error:
+            raise ConfigurationError(reason=f"the configuration is nested too deeply ({source.name})") from error
     settings = msgspec.convert(merged, Settings)
     if settings.database.min_pool_conns > settings.database.max_pool_conns:
         raise ConfigurationError(
@@ -53,7 +57,7 @@ def log_format(path: Path | None, environ: Mapping[str, str], flags: Mapping[str
     except ConfigurationError:  # the file can't be read
         sources = [*_beside_file(environ, flags)]
     for values, source in sources:
-        with suppress(ConfigurationError, LookupError, TypeError):
+        with suppress(ConfigurationError, LookupError, TypeError, RecursionError):
             given = checked({"log": {"format": values["log"]["format"]}}, Settings, (), source)
             found = given["log"]["format"]
     return found
@@ -76,6 +80,8 @@ def _beside_file(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Iterat
         # An empty variable is how an environment file unsets one.
         if variable.startswith(PREFIX) and variable != FILE_VARIABLE and environ[variable]:
             parts = variable.removeprefix(PREFIX).lower().split("__")
+            if len(parts) > MOST_PARTS:
+                raise ConfigurationError(reason=f"unknown option {'.'.join(parts[:MOST_PARTS])}.… ({variable[:80]}…)")
             yield _nested(parts, environ[variable]), Source(variable, is_text=True)
     for name, value in flags.items():
         if value is not None:

@@ -26,7 +26,7 @@ from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.broker.app import connect as connect_broker
 from swh_sched_runner.broker.app import create_app, kind_of
 from swh_sched_runner.cli import logs
-from swh_sched_runner.config import BrokerSettings, load, mask, shown
+from swh_sched_runner.config import BrokerSettings, load, log_format, mask, shown
 from swh_sched_runner.exc import ConfigurationError, InvalidArgument
 from tests.broker.proxy import Proxy
 from tests.support.programs import Programs
@@ -497,3 +497,96 @@ os.write(2, b"\\nlast\\n")
 
     assert done.returncode == 0
     assert lines_of(done.stderr)[-1]["text"] == "last"
+
+
+# Rubbish in files, variables and arguments: never a traceback, a documented status, and the thing is named.
+
+FILES: list[tuple[bytes, str]] = [
+    (b"\xff\xfe", "is not TOML"),
+    (b"a = '\0'", "is not TOML"),
+    (b"[" * 100_000, "is not TOML"),
+    (b"a = " + b"[" * 100_000, "is not TOML"),
+    (b"a = " + b"{a=" * 100_000, "is not TOML"),
+    (b"a." * 50_000 + b"a = 1", "unknown option a"),
+    (b"[web]\nport = " + b"[" * 150 + b"]" * 150, "web.port must be a whole number"),
+    (b"[web]\nport = " + b"9" * 5000, "is not TOML"),
+    (b"[web]\nhost = 7", "web.host must be a string"),
+    (b'[web]\nhost = "a\\u0000b"', "web.host must be UTF-8 without NUL"),
+    (b"[[web]]", "web must be a table"),
+    (b"[runner]\ntask_types = {a = 1}", "runner.task_types must be a list"),
+    (b"[runner]\nperiod_seconds = nan", "runner.period_seconds must be a number"),
+    (b"[runner]\nbatch_size = 1979-05-27", "runner.batch_size must be a whole number"),
+    (b"[broker.transport_options]\na = " + b"[" * 100 + b"]" * 100, "broker.transport_options.a is nested deeper"),
+    (b'[broker.transport_options]\na = ["\\u0000"]', "broker.transport_options.a must be UTF-8 without NUL"),
+    (b'[broker.transport_options]\na = [{"\\u0000" = 1}]', "broker.transport_options.a must be UTF-8 without NUL"),
+    (b'[broker]\npriority_queue = "{backend_name:999999999999}"', "broker.priority_queue must hold"),
+    (b'[broker]\npriority_queue = "{backend_name.__class__}"', "broker.priority_queue must hold"),
+    (b'[log]\nlevel = "' + b"x" * 1_000_000 + b'"', "log.level must be one of"),
+    (b"#" * 10_000_001, "is not TOML: it is larger than"),
+]
+
+
+@pytest.mark.parametrize(("content", "said"), FILES, ids=lambda value: str(value)[:40])
+def test_a_file_of_rubbish_is_refused_in_one_sentence(content: bytes, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_bytes(content)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load(file, {}, {})
+
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 200_000 if content.startswith(b"a.") else len(str(caught.value)) < 1000
+    assert log_format(file, {"SWH_SCHED_RUNNER_LOG__FORMAT": "json"}, {}) == "json"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("LOG__LEVEL", "\udcff", "log.level must be UTF-8"),
+        ("DATABASE__URL", "postgresql:///\udcff", "database.url must be UTF-8"),
+        ("BROKER__QUEUES", "[" * 100_000, "broker.queues must be a table"),
+        ("BROKER__QUEUES", '{"a":' * 20_000, "broker.queues must be a table"),
+        ("BROKER__TRANSPORT_OPTIONS", "{a=" * 2000 + "1" + "}" * 2000, "broker.transport_options must be a table"),
+        ("BROKER__TRANSPORT_OPTIONS", '{"a":' * 100 + "1" + "}" * 100, "broker.transport_options.a is nested deeper"),
+        ("BROKER__TRANSPORT_OPTIONS__A", '["\\u0000"]', "broker.transport_options.a must be UTF-8"),
+        ("BROKER__TRANSPORT_OPTIONS" + "__A" * 2000, "1", "unknown option broker.transport_options.a"),
+        ("RUNNER__BATCH_SIZE", "9" * 5000, "runner.batch_size must be a whole number"),
+        ("RUNNER__TASK_TYPES", "9" * 5000, "runner.task_types must be a list"),
+        ("", "1", "unknown option"),
+        ("__", "1", "unknown option"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_variable_of_rubbish_is_refused_in_one_sentence(variable: str, value: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(Path(os.devnull), {PREFIX + variable: value}, {})
+
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "status", "said"),
+    [
+        (["task", "list", "--type", "\udcff"], {}, 64, "arguments must be UTF-8"),
+        (["task", "add", "t", "a=\udcff"], {}, 64, "arguments must be UTF-8"),
+        (["\udcff"], {}, 64, "arguments must be UTF-8"),
+        (["--config", "/dev/zero", "task", "list"], {}, 78, "/dev/zero"),
+        (["--config", "/", "task", "list"], {}, 78, "can't read the configuration /: Is a directory"),
+        (["--config", "x" * 5000, "task", "list"], {}, 78, "File name too long"),
+        (["--data-dir", "~nosuch/x", "task", "list"], {}, 78, "~nosuch/x can't be the data directory"),
+        (["--data-dir", "x" * 5000, "task", "list"], {}, 78, "File name too long"),
+        (["task", "list"], {"DATABASE__PASSWORD_FILE": "/dev/zero"}, 78, "database.password_file"),
+        (["config", "show"], {"DATA_DIRECTORY": "\udcff"}, 78, "data_directory must be UTF-8"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_rubbish_in_arguments_ends_with_a_status_that_is_documented(
+    arguments: list[str], variables: dict[str, str], status: int, said: str, tmp_path: Path
+) -> None:
+    done = Programs(tmp_path, {PREFIX + name: value for name, value in variables.items()}).run(*arguments)
+
+    assert done.returncode == status
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""

@@ -8,6 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
+# More than any message of ours needs; an error that quotes a whole argument helps no one.
+SHOWN = 120
+
+
+def shown(value: object) -> str:
+    """How an error quotes a value: cut to a readable length, and never itself a reason to fail."""
+    try:
+        text = repr(value)
+    except Exception:  # a class of the caller's, a number of 5,000 digits, lists nested 2,000 deep
+        text = f"a {type(value).__name__} that can't be shown"
+    text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
 
 class SchedulerException(Exception):
     """The scheduler could not do what it was asked: {reason}"""
@@ -25,7 +38,7 @@ class StaleData(SchedulerException):
 
 
 class UnknownPolicy(SchedulerException):
-    """Unknown policy {policy!r}; known are {known}"""
+    """Unknown policy {policy}; known are {known}"""
 
 
 class InvalidArgument(SchedulerException, ValueError):

@@ -10,6 +10,49 @@ from uuid import UUID
 import attr
 import attrs
 
+from swh_sched_runner.exc import shown
+
+
+class MomentText(str):
+    """PostgreSQL's text of a moment that no datetime can hold: infinite, before the year 1 or after 9999, in UTC.
+
+    It stands where a datetime would, for rows that others wrote: ours have none. It compares with datetimes, as
+    before or after all of them; what takes a moment refuses it.
+    """
+
+    __slots__ = ()
+
+    @property
+    def is_past(self) -> bool:
+        """Whether it lies before all datetimes; else behind all."""
+        return self.startswith("-") or self.endswith("BC")
+
+    def __lt__(self, other: object) -> bool:
+        return self._side() < self._side_of(other)
+
+    def __le__(self, other: object) -> bool:
+        return self._side() <= self._side_of(other)
+
+    def __gt__(self, other: object) -> bool:
+        return self._side() > self._side_of(other)
+
+    def __ge__(self, other: object) -> bool:
+        return self._side() >= self._side_of(other)
+
+    def _side(self) -> int:
+        return -1 if self.is_past else 1
+
+    def _side_of(self, other: object) -> int:
+        if isinstance(other, MomentText):
+            return other._side()
+        if isinstance(other, datetime.datetime):
+            return 0
+        raise TypeError(f"a moment does not compare with a {type(other).__name__}")
+
+
+# What is read where a moment stands.
+Moment = datetime.datetime | MomentText
+
 
 class TaskType(TypedDict, total=False):
     """A kind of task. Intervals and ``retry_delay`` are ``timedelta`` or None."""
@@ -79,13 +122,13 @@ class Unchanged(enum.Enum):
 UNCHANGED = Unchanged.UNCHANGED
 
 
-def _aware(instance: Any, attribute: attr.Attribute[Any], value: datetime.datetime | None) -> None:
-    if value is None:
+def _aware(instance: Any, attribute: attr.Attribute[Any], value: Any) -> None:
+    if value is None or isinstance(value, MomentText):
         return
     if not isinstance(value, datetime.datetime):
-        raise TypeError(f"{attribute.name} must be a datetime, not {value!r}")
+        raise TypeError(f"{attribute.name} must be a datetime, not {shown(value)}")
     if value.tzinfo is None or value.tzinfo.utcoffset(value) is None:
-        raise ValueError(f"{attribute.name} must be a datetime with a time zone, not {value!r}")
+        raise ValueError(f"{attribute.name} must be a datetime with a time zone, not {shown(value)}")
 
 
 def _moment(**kwargs: Any) -> Any:
@@ -191,7 +234,7 @@ class PaginatedListedOriginList:
 class Pause:
     """Since when an operator lets nothing be dispatched, who that is, and why."""
 
-    since: datetime.datetime = attrs.field(validator=[attrs.validators.instance_of(datetime.datetime), _aware])
+    since: Moment = attrs.field(validator=[attrs.validators.instance_of((datetime.datetime, MomentText)), _aware])
     by: str | None = None
     reason: str | None = None
 

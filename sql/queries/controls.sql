@@ -101,7 +101,10 @@ from (
   where r.started is null and r.ended is null and t.status = 'next_run_scheduled'
   group by b.queue
   union all
-  select queue, 0, sum(jsonb_array_length(visits)) from dispatch_batch where visits is not null group by queue
+  select queue, 0, coalesce(sum(case jsonb_typeof(visits) when 'array' then jsonb_array_length(visits) end), 0)
+  from dispatch_batch
+  where visits is not null
+  group by queue
 ) as open
 group by queue
 order by queue;

@@ -7,13 +7,14 @@ select t.id, t.type, t.status, t.policy, t.priority, t.next_run, t.run_id, tt.ba
        c.paused, c.paused_by, c.paused_reason, c.max_in_flight, c.rate_limit,
        case when c.rate_limit is not null then
          least(greatest(1.0, c.rate_limit),
-               coalesce(c.tokens + c.rate_limit * extract(epoch from clock_timestamp() - c.refilled),
+               coalesce(case when isfinite(c.refilled) then
+                          c.tokens + c.rate_limit * extract(epoch from clock_timestamp() - c.refilled) end,
                         greatest(1.0, c.rate_limit)))
          end as tokens,
        r.id as run, r.backend_id, r.status as run_status, r.scheduled, r.started, r.ended,
        coalesce(r.metadata ->> 'error', r.metadata ->> 'reason') as error, r.metadata ->> 'worker' as worker,
-       case when jsonb_typeof(r.metadata -> 'attempts') = 'number' then cast(r.metadata -> 'attempts' as bigint) end
-         as attempts,
+       case when jsonb_typeof(r.metadata -> 'attempts') = 'number'
+            then cast(least(greatest(cast(r.metadata -> 'attempts' as numeric), 0), 1000000) as bigint) end as attempts,
        r.retries_before is not null as moved
 from task t
 join task_type tt on tt.type = t.type

@@ -16,7 +16,9 @@ from unnest(
     lister_id, url, visit_type, extra_loader_arguments, enabled, last_update, is_fork, forked_from_url
   )
   cross join lateral (  -- offset 0: by its key, whatever the planner believes of tables that grow
-    select last_snapshot, last_visit_status, last_successful, next_visit_queue_position
+    select last_snapshot, last_visit_status, next_visit_queue_position,
+           case when last_successful >= timestamptz '0001-01-01 00:00:00+00' then last_successful end
+             as last_successful  -- as in mirror_stats
     from origin_visit_stats
     where url = listed.url and visit_type = listed.visit_type
     offset 0
@@ -26,6 +28,8 @@ set extra_loader_arguments = excluded.extra_loader_arguments,
     enabled = excluded.enabled,
     last_seen = excluded.last_seen,
     last_update = excluded.last_update,
+    -- Known already, but where mirror_stats left it out for a last_update that is overwritten here.
+    visit_last_successful = coalesce(known.visit_last_successful, excluded.visit_last_successful),
     is_fork = coalesce(excluded.is_fork, known.is_fork),  -- a lister that can't tell takes nothing back
     forked_from_url = coalesce(excluded.forked_from_url, known.forked_from_url)
 returning cast(lister_id as text), url, visit_type, extra_loader_arguments, last_update, enabled, first_seen, last_seen,

@@ -73,13 +73,17 @@ with input as materialized (
          i.status, i.evidence, i.noted, i.end_noted, i.attempts,
          -- Moments of events come from other clocks: they lie between the opening of the run and now.
          case when i.started is null then null  -- least would make it now
-              when cast(:from_events as boolean) then greatest(least(i.started, now()), r.scheduled)
+              when cast(:from_events as boolean) then greatest(least(i.started, now()), bounded.scheduled)
               else i.started end as started,
-         case when :from_events then greatest(least(i.ended, now()), r.scheduled) else i.ended end as ended,
+         case when :from_events then greatest(least(i.ended, now()), bounded.scheduled) else i.ended end as ended,
          i.status is not null
            and (r.ended is null or i.evidence > coalesce(r.evidence, 4)) as ends  -- the first of equals stays
   from input i
   join task_run r on r.backend_id = i.backend_id
+  cross join lateral (  -- an opening that others wrote, in no year of ours, bounds nothing
+    select case when r.scheduled >= timestamptz '0001-01-01 00:00:00+00'
+                  and r.scheduled < timestamptz '10000-01-01 00:00:00+00' then r.scheduled end as scheduled
+  ) as bounded
 ), changed as materialized (
   select run.*,
          started is not null
@@ -90,17 +94,25 @@ with input as materialized (
 ), moving as materialized (
   -- Ends that move their task: it still follows this run, and nobody disabled it but an end of this run that this one
   -- corrects.
+  -- Intervals are held between nothing and 365,000 days, and factors to numbers that these can be multiplied with:
+  -- what others wrote may be infinite, negative or no number, and would refuse the end of this run and its neighbours.
   select c.id as run, c.task, c.status, c.evidence, c.ended, t.policy,
          coalesce(c.retries_before, t.retries_left) as retries,
-         case when c.retries_before is null then t.current_interval else c.interval_before end as interval,
+         case when known.interval is not null
+              then greatest(interval '0', least(known.interval, interval '365000 days')) end as interval,
          case when c.retries_before is null then t.next_run else c.next_run_before end as next_run,
          coalesce(tt.num_retries, 0) as num_retries,
-         coalesce(tt.retry_delay, interval '1 hour') as retry_delay,
-         case when tt.backoff_factor > 0 then tt.backoff_factor else 1 end as factor,
+         greatest(interval '0', least(coalesce(tt.retry_delay, interval '1 hour'), interval '365000 days'))
+           as retry_delay,
+         case when tt.backoff_factor > 0 and tt.backoff_factor < float8 'infinity'
+              then least(greatest(tt.backoff_factor, 1e-15), 1e15) else 1 end as factor,
          tt.min_interval, tt.max_interval
   from changed c
   join task t on t.id = c.task and t.run_id = c.id
   join task_type tt on tt.type = t.type
+  cross join lateral (
+    select case when c.retries_before is null then t.current_interval else c.interval_before end as interval
+  ) as known
   where c.ends
     and (c.old_ended is null or c.retries_before is not null)
     and (t.status <> 'disabled'
@@ -109,11 +121,11 @@ with input as materialized (
   select m.*,
          case
            when m.evidence = 2 then m.interval  -- task-succeeded alone: whether anything changed is unknown
-           else greatest(m.min_interval, least(
+           else greatest(interval '0', least(interval '365000 days', greatest(m.min_interval, least(
              m.max_interval,
              case when extract(epoch from m.interval) * m.change < 31536000000 then m.interval * m.change end,
-             interval '365000 days'  -- beyond it, moments can't be computed any more
-           ))
+             interval '365000 days'
+           ))))
          end as new_interval
   from (
     select moving.*, case when status = 'eventful' then 1 / factor else factor end as change
@@ -131,10 +143,13 @@ with input as materialized (
       end as task_status),
       next_run = case
         when a.status = 'permfailed' then a.next_run
-        when a.status in ('failed', 'lost') and a.retries > 0 then a.ended + a.retry_delay
-        when a.policy = 'oneshot' then a.next_run
-        when a.status in ('failed', 'lost') then a.ended + a.interval
-        else a.ended + a.new_interval
+        when a.policy = 'oneshot' and not (a.status in ('failed', 'lost') and a.retries > 0) then a.next_run
+        -- The last moment that Python knows, where the sum lies behind it.
+        else least(timestamptz '9999-12-31 23:59:59.999999+00', a.ended + case
+          when a.status in ('failed', 'lost') and a.retries > 0 then a.retry_delay
+          when a.status in ('failed', 'lost') then a.interval
+          else a.new_interval
+        end)
       end,
       current_interval = case
         when a.policy = 'recurring' and a.status in ('eventful', 'uneventful') then a.new_interval

@@ -54,7 +54,8 @@ order by r.ended desc nulls last, r.id desc;
 -- Messages that were promised and are not confirmed yet, of runs and of visits, since when the oldest batch is open;
 -- and events that nobody could read.
 select count(*) as batches, cast(coalesce(sum(cardinality(runs)), 0) as bigint) as runs,
-       cast(coalesce(sum(jsonb_array_length(visits)), 0) as bigint) as visits, min(opened) as oldest,
+       cast(coalesce(sum(case jsonb_typeof(visits) when 'array' then jsonb_array_length(visits) end), 0) as bigint)
+         as visits, min(opened) as oldest,
        (select count(*) from event_set_aside) as set_aside
 from dispatch_batch;
 

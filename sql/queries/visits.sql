@@ -50,30 +50,35 @@ set last_successful = coalesce(excluded.last_successful, known.last_successful),
 -- Bring the mirrors in listed_origins up to date, in every lister. A statement after the one that locked the
 -- statistics: only its snapshot shows a listing that committed while that one waited. Laterals with offset 0 look
 -- every key up by index, whatever the planner believes of tables that grow; ctid, because the caller's lock of the
--- statistics keeps the rows in place.
+-- statistics keeps the rows in place. Where others wrote moments of no year of ours, their difference may be none that
+-- an index can hold: then it is not mirrored, and no lag is known.
 update listed_origins lo
 set visit_loaded = stale.loaded,
     visit_successful = stale.successful,
     visit_last_successful = stale.last_successful,
     visit_queue_position = stale.queue_position
 from (
-  select listed.ctid, s.loaded, s.successful, s.last_successful, s.queue_position
+  select listed.ctid, s.loaded, s.successful, listed.last_successful, s.queue_position
   from unnest(cast(:urls as text[]), cast(:visit_types as text[])) as key (url, visit_type)
     cross join lateral (
       select last_snapshot is not null as loaded, last_visit_status is not distinct from 'successful' as successful,
-             last_successful, next_visit_queue_position as queue_position
+             case when last_successful >= timestamptz '0001-01-01 00:00:00+00' then last_successful end
+               as last_successful,
+             next_visit_queue_position as queue_position
       from origin_visit_stats
       where url = key.url and visit_type = key.visit_type
       offset 0
     ) as s
     cross join lateral (
-      select ctid, visit_loaded, visit_successful, visit_last_successful, visit_queue_position
+      select ctid, visit_loaded, visit_successful, visit_last_successful, visit_queue_position,
+             case when last_update >= timestamptz '10000-01-01 00:00:00+00' then null else s.last_successful end
+               as last_successful
       from listed_origins
       where url = key.url and visit_type = key.visit_type
       offset 0
     ) as listed
   where (listed.visit_loaded, listed.visit_successful, listed.visit_last_successful, listed.visit_queue_position)
-    is distinct from (s.loaded, s.successful, s.last_successful, s.queue_position)
+    is distinct from (s.loaded, s.successful, listed.last_successful, s.queue_position)
 ) as stale
 where lo.ctid = stale.ctid;
 

@@ -74,6 +74,12 @@ class SchedulerBackend:
     are as before after each call, and only one thread at a time is let in.
 
     Moments go in with any time zone and come out in UTC; those without a ``timestamp`` are the database's ``now()``.
+    They lie in the years 1 to 9999, and an interval of a task type is at most 365,000 days; a run that ends so late
+    that the next moment would lie behind the year 9999 gets its last one. A URL has at most 2,048 bytes, and a name or
+    identifier (of types, visit types, queues, listers, runs) 500: more fits into no index.
+
+    Rows that others wrote may hold what Python can't. They are read all the same: such a moment is a ``MomentText``,
+    such an interval or JSON is PostgreSQL's text of it.
 
     Every method raises ``InvalidArgument`` for a wrong argument, before anything is written; ``DatabaseUnavailable``
     when trying again did not help (``LockTimeout``, ``StatementTimeout`` and ``TransactionConflict`` are of that kind);

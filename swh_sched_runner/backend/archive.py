@@ -50,7 +50,13 @@ def delete(conn: Connection, archived: Sequence[Mapping[str, int]]) -> None:
 
 def _row(row: RowMapping) -> dict[str, Any]:
     given = row["arguments"]
-    flat = {"args": dict(enumerate(given.get("args") or [])), "kwargs": json.dumps(given.get("kwargs") or {})}
+    if not isinstance(given, dict):  # others wrote it: no arguments, but a row to keep
+        given = {"args": [given]}
+    args = given.get("args") or []
+    flat = {
+        "args": dict(enumerate(args if isinstance(args, list) else [args])),
+        "kwargs": json.dumps(given.get("kwargs") or {}),
+    }
     return dict(row) | {"arguments": flat}
 
 
@@ -75,7 +81,7 @@ def _moment(argument: str, value: Any) -> datetime:
         moment = datetime.fromisoformat(value)
     except ValueError:
         arguments.refuse(argument, "must be a moment in ISO 8601, or a datetime", value)
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return arguments.moment(argument, moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
 
 
 def _pair(entry: Any) -> tuple[int, int]:

@@ -9,12 +9,15 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Never, TypeVar
 from uuid import UUID
 
-from swh_sched_runner.exc import InvalidArgument
+from swh_sched_runner.exc import InvalidArgument, shown
 
 T = TypeVar("T")
 
-# More than any message of ours needs; an error that quotes a whole argument helps no one.
-SHOWN = 120
+# In bytes. A row of a B-tree holds 2,704, and the largest of ours a URL, a name and an identifier.
+LONGEST_URL = 2_048
+LONGEST_NAME = 500
+# A run that ends before the year 9000 can be followed by another before the year 10000.
+LONGEST_INTERVAL = datetime.timedelta(days=365_000)
 # Made once: json.dumps makes a new one for each call with options.
 _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 # An escaped NUL in JSON; the backslash itself is not escaped.
@@ -23,13 +26,12 @@ _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 def refuse(argument: str, reason: str, value: object) -> Never:
     """Raise ``InvalidArgument`` with the value cut to a readable length."""
-    shown = repr(value)
-    raise InvalidArgument(argument=argument, reason=reason, value=shown if len(shown) <= SHOWN else shown[:SHOWN] + "…")
+    raise InvalidArgument(argument=argument, reason=reason, value=shown(value))
 
 
 def one_of(argument: str, value: Any, known: Collection[str]) -> str:
     """``value`` if it is one of ``known``."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         refuse(argument, f"must be one of {', '.join(known)}", value)
     return str(value)
 
@@ -50,6 +52,23 @@ def text(argument: str, value: Any) -> str:
 def string(argument: str, value: Any) -> str:
     """``value`` if it is a string that PostgreSQL can store, the empty one too."""
     return "" if value == "" else text(argument, value)
+
+
+def url(argument: str, value: Any) -> str:
+    """``value`` if it is text that goes into an index as the address of an origin."""
+    return _short(argument, text(argument, value), LONGEST_URL)
+
+
+def name(argument: str, value: Any) -> str:
+    """``value`` if it is text that goes into an index as a name or an identifier."""
+    return _short(argument, text(argument, value), LONGEST_NAME)
+
+
+def _short(argument: str, value: str, most: int) -> str:
+    length = len(value) if value.isascii() else len(value.encode())
+    if length > most:
+        refuse(argument, f"must be at most {most} bytes long to fit into an index, and has {length}", value)
+    return value
 
 
 def boolean(argument: str, value: Any) -> bool:
@@ -92,10 +111,13 @@ def percentage(argument: str, value: Any) -> float:
 
 
 def moment(argument: str, value: Any) -> datetime.datetime:
-    """``value`` if it is a datetime with a time zone."""
+    """``value`` in UTC if it is a datetime with a time zone, of the years 1 to 9999 in UTC too."""
     if not isinstance(value, datetime.datetime) or value.tzinfo is None or value.utcoffset() is None:
         refuse(argument, "must be a datetime with a time zone", value)
-    return value
+    try:
+        return value.astimezone(datetime.UTC)
+    except OverflowError:
+        refuse(argument, "must lie in the years 1 to 9999 in UTC", value)
 
 
 def duration(argument: str, value: Any) -> datetime.timedelta:
@@ -103,6 +125,13 @@ def duration(argument: str, value: Any) -> datetime.timedelta:
     if not isinstance(value, datetime.timedelta) or value < datetime.timedelta(0):
         refuse(argument, "must be a timedelta that is not negative", value)
     return value
+
+
+def interval(argument: str, value: Any) -> datetime.timedelta:
+    """``value`` if it is a timedelta that may be added to moments: of at least nothing, at most a thousand years."""
+    if duration(argument, value) > LONGEST_INTERVAL:
+        refuse(argument, f"must be at most {LONGEST_INTERVAL.days} days", value)
+    return value  # type: ignore[no-any-return]
 
 
 def many(argument: str, values: Iterable[T]) -> list[T]:

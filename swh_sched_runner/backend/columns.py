@@ -33,7 +33,7 @@ def _text(value: str) -> str:
 
 _WRITERS: tuple[tuple[type, Callable[[Any], str]], ...] = (
     (str, _text),
-    (datetime.datetime, lambda moment: f'"{moment.isoformat()}"'),
+    (datetime.datetime, lambda moment: f'"{moment.astimezone(datetime.UTC).isoformat()}"'),
     (int, lambda number: str(int(number)) if not isinstance(number, bool) else str(number)),
     (bytes, lambda data: f'"\\\\x{data.hex()}"'),
     (UUID, str),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any
 
 import attrs
@@ -15,7 +14,7 @@ from swh_sched_runner.backend.owner import OWNER_LOCK
 from swh_sched_runner.backend.wake import hold_off, wake
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownQueue, UnknownTaskType
-from swh_sched_runner.model import UNCHANGED, Controls, Pause, QueueControls, TypeControls, Unchanged
+from swh_sched_runner.model import UNCHANGED, Controls, Moment, Pause, QueueControls, TypeControls, Unchanged
 
 # Tasks a second. One in eleven days, and more than any broker takes: beyond these a number is a mistake.
 LEAST_RATE = 1e-6
@@ -49,7 +48,7 @@ class Filled:
     """When a queue was filled last, messages a second that its workers took, and by which runner, if it lives."""
 
     queue: str
-    filled: datetime
+    filled: Moment
     drain_rate: float | None
     host: str | None
     pid: int | None
@@ -115,7 +114,7 @@ def set_task_type_limits(
 
 def pause_queue(conn: Connection, queue: str, by: str | None, reason: str | None) -> Pause | None:
     """Send nothing more to a queue; answers the pause that was there before, and stays."""
-    binds = {"queue": arguments.text("queue", queue), **_words(by, reason)}
+    binds = {"queue": arguments.name("queue", queue), **_words(by, reason)}
     conn.execute(_sql.claim_queue, {"queue": queue})
     before = pause_of(conn.execute(_sql.lock_queue, {"queue": queue}).one())
     if before is None:

@@ -13,7 +13,7 @@ from swh_sched_runner.backend.controls import pause_of
 from swh_sched_runner.backend.owner import OWNER_LOCK
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownTask
-from swh_sched_runner.model import Pause
+from swh_sched_runner.model import Moment, Pause
 
 # How far tasks are counted: 10 ms of an index. Who waits behind more doesn't need the number.
 COUNTED = 10_000
@@ -31,9 +31,9 @@ class Run:
     id: int
     backend_id: str
     status: str
-    scheduled: datetime | None
-    started: datetime | None
-    ended: datetime | None
+    scheduled: Moment | None
+    started: Moment | None
+    ended: Moment | None
     moved: bool
     worker: str | None
     attempts: int | None
@@ -46,7 +46,7 @@ class Promised:
 
     batch: int
     queue: str
-    opened: datetime
+    opened: Moment
     owner: int
     host: str
     pid: int
@@ -61,10 +61,10 @@ class QueueFacts:
     """
 
     pause: Pause | None
-    filled: datetime | None
+    filled: Moment | None
     filled_depth: int | None
     drain_rate: float | None
-    oldest_batch: datetime | None
+    oldest_batch: Moment | None
 
 
 @attrs.define(slots=True, frozen=True)
@@ -100,7 +100,7 @@ class TaskFacts:
     status: str
     policy: str
     priority: str | None
-    next_run: datetime
+    next_run: Moment
     queue: str
     bound: int | None
     now: datetime

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +27,9 @@ def get_or_create(conn: Connection, name: str, instance_name: str | None) -> Lis
     """The lister of that name and instance; made when it is not there, by one of several callers at once."""
     lister = get(conn, name, instance_name)
     if lister is None:
+        arguments.name("name", name)
+        if instance_name:
+            arguments.name("instance_name", instance_name)
         conn.execute(_sql.insert_lister, _key(name, instance_name))
         lister = get(conn, name, instance_name)
         assert lister is not None  # ours, or that of whoever was faster and has committed
@@ -51,9 +55,9 @@ def update(conn: Connection, lister: Lister) -> Lister:
         "id": str(arguments.uuid("lister.id", lister.id)),
         "updated": arguments.moment("lister.updated", lister.updated),
         "current_state": arguments.json_object("lister.current_state", lister.current_state),
-        "last_listing_finished_at": lister.last_listing_finished_at,
+        "last_listing_finished_at": _moment("lister.last_listing_finished_at", lister.last_listing_finished_at),
         "first_visits_queue_prefix": lister.first_visits_queue_prefix,
-        "first_visits_scheduled_at": lister.first_visits_scheduled_at,
+        "first_visits_scheduled_at": _moment("lister.first_visits_scheduled_at", lister.first_visits_scheduled_at),
     }
     if lister.first_visits_queue_prefix is not None:
         arguments.text("lister.first_visits_queue_prefix", lister.first_visits_queue_prefix)
@@ -73,6 +77,10 @@ def find(
         "instance_name": None if instance_name is None else arguments.string("lister_instance_name", instance_name),
     }
     return [dict(row) for row in conn.execute(_sql.find_listers, binds).mappings()]
+
+
+def _moment(argument: str, value: datetime | None) -> datetime | None:
+    return None if value is None else arguments.moment(argument, value)
 
 
 def _key(name: str, instance_name: str | None) -> dict[str, str]:

@@ -128,8 +128,10 @@ def _check(origin: Any) -> None:
         arguments.refuse("listed_origins", "must hold ListedOrigin objects", origin)
     if not isinstance(origin.lister_id, UUID):
         arguments.refuse("lister_id", "must be a UUID", origin.lister_id)
-    arguments.text("url", origin.url)
-    arguments.text("visit_type", origin.visit_type)
+    arguments.url("url", origin.url)
+    arguments.name("visit_type", origin.visit_type)
+    if origin.last_update is not None:
+        arguments.moment("last_update", origin.last_update)
     arguments.boolean("enabled", origin.enabled)
     if origin.is_fork is not None:
         arguments.boolean("is_fork", origin.is_fork)

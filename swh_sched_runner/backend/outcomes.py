@@ -18,6 +18,7 @@ STATUSES = ("full", "partial", "failed", "not_found", "created", "ongoing")
 
 FAILURES_TO_DISABLE = 3
 LARGEST_OFFSET = 10
+LAST_POSITION = 2**63 - 1
 SECONDS_PER_DAY = 86400
 # Origins that were first seen together would otherwise come due together for ever.
 JITTER = 0.1
@@ -83,6 +84,7 @@ def after(before: OriginVisitStats, outcome: VisitOutcome, position: int, random
     if not first:
         offset = min(max(offset + (-2 if eventful else 1), 0), LARGEST_OFFSET)
     start = position if before.next_visit_queue_position is None else before.next_visit_queue_position
+    alike = not first and status is before.last_visit_status
     ahead = days(offset) * SECONDS_PER_DAY * random.uniform(1 - JITTER, 1 + JITTER)
     return attrs.evolve(
         before,
@@ -90,9 +92,9 @@ def after(before: OriginVisitStats, outcome: VisitOutcome, position: int, random
         last_visit_status=status,
         last_successful=outcome.date if successful else before.last_successful,
         last_snapshot=outcome.snapshot if successful else before.last_snapshot,
-        successive_visits=before.successive_visits + 1 if not first and status is before.last_visit_status else 1,
+        successive_visits=min(before.successive_visits + 1, stats.INT_MAX) if alike else 1,
         next_position_offset=offset,
-        next_visit_queue_position=start + round(ahead),
+        next_visit_queue_position=min(start + round(ahead), LAST_POSITION),
     )
 
 
@@ -100,7 +102,7 @@ def days(offset: int) -> int:
     """How many days ahead the next place in the queue lies."""
     if offset < 2:
         return 1
-    return 2 if offset < 5 else 4 ** (offset - 4)
+    return 2 if offset < 5 else 4 ** (min(offset, LARGEST_OFFSET) - 4)
 
 
 def _status(outcome: VisitOutcome) -> LastVisitStatus:
@@ -114,6 +116,7 @@ def _status(outcome: VisitOutcome) -> LastVisitStatus:
 def _check(outcome: object) -> None:
     if not isinstance(outcome, VisitOutcome):
         arguments.refuse("outcomes", "must hold VisitOutcome objects", outcome)
-    arguments.text("url", outcome.url)
-    arguments.text("visit_type", outcome.visit_type)
+    arguments.url("url", outcome.url)
+    arguments.name("visit_type", outcome.visit_type)
+    arguments.moment("date", outcome.date)
     arguments.one_of("status", outcome.status, STATUSES)

@@ -166,7 +166,7 @@ def _check(run: Mapping[str, Any]) -> tuple[int, str, datetime | None, str]:
     scheduled, metadata = run.get("scheduled"), run.get("metadata")
     return (
         arguments.integer("task", run.get("task")),
-        arguments.text("backend_id", run.get("backend_id")),
+        arguments.name("backend_id", run.get("backend_id")),
         None if scheduled is None else arguments.moment("scheduled", scheduled),
         arguments.json_object("metadata", {} if metadata is None else metadata),
     )

@@ -88,7 +88,7 @@ def set_queue_position(conn: Connection, visit_type: str, position: int) -> None
     conn.execute(
         _sql.set_queue_position,
         {
-            "visit_type": arguments.text("visit_type", visit_type),
+            "visit_type": arguments.name("visit_type", visit_type),
             "position": arguments.integer("position", position),
         },
     )
@@ -97,8 +97,11 @@ def set_queue_position(conn: Connection, visit_type: str, position: int) -> None
 def _check(entry: Any) -> None:
     if not isinstance(entry, OriginVisitStats):
         arguments.refuse("origin_visit_stats", "must hold OriginVisitStats objects", entry)
-    arguments.text("url", entry.url)
-    arguments.text("visit_type", entry.visit_type)
+    arguments.url("url", entry.url)
+    arguments.name("visit_type", entry.visit_type)
+    for key in ("last_successful", "last_visit", "last_scheduled"):
+        if (value := getattr(entry, key)) is not None:
+            arguments.moment(key, value)
     if entry.next_visit_queue_position is not None:
         arguments.integer("next_visit_queue_position", entry.next_visit_queue_position)
     arguments.integer("next_position_offset", entry.next_position_offset, least=-INT_MAX, most=INT_MAX)

@@ -9,6 +9,7 @@ import attrs
 from sqlalchemy import Connection, TextClause
 
 from swh_sched_runner.db.queries import Queries
+from swh_sched_runner.model import Moment
 
 FAILURES_SHOWN = 10
 # How many of the newest runs are searched for failures: 10 ms, and hours of a busy fleet.
@@ -24,7 +25,7 @@ class Due:
     type: str
     priority: str | None
     tasks: int
-    oldest: datetime
+    oldest: Moment
 
 
 @attrs.define(slots=True, frozen=True)
@@ -34,7 +35,7 @@ class InFlight:
     type: str
     waiting: int
     started: int
-    oldest: datetime | None
+    oldest: Moment | None
 
 
 @attrs.define(slots=True, frozen=True)
@@ -46,7 +47,7 @@ class Failure:
     type: str
     status: str
     backend_id: str | None
-    ended: datetime | None
+    ended: Moment | None
     error: str | None
 
 
@@ -57,7 +58,7 @@ class Ledger:
     batches: int
     runs: int
     visits: int
-    oldest: datetime | None
+    oldest: Moment | None
     set_aside: int
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -58,17 +58,18 @@ def check(task_type: Mapping[str, Any]) -> dict[str, Any]:
     for key in task_type:
         if key not in KEYS:
             arguments.refuse("task_type", f"has keys among {', '.join(KEYS)}", key)
-    for key in ("type", "description", "backend_name"):
-        arguments.text(key, task_type.get(key))
+    for key in ("type", "backend_name"):
+        arguments.name(key, task_type.get(key))
+    arguments.text("description", task_type.get("description"))
     given = {key: value for key, value in task_type.items() if value is not None}
     for key in ("default_interval", "min_interval", "max_interval", "retry_delay"):
         if key in given:
-            arguments.duration(key, given[key])
+            arguments.interval(key, given[key])
     for key in ("max_queue_length", "num_retries"):
         if key in given:
             arguments.integer(key, given[key], least=0)
     factor = given.get("backoff_factor", 1)
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= sys.float_info.max:
         arguments.refuse("backoff_factor", "must be a number above 0", factor)
     if "min_interval" in given and "max_interval" in given and given["min_interval"] > given["max_interval"]:
         arguments.refuse(

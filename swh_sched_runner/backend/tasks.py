@@ -178,7 +178,7 @@ def _check(task: Mapping[str, Any], policy: str, most_bytes: int, most_depth: in
         arguments.refuse("task", f"has keys among {', '.join(CREATE_KEYS)}", min(task.keys() - _KNOWN, key=str))
     priority, retries_left = task.get("priority"), task.get("retries_left")
     return (
-        arguments.text("type", task.get("type")),
+        arguments.name("type", task.get("type")),
         _check_arguments(task.get("arguments"), most_bytes, most_depth),
         arguments.moment("next_run", task.get("next_run")),
         arguments.one_of("policy", task.get("policy") or policy, POLICIES),

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, TextClause
 from swh_sched_runner.backend import arguments, listers
 from swh_sched_runner.backend.origins import listed_origin
 from swh_sched_runner.db.queries import Queries
-from swh_sched_runner.exc import UnknownPolicy
+from swh_sched_runner.exc import UnknownPolicy, shown
 from swh_sched_runner.model import ListedOrigin
 
 POLICIES = (
@@ -54,9 +54,9 @@ def grab_next(
     that grabs for several visit types takes them in order of their names: their queue positions are locked too.
     """
     if policy not in POLICIES:
-        raise UnknownPolicy(policy=policy, known=", ".join(POLICIES))
+        raise UnknownPolicy(policy=shown(policy), known=", ".join(POLICIES))
     binds: dict[str, Any] = {
-        "visit_type": arguments.text("visit_type", visit_type),
+        "visit_type": arguments.name("visit_type", visit_type),
         "count": arguments.integer("count", count, least=0),
         "enabled": arguments.boolean("enabled", enabled),
         "tablesample": None if tablesample is None else arguments.percentage("tablesample", tablesample),

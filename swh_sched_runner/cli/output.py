@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from uuid import UUID
 
 import attrs
 import click
+import msgspec
 import structlog
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +28,8 @@ log = structlog.get_logger(__name__)
 NOTHING = "-"
 KEPT_WHOLE = 10  # a word up to that length, such as a date, is not folded
 UNBOUNDED = "unbounded"
+# Levels of lists and objects in a document.
+DEEPEST = 100
 
 
 def wants_colour(stream: IO[str]) -> bool:
@@ -42,7 +46,7 @@ def printable(text: str, keep: str = "") -> str:
 
 def document(value: Any) -> None:
     """Print one JSON document: moments as ISO 8601 in UTC, durations in seconds."""
-    click.echo(json.dumps(value, default=_as_json, indent=2))
+    click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
 
 
 def table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence[Any]], empty: str = "none") -> None:
@@ -75,9 +79,14 @@ def cell(value: Any) -> str:
         case str():
             return printable(value) or '""'
         case dict() | list():
-            return printable(json.dumps(value, ensure_ascii=False, default=_as_json))
+            return printable(json_text(value))
         case _:
             return printable(str(value))
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON in one line."""
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
 
 
 def told_paused(thing: str, before: Pause | None) -> None:
@@ -127,8 +136,13 @@ def _rich_table(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     Console(file=sys.stdout, no_color=not colour, highlight=False).print(drawn)
 
 
-def _as_json(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
+    """What JSON can hold in place of a value; numbers that it can't, and what lies too deep for programs, are texts."""
     match value:
+        case None | bool() | str() | int():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
         case datetime():
             return value.astimezone(UTC).isoformat()
         case timedelta():
@@ -138,9 +152,15 @@ def _as_json(value: Any) -> Any:
             return str(value)
         case bytes():
             return value.hex()
+        case _ if attrs.has(type(value)):
+            return _plain(attrs.asdict(value, recurse=False), depth)
+        case _ if depth >= DEEPEST:
+            return msgspec.json.encode(value).decode()
         case set() | frozenset():
             return sorted(value)
-        case _ if attrs.has(type(value)):
-            return attrs.asdict(value, recurse=False)
+        case dict():
+            return {key: _plain(inner, depth + 1) for key, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner, depth + 1) for inner in value]
         case _:
             raise TypeError(f"{type(value).__name__} has no JSON form")

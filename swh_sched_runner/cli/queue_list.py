@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import attrs
@@ -17,7 +16,7 @@ from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import UNBOUNDED, table, warn
 from swh_sched_runner.db import migrate
 from swh_sched_runner.exc import BrokerUnavailable, DepthUnreadable, NotRunning
-from swh_sched_runner.model import Controls, Pause, TypeControls
+from swh_sched_runner.model import Controls, Moment, Pause, TypeControls
 
 
 @attrs.define(slots=True)
@@ -36,12 +35,12 @@ class Queue:
     depth: int | None = None
     unreadable: str | None = None
     ready: int = 0
-    oldest_due: datetime | None = None
+    oldest_due: Moment | None = None
     in_flight: int = 0
     promised_runs: int = 0
     promised_visits: int = 0
     filled_by: str | None = None
-    filled: datetime | None = None
+    filled: Moment | None = None
     drain_rate: float | None = None
     pause: Pause | None = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +10,7 @@ import click
 
 from swh_sched_runner.backend.tasks import POLICIES, PRIORITIES, STATUSES
 from swh_sched_runner.cli.context import Context
-from swh_sched_runner.cli.output import cell, document, table, warn
+from swh_sched_runner.cli.output import cell, document, json_text, table, warn
 from swh_sched_runner.cli.parameters import moment, parse_arguments
 from swh_sched_runner.exc import UnknownTask
 from swh_sched_runner.model import Task, TaskRun
@@ -146,19 +145,25 @@ def _run_row(run: TaskRun) -> tuple[Any, ...]:
         run["scheduled"],
         started,
         ended,
-        _took(started, ended) if started and ended else None,
+        _took(started, ended),
         run["backend_id"],
         run["metadata"] or None,
     )
 
 
-def _took(started: datetime, ended: datetime) -> timedelta:
+def _took(started: Any, ended: Any) -> timedelta | None:
     """To the millisecond. Two processes of a worker tell the moments: a short task may seem to end before it began."""
+    if not isinstance(started, datetime) or not isinstance(ended, datetime):
+        return None
     return max(timedelta(milliseconds=(ended - started) // timedelta(milliseconds=1)), timedelta(0))
 
 
-def _call(arguments: dict[str, Any]) -> str:
-    """The arguments as ``task add --json-arguments`` takes them."""
-    words = [json.dumps(value, ensure_ascii=False) for value in arguments.get("args", [])]
-    words += [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in arguments.get("kwargs", {}).items()]
+def _call(arguments: Any) -> str:
+    """The arguments as ``task add --json-arguments`` takes them; what others wrote and is none, as JSON."""
+    given = arguments if isinstance(arguments, dict) else {"args": None}
+    args, kwargs = given.get("args", []), given.get("kwargs", {})
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        return json_text(arguments)
+    words = [json_text(value) for value in args]
+    words += [f"{key}={json_text(value)}" for key, value in kwargs.items()]
     return " ".join(words) or "-"

@@ -10,7 +10,6 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-import msgspec
 import psycopg2
 import psycopg2.extensions as driver
 import sqlalchemy
@@ -20,6 +19,7 @@ from sqlalchemy.pool import QueuePool
 
 from swh_sched_runner.config import urls
 from swh_sched_runner.db.queries import Queries
+from swh_sched_runner.db.values import INTERVAL, JSON, MOMENT
 from swh_sched_runner.exc import InvalidArgument
 
 # Longer than any transaction of ours, short enough that somebody learns of a lock that was left behind.
@@ -40,23 +40,16 @@ PostgreSQL: Any = dialect.dialect
 
 _sql = Queries("session")
 _UUID = driver.new_type((2950,), "UUID", lambda value, _: None if value is None else UUID(str(value)))
-_JSON = driver.new_type((114, 3802), "JSON", lambda value, _: None if value is None else _json(str(value)))
 # Written down, since an application may have registered readers of its own, for all connections or for one.
 _READERS: tuple[Any, ...] = (
     *(getattr(driver, name) for name in ("BOOLEAN", "INTEGER", "LONGINTEGER", "FLOAT", "DECIMAL", "UNICODE")),
-    *(getattr(driver, name) for name in ("PYDATETIMETZ", "PYINTERVAL", "UNICODEARRAY", "LONGINTEGERARRAY")),
+    *(getattr(driver, name) for name in ("UNICODEARRAY", "LONGINTEGERARRAY")),
     psycopg2.BINARY,
     _UUID,
-    _JSON,
+    MOMENT,
+    INTERVAL,
+    JSON,
 )
-
-
-def _json(text: str) -> Any:
-    """What JSON says; its text where Python can't hold it: nested a thousand deep, or with numbers beyond a float."""
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return text
 
 
 def read_as_ours(target: driver.connection | driver.cursor) -> None:

@@ -8,6 +8,7 @@ from shlex import quote
 
 from swh_sched_runner.backend.explain import Promised, Run, TaskFacts
 from swh_sched_runner.broker.queues import Look
+from swh_sched_runner.model import Moment, MomentText
 from swh_sched_runner.services.cause import Cause, Seen
 from swh_sched_runner.services.waiting import no_runner, queue_full, queue_paused, queue_unreadable
 from swh_sched_runner.services.wording import about, count, moment
@@ -49,8 +50,8 @@ def _where(facts: TaskFacts, run: Run, seen: Seen) -> Cause:
     attempt = f", attempt {run.attempts}" if run.attempts and run.attempts > 1 else ""
     if run.started is not None:
         worker = f"worker {run.worker}" if run.worker else "a worker"
-        running = about(max(facts.now - run.started, timedelta(0)))
-        text = f"started on {worker} at {moment(run.started)} UTC{attempt}, running for {running} as {run.backend_id}"
+        running = _running(facts, run.started)
+        text = f"started on {worker} at {moment(run.started)} UTC{attempt}, running{running} as {run.backend_id}"
         return Cause("started", text)
     if run.worker is not None:
         text = f"received by worker {run.worker}{attempt} and not started: it has others in hand; {_sent(facts, run)}"
@@ -96,6 +97,10 @@ def _silence(run: Run, seen: Seen) -> Iterator[Cause]:
     elif events is not None and events.depth:
         text = f"{count(events.depth, 'message')} of what workers report not recorded yet: this may be outdated"
         yield Cause("events_waiting", text)
+
+
+def _running(facts: TaskFacts, started: Moment) -> str:
+    return "" if isinstance(started, MomentText) else f" for {about(max(facts.now - started, timedelta(0)))}"
 
 
 def _sent(facts: TaskFacts, run: Run) -> str:

@@ -7,12 +7,13 @@ from datetime import timedelta
 from shlex import quote
 
 from swh_sched_runner.backend.explain import Ahead, TaskFacts
-from swh_sched_runner.model import Pause
+from swh_sched_runner.model import MomentText, Pause
 from swh_sched_runner.services.cause import Cause, Seen
 from swh_sched_runner.services.wording import about, count, end_of, moment
 
 # Confirms take milliseconds. A batch that is open for longer waits for its broker, for room, or for a successor.
 OPEN_BATCH = timedelta(seconds=10)
+NOW = 'SchedulerBackend.set_status_tasks([{task}], "next_run_not_scheduled", datetime.now(UTC))'
 # What takes longer is told as longer than this.
 LONGEST = timedelta(days=36_500)
 
@@ -70,10 +71,13 @@ def queue_full(facts: TaskFacts, seen: Seen) -> Cause | None:
 def _not_due(facts: TaskFacts) -> Cause | None:
     if facts.due:
         return None
-    wait = facts.next_run - facts.now
     run = facts.run
     last = f"; its last run {run.id} {end_of(run.status, run.ended, run.error)}" if run and run.moved else ""
-    return Cause("not_due", f"not due until {moment(facts.next_run)} UTC, in {about(wait)}{last}", None, wait)
+    until = f"not due until {moment(facts.next_run)} UTC"
+    if isinstance(facts.next_run, MomentText):
+        return Cause("not_due", f"{until}{last}", f"to have it run: {NOW.format(task=facts.task)}")
+    wait = facts.next_run - facts.now
+    return Cause("not_due", f"{until}, in {about(wait)}{last}", None, wait)
 
 
 def _type_paused(facts: TaskFacts) -> Cause | None:
@@ -102,7 +106,7 @@ def _rate_limit(facts: TaskFacts, seen: Seen) -> Cause | None:
     before = f"; {_tasks(ahead)} before it" if ahead.tasks else ""
     text = (
         f"the rate limit of task type {facts.type}, {facts.rate_limit:g} a second, lets "
-        f"{count(int(facts.tokens), 'task')} pass now{before}; it passes {_about(wait, ahead)}"
+        f"{count(int(max(facts.tokens, 0)), 'task')} pass now{before}; it passes {_about(wait, ahead)}"
     )
     advice = f"to let more pass: swh-sched-runner task-type set {quote(facts.type)} --rate-limit N"
     return Cause("rate_limit", text, advice, wait)
@@ -110,7 +114,7 @@ def _rate_limit(facts: TaskFacts, seen: Seen) -> Cause | None:
 
 def _open_batch(facts: TaskFacts, seen: Seen) -> Cause | None:
     opened = facts.of_queue.oldest_batch
-    if opened is None or facts.now - opened < OPEN_BATCH:
+    if opened is None or opened > facts.now - OPEN_BATCH:
         return None
     text = f"what was promised to queue {facts.queue} at {moment(opened)} UTC is not all confirmed, and goes first"
     return Cause("open_batch", text)
@@ -163,7 +167,7 @@ def _tasks(ahead: Ahead) -> str:
 
 def _in(tasks: float, rate: float | None) -> timedelta | None:
     """How long so many take at so many a second."""
-    if not rate:
+    if rate is None or not rate > 0:
         return None
     seconds = tasks / rate
     return timedelta(seconds=seconds) if seconds < LONGEST.total_seconds() else LONGEST

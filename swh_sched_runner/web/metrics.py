@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from swh_sched_runner import __version__
 from swh_sched_runner.backend.status import Flow, flow
 from swh_sched_runner.db.engine import Database
+from swh_sched_runner.model import MomentText
 from swh_sched_runner.web.recent import Recent
 from swh_sched_runner.web.server import Page
 
@@ -105,7 +106,7 @@ def _measures(found: Flow) -> Iterator[Metric]:
     ledger = found.ledger
     yield _gauge("open_batches", "Batches that the broker has not confirmed yet", ledger.batches)
     yield _gauge("promised_messages", "Messages in those batches", ledger.runs + ledger.visits)
-    if ledger.oldest is not None:
+    if ledger.oldest is not None and not isinstance(ledger.oldest, MomentText):
         yield _gauge("oldest_batch_timestamp_seconds", "When the oldest of them was opened", ledger.oldest.timestamp())
     yield _gauge("event_set_aside_rows", "Events that nobody could read, in that table", ledger.set_aside)
     in_flight = GaugeMetricFamily(f"{PREFIX}in_flight_tasks", "Tasks dispatched and not ended", labels=["task_type"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import enum
 import inspect
 import re
 from collections.abc import Iterator
@@ -134,8 +135,8 @@ def _data() -> Iterator[str]:
                 ("field", "type", "default"),
                 [(field.name, _shown(hints[field.name]), _default(field)) for field in attrs.fields(found)],
             )
-        else:
-            yield from _table(("value",), [(f"{name}.{member.name}",) for member in found])  # type: ignore[attr-defined]
+        elif issubclass(found, enum.Enum):
+            yield from _table(("value",), [(f"{name}.{member.name}",) for member in found])
 
 
 def _errors() -> Iterator[str]:

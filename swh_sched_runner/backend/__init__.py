@@ -144,9 +144,9 @@ class SchedulerBackend:
         """
         self._db.run(task_types.create, task_type)
 
-    def get_task_type(self, name: str) -> TaskType | None:
+    def get_task_type(self, task_type_name: str) -> TaskType | None:
         """The task type of that name, or None."""
-        return self._db.run(task_types.get, name)
+        return self._db.run(task_types.get, task_type_name)
 
     def get_task_types(self) -> list[TaskType]:
         """All task types, in order of their names."""
@@ -208,7 +208,9 @@ class SchedulerBackend:
     # Tasks
 
     def create_tasks(self, tasks: Iterable[Task], policy: str = "recurring") -> list[Task]:
-        """Create tasks that don't exist yet and return the matching ones, old or new, in the order of the input.
+        """Create tasks that don't exist yet and return the matching ones, old or new.
+
+        Each distinct task is returned once, in order of first appearance, also when the input holds it twice.
 
         Keys: ``type``, ``arguments`` (``{"args": list, "kwargs": dict}``) and ``next_run`` are required; ``policy``
         defaults to the argument, ``status`` to next_run_not_scheduled, ``retries_left`` to the type's num_retries or
@@ -487,7 +489,10 @@ class SchedulerBackend:
         self._db.run(stats.upsert, arguments.many("origin_visit_stats", origin_visit_stats))
 
     def origin_visit_stats_get(self, ids: Iterable[tuple[str, str]]) -> list[OriginVisitStats]:
-        """The statistics of these (url, visit type), each once, in the order given; unknown ones are left out."""
+        """The statistics of these (url, visit type), in the order given; unknown ones are left out.
+
+        A key that is given twice has two entries.
+        """
         return self._db.run(stats.get, arguments.many("ids", ids))
 
     def visit_scheduler_queue_position_get(self) -> dict[str, int]:

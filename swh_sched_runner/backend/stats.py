@@ -60,12 +60,12 @@ def write(conn: Connection, stats: Sequence[OriginVisitStats]) -> None:
 
 
 def get(conn: Connection, keys: Iterable[Any]) -> list[OriginVisitStats]:
-    """The statistics of these (url, visit_type), each once, in the order given; unknown ones are left out."""
-    wanted: dict[tuple[str, str], None] = {}
+    """The statistics of these (url, visit_type), an entry each, in the order given; unknown ones are left out."""
+    wanted: list[tuple[str, str]] = []
     for key in keys:
         if not isinstance(key, tuple | list) or len(key) != 2:
             arguments.refuse("ids", "must hold pairs of url and visit type", key)
-        wanted[arguments.text("url", key[0]), arguments.text("visit_type", key[1])] = None
+        wanted.append((arguments.text("url", key[0]), arguments.text("visit_type", key[1])))
     if not wanted:
         return []
     urls, visit_types = map(column, zip(*wanted, strict=True))

@@ -36,9 +36,9 @@ def create(conn: Connection, task_type: TaskType) -> None:
         conn.execute(_sql.set_max_queue_length, {key: checked[key] for key in ("type", "max_queue_length")})
 
 
-def get(conn: Connection, name: str) -> TaskType | None:
+def get(conn: Connection, task_type_name: str) -> TaskType | None:
     """The task type of that name, or None."""
-    found = _get(conn, [arguments.text("name", name)])
+    found = _get(conn, [arguments.text("task_type_name", task_type_name)])
     return found[0] if found else None
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Connection, Row, TextClause
+from sqlalchemy import Connection, TextClause
 
 from swh_sched_runner.backend import arguments, task_types
 from swh_sched_runner.backend.columns import column
@@ -40,7 +39,7 @@ def create(
     max_arguments_bytes: int = MAX_ARGUMENTS_BYTES,
     max_arguments_depth: int = MAX_ARGUMENTS_DEPTH,
 ) -> list[Task]:
-    """Create the tasks that have no twin; return everyone's task in the order of the input."""
+    """Create the tasks that have no twin; return each distinct task once, in order of first appearance."""
     arguments.one_of("policy", policy, POLICIES)
     rows = [_check(task, policy, max_arguments_bytes, max_arguments_depth) for task in tasks]
     if not rows:
@@ -62,19 +61,10 @@ def create(
     lock = _sql.lock_creation if len(rows) < LARGE else _sql.lock_all_creation
     conn.execute(lock, {"lock_class": CREATION_LOCK, "sleep_lock": SLEEP_LOCK, "arguments": binds["arguments"]})
     created = conn.execute(_sql.create_tasks, binds).all()
-    if len(created) < len(rows):  # asked only then: a round trip less for each call
+    if not created or created[0].known < len(rows):  # asked only then: a round trip less for each call
         _refuse_types(conn, rows)
     wake(conn, min(next_runs))
-    return _answers(created)
-
-
-def _answers(created: Sequence[Row[Any]]) -> list[Task]:
-    """Everyone's task: a row for each place, with a task, or with the place of the equal one before."""
-    found: list[dict[str, Any]] = []
-    for row in created:
-        *values, n, first = tuple(row)
-        found.append(dict(zip(KEYS, values, strict=True)) if n == first else copy.deepcopy(found[first - 1]))
-    return cast(list[Task], found)
+    return cast(list[Task], [dict(zip(KEYS, row, strict=False)) for row in created])  # without the count at the end
 
 
 def _unless_all(values: Sequence[Any], default: Any) -> str:

@@ -61,7 +61,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "update_metrics": {"lister_id": None, "timestamp": None},
     "get_metrics": {"lister_id": None, "visit_type": None},
     # Not on the page, but called by its users.
-    "get_task_type": {"name": NOTHING},
+    "get_task_type": {"task_type_name": NOTHING},
     "get_task_types": {},
     "get_tasks": {"task_ids": NOTHING},
     "disable_tasks": {"task_ids": NOTHING},

@@ -452,7 +452,8 @@ def test_statistics_are_written_and_read_as_they_are(backend: SchedulerBackend) 
 
     keys = [(s.url, s.visit_type) for s in given]
     assert backend.origin_visit_stats_get(reversed(keys)) == given[::-1]
-    assert backend.origin_visit_stats_get([*keys[:2], keys[0], ("unknown", "git"), (url_of(0), "svn")]) == given[:2]
+    twice = backend.origin_visit_stats_get([*keys[:2], keys[0], ("unknown", "git"), (url_of(0), "svn")])
+    assert twice == [*given[:2], given[0]]
     assert backend.origin_visit_stats_get([]) == []
     backend.origin_visit_stats_upsert([])
 

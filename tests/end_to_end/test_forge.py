@@ -179,7 +179,8 @@ class Day:
                     self.ends[later].append((run.backend_id, status, {"result": self.serial}))
 
     def create(self, wanted: list[Task], policy: str) -> None:
-        for task, got in zip(wanted, self.backend.create_tasks(wanted, policy), strict=True):
+        distinct = {repr(task): task for task in wanted}.values()
+        for task, got in zip(distinct, self.backend.create_tasks(wanted, policy), strict=True):
             self.tasks.created(task, policy, got)
 
     def open_runs(self, task_type: str, count: int, *, priority: bool = False) -> list[Run]:

@@ -5,40 +5,65 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.exc import InvalidArgument
+import structlog
+
+from swh_sched_runner.backend import SchedulerBackend, arguments
+from swh_sched_runner.backend.outcomes import check
+from swh_sched_runner.exc import InvalidArgument, shown
 from swh_sched_runner.model import VisitOutcome
 
 MESSAGE_TYPE = "origin_visit_status"
 _KEYS = ("origin", "type", "date", "status", "snapshot")
+# So many reasons are logged of one call: thousands of messages that a producer gets wrong have one and the same.
+REASONS_LOGGED = 3
+
+log = structlog.get_logger(__name__)
 
 
-def process_journal_objects(
-    messages: Mapping[str, Iterable[Mapping[str, Any]]], *, scheduler: SchedulerBackend
-) -> None:
+def process_journal_objects(messages: Mapping[str, Iterable[Mapping[str, Any]]], *, scheduler: SchedulerBackend) -> int:
     """Record what the journal says about visits, as ``SchedulerBackend.record_visit_outcomes`` does.
 
     ``messages`` is ``{"origin_visit_status": [{"origin", "type", "date", "status", "snapshot", …}]}``; date is a
-    datetime with a time zone, snapshot the bytes of an identifier or None, other keys are left alone. Another type
-    of message, or a message without one of the keys, raises ``InvalidArgument`` and nothing is written.
+    datetime with a time zone, snapshot the bytes of an identifier or None, other keys are left alone. A message that
+    can't be used, such as one without one of the keys, is skipped with a warning, and the others are recorded; answers
+    how many were skipped. Another type of message raises ``InvalidArgument`` and nothing is written.
     """
     for kind in messages:
         if kind != MESSAGE_TYPE:
-            raise InvalidArgument(argument="messages", reason=f"holds {MESSAGE_TYPE} alone", value=repr(kind))
-    scheduler.record_visit_outcomes([_outcome(message) for message in messages.get(MESSAGE_TYPE, ())])
+            raise InvalidArgument(argument="messages", reason=f"holds {MESSAGE_TYPE} alone", value=shown(kind))
+    outcomes: list[VisitOutcome] = []
+    reasons: list[str] = []
+    for message in messages.get(MESSAGE_TYPE, ()):
+        try:
+            outcomes.append(_outcome(message))
+        except InvalidArgument as error:
+            reasons.append(str(error))
+    scheduler.record_visit_outcomes(outcomes)
+    if reasons:
+        log.warning(
+            "journal messages skipped",
+            skipped=len(reasons),
+            recorded=len(outcomes),
+            reasons=reasons[:REASONS_LOGGED],
+        )
+    return len(reasons)
 
 
-def _outcome(message: Mapping[str, Any]) -> VisitOutcome:
+def _outcome(message: Any) -> VisitOutcome:
+    if not isinstance(message, Mapping):
+        arguments.refuse(MESSAGE_TYPE, "must be a dict", message)
     for key in _KEYS:
         if key not in message:
-            raise InvalidArgument(argument=MESSAGE_TYPE, reason=f"{key} is missing", value=sorted(message))
-    try:
-        return VisitOutcome(
-            url=message["origin"],
-            visit_type=message["type"],
-            date=message["date"],
-            status=message["status"],
-            snapshot=message["snapshot"],
-        )
-    except (TypeError, ValueError) as error:
-        raise InvalidArgument(argument=MESSAGE_TYPE, reason=str(error), value=repr(message["origin"])) from error
+            arguments.refuse(MESSAGE_TYPE, f"{key} is missing", list(message))
+    snapshot = message["snapshot"]
+    if snapshot is not None and not isinstance(snapshot, bytes):
+        arguments.refuse("snapshot", "must be bytes", snapshot)
+    outcome = VisitOutcome(
+        url=message["origin"],
+        visit_type=message["type"],
+        date=arguments.moment("date", message["date"]),
+        status=message["status"],
+        snapshot=snapshot,
+    )
+    check(outcome)
+    return outcome

@@ -29,7 +29,7 @@ _sql = Queries("origins")
 def record(conn: Connection, outcomes: Sequence[VisitOutcome], random: Random) -> None:
     """Apply outcomes, those of one origin in order of their dates; what is not newer than its last visit is ignored."""
     for outcome in outcomes:
-        _check(outcome)
+        check(outcome)
     ended = sorted(
         (outcome for outcome in outcomes if outcome.status not in ("created", "ongoing")),
         key=attrgetter("url", "visit_type", "date"),
@@ -113,7 +113,8 @@ def _status(outcome: VisitOutcome) -> LastVisitStatus:
     return LastVisitStatus.successful
 
 
-def _check(outcome: object) -> None:
+def check(outcome: object) -> None:
+    """Raise ``InvalidArgument`` unless it is an outcome that can be recorded."""
     if not isinstance(outcome, VisitOutcome):
         arguments.refuse("outcomes", "must hold VisitOutcome objects", outcome)
     arguments.url("url", outcome.url)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+import structlog
 
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.exc import InvalidArgument
 from swh_sched_runner.journal_client import process_journal_objects
 from swh_sched_runner.model import LastVisitStatus
 from tests.support.origins import NOW, url_of
+
+HOURS = timedelta(hours=14)
 
 
 def a_message(number: int = 0, **more: Any) -> dict[str, Any]:
@@ -48,20 +51,53 @@ def test_other_types_of_messages_are_refused_and_nothing_is_written(backend: Sch
     assert backend.origin_visit_stats_get([(url_of(0), "git")]) == []
 
 
-def test_a_message_that_says_too_little_or_nonsense_is_refused(backend: SchedulerBackend) -> None:
-    short = a_message(1)
-    del short["snapshot"]
-    wrong = [
-        (short, "snapshot is missing"),
-        (a_message(1, date="2026-01-01"), "date"),
-        (a_message(1, date=NOW.replace(tzinfo=None)), "date"),
-        (a_message(1, snapshot="abc"), "snapshot"),
-        (a_message(1, status="great"), "status"),
-        (a_message(1, type=None), "visit_type"),
-    ]
+def unusable() -> dict[str, Any]:
+    """Messages that no outcome can be made of, and what is wrong with each."""
+    short = {key: a_message(1) for key in ("origin", "type", "date", "status", "snapshot")}
+    for key, message in short.items():
+        del message[key]
+    return {f"{key} is missing": message for key, message in short.items()} | {
+        "must be a dict": "text",
+        "date: must be a datetime": a_message(1, date="2026-01-01"),
+        "date: must be a datetime with a time zone": a_message(1, date=NOW.replace(tzinfo=None)),
+        "date: must lie in the years 1 to 9999": a_message(1, date=datetime.min.replace(tzinfo=timezone(HOURS))),
+        "snapshot": a_message(1, snapshot="abc"),
+        "status: must be one of": a_message(1, status="great"),
+        "status: must be": a_message(1, status=[]),
+        "visit_type": a_message(1, type=None),
+        "url: must be text": a_message(1, origin="\ud800"),
+        "url: must be at most": a_message(1, origin="https://" + "x" * 3_000),
+        "date: must": a_message(1, date=nested(5_000)),
+        "url": a_message(1, origin=nested(5_000)),
+    }
 
-    for message, named in wrong:
-        with pytest.raises(InvalidArgument, match=named):
-            process_journal_objects({"origin_visit_status": [a_message(), message]}, scheduler=backend)
 
-    assert backend.origin_visit_stats_get([(url_of(0), "git")]) == []
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("reason", unusable())
+def test_a_message_that_can_not_be_used_is_skipped_and_its_neighbours_are_recorded(
+    backend: SchedulerBackend, reason: str
+) -> None:
+    messages = [a_message(), unusable()[reason], a_message(2)]
+
+    with structlog.testing.capture_logs() as logs:
+        skipped = process_journal_objects({"origin_visit_status": messages}, scheduler=backend)
+
+    assert skipped == 1
+    assert len(backend.origin_visit_stats_get([(url_of(0), "git"), (url_of(2), "git")])) == 2
+    [line] = logs
+    assert (line["log_level"], line["skipped"], line["recorded"]) == ("warning", 1, 2)
+    assert reason in line["reasons"][0]
+
+
+def test_many_messages_that_can_not_be_used_are_one_line_of_the_log(backend: SchedulerBackend) -> None:
+    with structlog.testing.capture_logs() as logs:
+        skipped = process_journal_objects({"origin_visit_status": [{}] * 1_000}, scheduler=backend)
+
+    assert skipped == 1_000
+    assert [(line["skipped"], len(line["reasons"])) for line in logs] == [(1_000, 3)]

@@ -103,8 +103,8 @@ bench/.peer/.made: | venv
 	@CI=true $(BIN)/python -m tests.support.old_program
 
 .PHONY: bench-create
-bench-create: venv bench/.peer/.made  ## measure bulk creation beside the peer; whole with FULL=1
-	$(BIN)/python -m bench.create $(if $(FULL),--rows 100000)
+bench-create: venv bench/.peer/.made  ## measure bulk creation beside the peer; whole with FULL=1, into the docs with WRITE=1
+	$(BIN)/python -m bench.create $(if $(FULL),--full) $(if $(WRITE),--write)
 
 $(VENV)/.bench: $(VENV)/.made
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

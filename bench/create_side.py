@@ -28,12 +28,13 @@ class Side:
     id_of: Callable[[Any], int]
     origin: Callable[..., Any]
     stats: Callable[..., Any]
+    successful: Any  # a LastVisitStatus
 
 
 def ours(url: str) -> Side:
     """This project."""
     from swh_sched_runner.backend import SchedulerBackend
-    from swh_sched_runner.model import ListedOrigin, OriginVisitStats
+    from swh_sched_runner.model import LastVisitStatus, ListedOrigin, OriginVisitStats
 
     def task(url: str, now: datetime, task_type: str = "bench") -> Any:
         return {
@@ -43,13 +44,15 @@ def ours(url: str) -> Side:
             "policy": "oneshot",
         }
 
-    return Side(SchedulerBackend(url), dict, task, lambda task: int(task["id"]), ListedOrigin, OriginVisitStats)
+    backend, successful = SchedulerBackend(url), LastVisitStatus.successful
+    return Side(backend, dict, task, lambda task: int(task["id"]), ListedOrigin, OriginVisitStats, successful)
 
 
 def peer(url: str) -> Side:
     """The package swh.scheduler."""
     from swh.scheduler import get_scheduler  # type: ignore[import-not-found]
     from swh.scheduler.model import (  # type: ignore[import-not-found]
+        LastVisitStatus,
         ListedOrigin,
         OriginVisitStats,
         Task,
@@ -62,8 +65,8 @@ def peer(url: str) -> Side:
             type=task_type, arguments=TaskArguments(args=[], kwargs={"url": url}), next_run=now, policy="oneshot"
         )
 
-    backend = get_scheduler("postgresql", db=url)
-    return Side(backend, TaskType, task, lambda task: int(task.id), ListedOrigin, OriginVisitStats)
+    backend, successful = get_scheduler("postgresql", db=url), LastVisitStatus.successful
+    return Side(backend, TaskType, task, lambda task: int(task.id), ListedOrigin, OriginVisitStats, successful)
 
 
 SIDES = {"ours": ours, "peer": peer}
@@ -126,6 +129,35 @@ def at_once(name: str, url: str, rows: int, run: int, now: datetime) -> float:
     return rows * CALLERS / (last - began)
 
 
+def visited(side: Side, urls: list[str], number: int, now: datetime) -> list[Any]:
+    """Statistics after so many successful visits, a day apart: each brings another moment, snapshot and place."""
+    moment = now + number * timedelta(days=1)
+    return [
+        side.stats(
+            url=url,
+            visit_type="git",
+            last_visit=moment,
+            last_successful=moment,
+            last_visit_status=side.successful,
+            last_snapshot=bytes([number]) * 20,
+            next_visit_queue_position=number * 86_400 + n,
+        )
+        for n, url in enumerate(urls)
+    ]
+
+
+def successful_visits(side: Side, lister_id: Any, urls: list[str], now: datetime) -> float:
+    """Rows per second of later visits that succeed; every second origin has a last_update, all were visited before."""
+    later = now + timedelta(days=9)
+    origins = [
+        side.origin(lister_id=lister_id, url=url, visit_type="git", last_update=later if n % 2 else None)
+        for n, url in enumerate(urls)
+    ]
+    in_batches(side.backend.record_listed_origins, origins)
+    in_batches(side.backend.origin_visit_stats_upsert, visited(side, urls, 1, now))
+    return in_batches(side.backend.origin_visit_stats_upsert, visited(side, urls, 2, now))
+
+
 def main(name: str, url: str, rows: int, run: int) -> dict[str, float]:
     """All works of one side."""
     now = datetime.now(UTC)
@@ -150,6 +182,7 @@ def main(name: str, url: str, rows: int, run: int) -> dict[str, float]:
         "stats unlisted, update": in_batches(upsert, unlisted),
         "stats listed, first": in_batches(upsert, before),
         "stats listed, update": in_batches(upsert, after),
+        "stats listed, successful visits": successful_visits(side, lister.id, urls, now),
     }
 
 

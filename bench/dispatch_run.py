@@ -7,6 +7,7 @@ stops when every message is in its queue and, on our side, confirmed: the ledger
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from bench.peer import ROOT, Servers
 from swh_sched_runner.broker.app import connect, create_app
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.config import BrokerSettings
+from swh_sched_runner.embedded import process
 
 LOOK_SECONDS = 0.01
 PATIENCE_SECONDS = 7_200.0
@@ -123,11 +125,13 @@ class Watched:
 
 @contextmanager
 def started(side: Side, name: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A runner on a database, until the block ends. What it logs is shown if the block fails."""
+    """A runner on a database, until the block or this process ends. What it logs is shown if the block fails."""
     command, environment = side.runner(side.url(name))
     path = side.servers.folder / f"{side.name}.log"
-    with path.open("wb") as log:
-        runner = subprocess.Popen(command, env=os.environ | environment, cwd=ROOT, stdout=log, stderr=log)
+    path.unlink(missing_ok=True)
+    runner = process.launch(
+        command, log=path, death_signal=signal.SIGKILL, environment=os.environ | environment, folder=ROOT
+    )
     try:
         yield runner
     except click.ClickException as error:

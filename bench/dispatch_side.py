@@ -16,7 +16,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from bench.peer import PEER, Servers, make_ours, make_peer, peer_config
 from swh_sched_runner.db import scratch
 
-# Above every number of tasks here. The peer then takes all that are ready in its first round, and never waits.
+# Above every number of tasks here. The peer then takes 10,000 of a type in each round, with its period between.
 UNREACHED = 100_000_000
 # The peer sends tasks whose names begin so to a queue of that name, others to Celery's default queue.
 BACKEND_NAME = "swh.bench.tasks.T{}"

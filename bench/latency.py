@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from bench.report import command, publish, table
 from swh_sched_runner.broker.app import create_app
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.config import BrokerSettings
+from swh_sched_runner.embedded import process
 
 Times = list[tuple[float, float]]
 SIDE = HERE / "latency_side.py"
@@ -40,10 +42,13 @@ def side_command(side: Side, work: str, samples: int, first: int) -> list[str]:
 
 @contextmanager
 def loaded(side: Side, first: int) -> Iterator[None]:
-    """A light load, until the block ends."""
-    environment = os.environ | {"PYTHONPATH": ""}
-    with (side.servers.folder / "load.log").open("wb") as log:
-        loading = subprocess.Popen(side_command(side, "load", 0, first), env=environment, stdout=log, stderr=log)
+    """A light load, until the block or this process ends."""
+    loading = process.launch(
+        side_command(side, "load", 0, first),
+        log=side.servers.folder / "load.log",
+        death_signal=signal.SIGKILL,
+        environment=os.environ | {"PYTHONPATH": ""},
+    )
     try:
         yield
         if loading.poll() is not None:

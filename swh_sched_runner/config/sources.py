@@ -20,7 +20,7 @@ from swh_sched_runner.exc import ConfigurationError
 PREFIX = "SWH_SCHED_RUNNER_"
 FILE_VARIABLE = f"{PREFIX}CONFIG"
 MOST_PARTS = 20  # of the name of a variable
-LARGEST_FILE = 10_000_000
+LARGEST_FILE = 1_000_000
 LARGEST_PASSWORD = 65_536
 SYSTEM_FILE = Path("/etc/swh-sched-runner/config.toml")
 

@@ -507,7 +507,7 @@ FILES: list[tuple[bytes, str]] = [
     (b"[" * 100_000, "is not TOML"),
     (b"a = " + b"[" * 100_000, "is not TOML"),
     (b"a = " + b"{a=" * 100_000, "is not TOML"),
-    (b"a." * 50_000 + b"a = 1", "unknown option a"),
+    (b"a." * 500 + b"a = 1", "unknown option a"),
     (b"[web]\nport = " + b"[" * 150 + b"]" * 150, "web.port must be a whole number"),
     (b"[web]\nport = " + b"9" * 5000, "is not TOML"),
     (b"[web]\nhost = 7", "web.host must be a string"),
@@ -521,8 +521,8 @@ FILES: list[tuple[bytes, str]] = [
     (b'[broker.transport_options]\na = [{"\\u0000" = 1}]', "broker.transport_options.a must be UTF-8 without NUL"),
     (b'[broker]\npriority_queue = "{backend_name:999999999999}"', "broker.priority_queue must hold"),
     (b'[broker]\npriority_queue = "{backend_name.__class__}"', "broker.priority_queue must hold"),
-    (b'[log]\nlevel = "' + b"x" * 1_000_000 + b'"', "log.level must be one of"),
-    (b"#" * 10_000_001, "is not TOML: it is larger than"),
+    (b'[log]\nlevel = "' + b"x" * 900_000 + b'"', "log.level must be one of"),
+    (b"#" * 1_000_001, "is not TOML: it is larger than"),
 ]
 
 
@@ -535,7 +535,7 @@ def test_a_file_of_rubbish_is_refused_in_one_sentence(content: bytes, said: str,
         load(file, {}, {})
 
     assert said in str(caught.value)
-    assert len(str(caught.value)) < 200_000 if content.startswith(b"a.") else len(str(caught.value)) < 1000
+    assert len(str(caught.value)) < 1000
     assert log_format(file, {"SWH_SCHED_RUNNER_LOG__FORMAT": "json"}, {}) == "json"
 
 

@@ -20,7 +20,9 @@ where lo.ctid >= cast(:first as tid) and lo.ctid < cast(:last as tid)
   and (s.url is null
        or (lo.visit_loaded, lo.visit_successful, lo.visit_last_successful, lo.visit_queue_position) is distinct from
           (s.last_snapshot is not null, s.last_visit_status is not distinct from 'successful',
-           s.last_successful, s.next_visit_queue_position));
+           case when lo.last_update >= timestamptz '10000-01-01 00:00:00+00' then null  -- as in mirror_stats
+                when s.last_successful >= timestamptz '0001-01-01 00:00:00+00' then s.last_successful end,
+           s.next_visit_queue_position));
 
 -- name: statistics
 -- Statistics that somebody wrote, and that are held for those of an origin that is listed and no more.

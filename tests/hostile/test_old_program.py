@@ -581,6 +581,20 @@ def test_moments_that_python_has_not_are_no_obstacle(database_url: str, engine: 
     assert found(engine) == {}
 
 
+def test_moments_that_no_index_holds_are_left_as_they_are(database_url: str, engine: Engine) -> None:
+    with SchedulerBackend(database_url) as backend:
+        lister = a_lister(backend)
+        backend.record_listed_origins([an_origin(lister, number) for number in range(3)])
+        backend.record_visit_outcomes([an_outcome(number) for number in range(3)])
+        execute(
+            engine,
+            "update listed_origins set last_update = 'infinity', visit_last_successful = null where url like '%0'",
+            "update origin_visit_stats set last_successful = '-infinity' where url like '%1'",
+            "update listed_origins set visit_last_successful = null where url like '%1'",
+        )
+    assert found(engine) == {}
+
+
 def test_many_rows_are_mended_a_page_at_a_time(database_url: str, engine: Engine) -> None:
     with SchedulerBackend(database_url) as backend:
         a_lister(backend)

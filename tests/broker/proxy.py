@@ -31,8 +31,8 @@ class Proxy:
         self._sockets: list[socket.socket] = []
         self._muted = threading.Event()
         self._drop = threading.Event()
-        # How many connections were forwarded; those with a lower number than the others are silent.
-        self.accepted, self._silent, self._unanswered = 0, 0, 0
+        # Connections with a lower number are silent.
+        self._accepted, self._silent, self._unanswered = 0, 0, 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def mute_answers(self) -> None:
@@ -48,9 +48,14 @@ class Proxy:
 
         New ones are forwarded.
         """
-        self._unanswered = self.accepted
+        self._unanswered = self._accepted
         if not only_answers:
-            self._silent = self.accepted
+            self._silent = self._accepted
+
+    @property
+    def accepted(self) -> int:
+        """How many connections were forwarded so far."""
+        return self._accepted
 
     def stop(self) -> None:
         """Cut all connections, take no more."""
@@ -86,7 +91,7 @@ class Proxy:
                 broker.close()
                 continue
             self._sockets += [client, broker]
-            number, self.accepted = self.accepted, self.accepted + 1
+            number, self._accepted = self._accepted, self._accepted + 1
             threading.Thread(target=self._forward, args=(client, broker, False, number), daemon=True).start()
             threading.Thread(target=self._forward, args=(broker, client, True, number), daemon=True).start()
 

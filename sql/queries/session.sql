@@ -1,16 +1,21 @@
 -- name: prepare
 -- What a new connection of the pool is set to. The code counts on UTC and on read committed; timeouts that the role, the
--- database or the connection string sets are left alone. On large tables the planner guesses high enough to have a grab
--- compiled: 40 ms, each time anew, for a statement of 30.
+-- database or the connection string sets are left alone, and the one in force is told. On large tables the planner guesses high enough to have a grab
+-- compiled: 40 ms, each time anew, for a statement of 30. A transaction whose client was cut off in silence would keep its
+-- locks from the one who tries again: it ends soon after its client has given up.
 select set_config('jit', 'off', false), set_config('timezone', 'UTC', false),
        set_config('intervalstyle', 'postgres', false),
        set_config('default_transaction_isolation', 'read committed', false),
        case when current_setting('lock_timeout') = '0' then set_config('lock_timeout', :lock_timeout, false) end,
-       case when current_setting('statement_timeout') = '0' then set_config('statement_timeout', :statement_timeout, false) end;
+       case when current_setting('statement_timeout') = '0' then set_config('statement_timeout', :statement_timeout, false) end,
+       case when current_setting('idle_in_transaction_session_timeout') = '0'
+            then set_config('idle_in_transaction_session_timeout', :idle_timeout, false) end,
+       extract(epoch from cast(current_setting('statement_timeout') as interval)) as statement_timeout_seconds;
 
 -- name: lift_timeouts
 -- For work that may take hours: upgrades wait for each other, and build indexes.
-select set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false);
+select set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false),
+       set_config('idle_in_transaction_session_timeout', '0', false);
 
 -- name: set_for_now
 -- Set a parameter until the transaction ends or somebody sets it again.

@@ -65,8 +65,9 @@ class SchedulerBackend:
     With the first two, up to ``max_pool_conns`` connections are opened and ``min_pool_conns`` are kept; when all are
     taken, callers wait. Each method is a transaction of its own; one that meets a transient error (a dropped
     connection, a deadlock, …) is tried again as a whole, five times at most. A statement waits 30 s for a lock, unless
-    the role, the database or ``db`` sets another lock_timeout. Threads may share a backend, and a process that is
-    forked may go on using it.
+    the role, the database or ``db`` sets another lock_timeout. Where one of them sets statement_timeout, a connection
+    that gives no answer is given up soon after it. Threads may share a backend, and a process that is forked may go on
+    using it.
 
     On an open connection each method is part of the caller's transaction: nothing is committed, rolled back or closed
     for the caller, an error of ours takes back that one call alone (by a savepoint), and nothing is tried again. If the

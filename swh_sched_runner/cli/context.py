@@ -20,6 +20,11 @@ from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.embedded import directory
 from swh_sched_runner.exc import ConfigurationError, DataDirectoryRefused, InvalidArgument, NotRunning
 
+# So long each address of the database may take to let us in. Less than a service has to end in when it is told to stop.
+CONNECT_SECONDS = 6
+# A statement waits for a lock so much of its time at most: else it would be said to be slow, and not what it waits for.
+LOCK_SHARE = 0.5
+
 
 class Context:
     """The one place where a program is put together. ``flags`` are options by dotted name; None is not given."""
@@ -28,6 +33,7 @@ class Context:
         self._file = file
         self._environ = environ
         self.flags = flags
+        self.takes_time = False  # a command sets it whose statements may take hours, before it asks for the database
 
     @cached_property
     def settings(self) -> Settings:
@@ -64,13 +70,18 @@ class Context:
         except InvalidArgument as error:
             option = "database.options" if error.facts["argument"] == "options" else "database.url"
             raise ConfigurationError(reason=f"{option} {error.facts['reason']}") from error
+        statement, lock = settings.statement_timeout_seconds, settings.lock_timeout_seconds
+        if self.takes_time:
+            statement = None
+        if statement is not None and lock is not None:
+            lock = min(lock, statement * LOCK_SHARE)
         engine = create_engine(
             url,
             settings.min_pool_conns,
             settings.max_pool_conns,
-            lock_timeout_seconds=settings.lock_timeout_seconds,
-            statement_timeout_seconds=settings.statement_timeout_seconds,
-            **options,
+            lock_timeout_seconds=lock,
+            statement_timeout_seconds=statement,
+            **({"connect_timeout": CONNECT_SECONDS} | options),
         )
         return Database(engine)
 

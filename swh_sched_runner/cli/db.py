@@ -17,8 +17,10 @@ from swh_sched_runner.exc import AdoptionStopped
 
 
 @click.group()
-def db() -> None:
+@click.pass_obj
+def db(context: Context) -> None:
     """Create the schema, bring it up to date, take over a database, check its rows."""
+    context.takes_time = True
 
 
 @db.command()

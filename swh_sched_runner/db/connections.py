@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,12 +20,18 @@ from sqlalchemy.dialects.postgresql import psycopg2 as dialect
 from sqlalchemy.pool import QueuePool
 
 from swh_sched_runner.config import urls
+from swh_sched_runner.db.deadline import Guarded, NoAnswer, watchdog
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.db.values import INTERVAL, JSON, MOMENT
 from swh_sched_runner.exc import InvalidArgument
 
 # Longer than any transaction of ours, short enough that somebody learns of a lock that was left behind.
 LOCK_TIMEOUT_SECONDS = 30.0
+
+# The server is to end a statement itself: who waits for that gives it a quarter more time, within these bounds.
+LEAST_GRACE_SECONDS, MOST_GRACE_SECONDS = 1.0, 5.0
+# libpq knows no less. For each address, when the process is to stop.
+HASTY_CONNECT_SECONDS = 2
 
 # A peer that vanished without a word is noticed within 10 s at both ends (libpq 12 or newer; not on socket files).
 DEFAULTS: dict[str, Any] = {
@@ -100,15 +108,14 @@ def connect(
     lock_timeout_seconds: float | None = None,
     statement_timeout_seconds: float | None = None,
     **connect_args: Any,
-) -> driver.connection:
-    """A plain psycopg2 connection in UTC. ``db`` is a libpq connection string or a postgresql:// URL.
+) -> Guarded:
+    """A psycopg2 connection in UTC. ``db`` is a libpq connection string or a postgresql:// URL.
 
-    A timeout is set where the role, the database and the connection string set none.
+    A timeout is set where the role, the database and the connection string set none; a transaction idles little longer
+    than a statement may take. Where a statement may take only so long, in whichever of these ways, an answer is waited
+    for a little longer; then ``NoAnswer`` is raised.
     """
-    found = dsn(db, **connect_args)
-    given = driver.parse_dsn(found)
-    arguments = {key: value for key, value in (DEFAULTS | connect_args).items() if key not in given}
-    conn: driver.connection = psycopg2.connect(found, **arguments)
+    conn = _open(dsn(db, **connect_args), connect_args)
     try:
         conn.autocommit = True
         with conn.cursor() as cursor:
@@ -117,13 +124,45 @@ def connect(
                 {
                     "lock_timeout": _milliseconds(lock_timeout_seconds),
                     "statement_timeout": _milliseconds(statement_timeout_seconds),
+                    # Later than the client gives up: it is to say why.
+                    "idle_timeout": _milliseconds(
+                        statement_timeout_seconds and _patience(statement_timeout_seconds) + 1
+                    ),
                 },
             )
+            *_, limit = cursor.fetchone() or (0,)
         conn.autocommit = False
+        conn.patience_seconds = _patience(float(limit))
     except BaseException:
         conn.close()
         raise
     return conn
+
+
+def _open(found: str, connect_args: dict[str, Any]) -> Guarded:
+    given = driver.parse_dsn(found)
+    arguments = {key: value for key, value in (DEFAULTS | connect_args).items() if key not in given}
+    if watchdog.stopping:
+        arguments["connect_timeout"] = HASTY_CONNECT_SECONDS
+    patience = float((given | arguments)["connect_timeout"]) or math.inf
+    started = time.monotonic()
+    try:
+        conn: Guarded = psycopg2.connect(found, connection_factory=Guarded, **arguments)
+    except psycopg2.OperationalError as error:
+        if time.monotonic() - started < patience:
+            raise
+        watchdog.silent()
+        raise NoAnswer(str(error)) from error
+    conn.patience_seconds = patience
+    return conn
+
+
+def _patience(statement_timeout_seconds: float) -> float:
+    """How long an answer is waited for where the server ends a statement after so long; 0 is never."""
+    if not statement_timeout_seconds:
+        return math.inf
+    grace = statement_timeout_seconds / 4
+    return statement_timeout_seconds + min(max(grace, LEAST_GRACE_SECONDS), MOST_GRACE_SECONDS)
 
 
 def create_engine(
@@ -165,7 +204,14 @@ def unhurried(engine: Engine) -> Iterator[Connection]:
         conn.detach()
         conn.execute(_sql.lift_timeouts)
         conn.commit()
+        take_time(conn)
         yield conn
+
+
+def take_time(conn: Connection) -> None:
+    """Wait for this connection's answers without an end: its timeouts were lifted, and it won't go back to a pool."""
+    session: Any = conn.connection.dbapi_connection
+    session.patience_seconds = None
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

@@ -12,6 +12,7 @@ import tenacity
 from sqlalchemy import Connection, Engine
 
 from swh_sched_runner.db.connections import connect, create_engine
+from swh_sched_runner.db.deadline import NoAnswer
 from swh_sched_runner.db.sqlstate import Meaning, meaning
 from swh_sched_runner.exc import (
     DatabaseUnavailable,
@@ -37,8 +38,9 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _is_worth_a_try(error: BaseException) -> bool:
-    # After lock_timeout the patience that somebody set is used up.
-    return is_transient(error) and _meaning(error) is not Meaning.LOCK
+    # After lock_timeout the patience that somebody set is used up, and so it is where no answer came.
+    silent = isinstance(error, sqlalchemy.exc.DBAPIError) and isinstance(error.orig, NoAnswer)
+    return is_transient(error) and _meaning(error) is not Meaning.LOCK and not silent
 
 
 def _meaning(error: BaseException) -> Meaning | None:

@@ -12,6 +12,7 @@ from types import FrameType
 
 import structlog
 
+from swh_sched_runner.db.deadline import watchdog
 from swh_sched_runner.exc import ConfigurationError, SchedulerException, ServiceInTrouble
 from swh_sched_runner.services.service import Pulse, Service
 
@@ -108,10 +109,11 @@ class Supervisor:
             notify("STATUS=" + "; ".join(f"{name}: {pulse.status}" for name, pulse in self._pulses.items()))
         log.info("stopping", reason="told to stop, finishing what is in hand")
         notify("STOPPING=1")
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(period)
-                notify("WATCHDOG=1")
+        with watchdog.hurried():  # an answer of the database that may never come is not worth waiting for
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(period)
+                    notify("WATCHDOG=1")
 
     def _tend_servers(self) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import ssl
 import threading
@@ -32,7 +33,11 @@ class Proxy:
         self._muted = threading.Event()
         self._drop = threading.Event()
         # Connections with a lower number are silent.
-        self._accepted, self._silent, self._unanswered = 0, 0, 0
+        self._accepted = 0
+        self._silent: float = 0
+        self._unanswered: float = 0
+        self._held_back: bytes | None = None
+        self.lost = 0  # how often somebody said something that was not forwarded
         threading.Thread(target=self._accept, daemon=True).start()
 
     def mute_answers(self) -> None:
@@ -43,14 +48,22 @@ class Proxy:
         """Cut a connection when the broker next says something on it, and swallow that."""
         self._drop.set()
 
-    def silence(self, *, only_answers: bool = False) -> None:
+    def silence(self, *, only_answers: bool = False, new_ones: bool = False) -> None:
         """Lose all, or all answers, of the connections that there are: each side believes that the other one lives.
 
-        New ones are forwarded.
+        New ones are forwarded, unless they are to be as silent, until ``speak``.
         """
-        self._unanswered = self._accepted
+        self._unanswered = math.inf if new_ones else self._accepted
         if not only_answers:
-            self._silent = self._accepted
+            self._silent = self._unanswered
+
+    def speak(self) -> None:
+        """Forward new connections again; those that are silent stay so."""
+        self.silence()
+
+    def hold_back(self, word: bytes) -> None:
+        """Lose whatever of the clients has this word in it."""
+        self._held_back = word
 
     @property
     def accepted(self) -> int:
@@ -101,7 +114,10 @@ class Proxy:
                 if answers and self._drop.is_set():
                     self._drop.clear()
                     break
-                if not (answers and self._muted.is_set()) and not self._lost(answers, number):
+                held_back = self._held_back is not None and not answers and self._held_back in data
+                if held_back or self._lost(answers, number):
+                    self.lost += 1
+                elif not (answers and self._muted.is_set()):
                     sink.sendall(data)
         if self._lost(answers, number):
             return  # an end is lost as well

@@ -20,6 +20,7 @@ from swh_sched_runner.db.adopt import picture, steps, survey
 from swh_sched_runner.db.adopt.picture import Expected
 from swh_sched_runner.db.adopt.steps import Step
 from swh_sched_runner.db.adopt.survey import Finding
+from swh_sched_runner.db.connections import take_time, unhurried
 from swh_sched_runner.db.engine import is_transient, translate
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import AdoptionRefused, AdoptionStopped
@@ -80,7 +81,7 @@ def examine(engine: Engine, *, rename_duplicates: bool = False) -> Plan:
     Reads the tables of tasks and runs from end to end.
     """
     try:
-        with engine.connect() as conn:
+        with unhurried(engine) as conn:
             return _examine(conn, rename_duplicates)[0]
     except sqlalchemy.exc.DBAPIError as error:
         raise translate(error) from error.orig
@@ -95,6 +96,7 @@ def adopt(engine: Engine, *, rename_duplicates: bool = False, show: Callable[[Pl
     try:
         with migrate.only_one(engine) as conn:
             conn.execute(_sql.prepare_session)
+            take_time(conn)
             session = _Session(conn)
             try:
                 plan, expected = session.run(lambda conn: _examine(conn, rename_duplicates))

@@ -132,6 +132,7 @@ def connect(
             )
             *_, limit = cursor.fetchone() or (0,)
         conn.autocommit = False
+        conn.opening = _plain(_sql.pin) + "\n"
         conn.patience_seconds = _patience(float(limit))
     except BaseException:
         conn.close()

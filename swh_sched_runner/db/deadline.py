@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import psycopg2
 import psycopg2.extensions as driver
+from psycopg2.sql import Composable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -150,6 +151,10 @@ class Guarded(driver.connection):
     """
 
     patience_seconds: float | None = math.inf
+    # What is sent with the first statement of each transaction, on the same trip; with each one outside of transactions
+    # where ``opens_each`` is set.
+    opening = ""
+    opens_each = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -194,8 +199,18 @@ class Guarded(driver.connection):
 class _Cursor(driver.cursor):
     connection: Guarded
 
-    def execute(self, query: Any, vars: Any = None) -> None:
+    def execute(self, query: str | bytes | Composable, vars: Any = None) -> None:
+        if opening := self._opening():
+            text = query.as_string(self) if isinstance(query, Composable) else query
+            query = opening.encode() + text if isinstance(text, bytes) else opening + text
         self.connection.guard(super().execute, query, vars)
 
-    def executemany(self, query: Any, vars_list: Any) -> None:
+    def executemany(self, query: str | bytes | Composable, vars_list: Any) -> None:
+        if opening := self._opening():  # on a trip of its own: once, not with each of them
+            self.connection.guard(super().execute, opening)
         self.connection.guard(super().executemany, query, vars_list)
+
+    def _opening(self) -> str:
+        conn = self.connection
+        begins = conn.status == driver.STATUS_READY and (conn.opens_each or not conn.autocommit)
+        return conn.opening if begins else ""

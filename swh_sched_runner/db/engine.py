@@ -133,10 +133,11 @@ class Database:
         with self.engine.connect() as conn:
             session: Any = conn.connection.dbapi_connection
             # SQLAlchemy's option for this costs a round trip: the driver resets the isolation level afterwards.
-            session.autocommit = True
+            session.autocommit = session.opens_each = True
             try:
                 return work(conn, *args, **kwargs)
             finally:
+                session.opens_each = False
                 if not session.closed:
                     session.autocommit = False
 

@@ -93,13 +93,14 @@ class Lent:
     @contextmanager
     def _call(self, conn: Connection) -> Iterator[None]:
         own = self._needs_transaction()
-        conn.execute(_sql.begin if own else _sql.open_savepoint)
+        opened = conn.execute(_sql.begin if own else _sql.open_savepoint)
         try:
+            path = None if own else opened.scalar_one()
             before = self._adjust(conn)
             yield
             if not own:
                 _set(conn, before)
-                conn.execute(_sql.release_savepoint)
+                conn.execute(_sql.release_savepoint, {"search_path": path})
         except BaseException:
             with suppress(sqlalchemy.exc.SQLAlchemyError):  # the connection is gone, and this call with it
                 conn.execute(_sql.rollback if own else _sql.return_to_savepoint)

@@ -129,6 +129,8 @@ def as_sql(version: str | None = None) -> str:
     if version is not None:
         _refuse_unknown(version)
     output = io.StringIO()
+    if pending(version):
+        output.write(f"{Queries('session').pin_session}\n\n")
     _run(version, as_sql=True, url="postgresql+psycopg2://", output_buffer=output)
     return output.getvalue()
 

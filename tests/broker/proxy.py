@@ -118,12 +118,16 @@ class Proxy:
                 if held_back or self._lost(answers, number):
                     self.lost += 1
                 elif not (answers and self._muted.is_set()):
-                    sink.sendall(data)
+                    sink.sendall(self.answer(data) if answers else data)
         if self._lost(answers, number):
             return  # an end is lost as well
         for each in (source, sink):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+
+    def answer(self, data: bytes) -> bytes:
+        """What is forwarded for what the server said."""
+        return data
 
     def _lost(self, answers: bool, number: int) -> bool:
         return number < (self._unanswered if answers else self._silent)

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import psycopg2
 import psycopg2.extensions
@@ -275,12 +274,7 @@ def test_a_session_that_ends_during_commit_is_not_tried_again(database: Database
 
 
 def test_a_commit_whose_answer_was_lost_took_effect_once(database_url: str, database: Database) -> None:
-    parts = urlsplit(database_url)
-    query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-    if parts.hostname or not query.get("host", "").startswith("/"):
-        proxy = Proxy(database_url)
-    else:
-        proxy = Proxy(f"postgresql+socket://{query['host']}/.s.PGSQL.{query.get('port', 5432)}")
+    proxy = Proxy(databases.proxied(database_url))
     dsn = psycopg2.extensions.make_dsn(database_url, host="127.0.0.1", port=proxy.port)
     far = Database(create_engine(dsn))
     far.run(lambda conn: conn.execute(text("create table counted (n int)")))

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import psycopg2.extensions
 import pytest
@@ -26,6 +25,7 @@ from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.exc import DatabaseUnavailable, OwnershipLost
 from swh_sched_runner.model import ListedOrigin
 from tests.broker.proxy import Proxy
+from tests.support import databases
 from tests.support.programs import Programs, terminate
 from tests.support.samples import NOW, a_task, a_type
 from tests.support.wait import until
@@ -37,12 +37,7 @@ STATEMENT_SECONDS, PATIENCE_SECONDS = 0.4, 2.0
 
 @pytest.fixture
 def proxy(database_url: str) -> Iterator[Proxy]:
-    parts = urlsplit(database_url)
-    query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-    if query.get("host", "").startswith("/"):
-        proxy = Proxy(f"x+socket://{query['host']}/.s.PGSQL.{query.get('port', 5432)}")
-    else:
-        proxy = Proxy(database_url)
+    proxy = Proxy(databases.proxied(database_url))
     yield proxy
     proxy.stop()
 

@@ -116,7 +116,7 @@ def _tables(seen: Picture, expected: Expected) -> Iterator[str]:
         if not table.owned:
             yield f"table {name} belongs to another role, only its owner may change it"
         if not table.here:
-            yield f"table {name} lies in schema {table.schema}, new ones would not: put that first into the search_path"
+            yield f"table {name} lies in schema {table.schema}, not in public"
         if (key := seen.primary_key(name)) != (wanted := expected.wanted.primary_key(name)):
             yield f"the primary key of {name} is ({', '.join(key)}) instead of ({', '.join(wanted)})"
 

@@ -45,6 +45,10 @@ class AmqpPublisher:
             with self.link.guard():
                 self.channel = self.link.channel()
                 self.channel.confirm_select()
+                # Kept: py-amqp forgets them when the connection is cut, and what can't be packed then looks like a
+                # message that can't be sent.
+                self.channel_id = int(self.channel.channel_id)
+                self.frame_max = int(self.link.connection.frame_max)
         except BaseException:
             self.link.close()
             raise
@@ -76,6 +80,8 @@ class AmqpPublisher:
             # A connection that breaks here drops the lock as well; the next use says so.
             with contextlib.suppress(BrokerUnavailable):
                 self.link.drop(lock)
+        else:  # maybe for a message that is larger than the broker takes
+            self.limit.learn(self.link.broken)
 
     def take_confirms(self, enough: Callable[[], bool]) -> None:
         """Wait until ``enough``; a broker that stays silent too long is given up. Raises ``BrokerUnavailable``."""
@@ -114,10 +120,6 @@ class AmqpPublisher:
             self._templates[name] = Template(self.app, name, self.limit)
         return self._templates[name]
 
-    def broke_off(self, error: BrokerUnavailable) -> None:
-        """The connection broke; it may be for a message that is larger than the broker takes."""
-        self.limit.learn(str(error))
-
 
 class AmqpFiller:
     """See ``publish.Filler``."""
@@ -152,16 +154,13 @@ class AmqpFiller:
         try:
             self._write(messages, sent, still_owner)
         except BrokerUnavailable as error:
-            self._publisher.broke_off(error)
             log.warning("sending broke off", queue=self._queue, reason=str(error))
         return sent
 
     def settle(self, sent: Sent) -> None:
         """See ``publish.Filler.settle``."""
-        try:
+        with contextlib.suppress(BrokerUnavailable):
             self._publisher.take_confirms(lambda: sent.done)
-        except BrokerUnavailable as error:
-            self._publisher.broke_off(error)
         if not sent.done:
             sent.give_up()
 
@@ -169,7 +168,7 @@ class AmqpFiller:
         confirms, at = self._publisher.confirms, 0
         while at < len(messages) and self._link.blocked is None:
             still_owner()
-            self._link.require()  # a template of a closed channel can't be made
+            self._link.require()
             parts: list[bytes] = []
             size = 0
             while at < len(messages) and len(parts) < CHUNK_MESSAGES and size < CHUNK_BYTES:
@@ -190,11 +189,9 @@ class AmqpFiller:
 
     def _template(self, name: str) -> AmqpTemplate:
         if name not in self._templates:
+            publisher = self._publisher
             self._templates[name] = AmqpTemplate(
-                self._publisher.template(name),
-                self._publisher.channel.channel_id,
-                self._queue,
-                self._link.connection.frame_max,
+                publisher.template(name), publisher.channel_id, self._queue, publisher.frame_max
             )
         return self._templates[name]
 

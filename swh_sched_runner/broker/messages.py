@@ -17,15 +17,21 @@ from amqp.basic_message import Message as AmqpMessage
 from amqp.serialization import dumps
 from celery import Celery
 
-from swh_sched_runner.config.settings import MAX_ARGUMENTS_BYTES
+from swh_sched_runner.config.settings import MAX_ARGUMENTS_BYTES, MAX_ARGUMENTS_DEPTH
 from swh_sched_runner.exc import MessageUnsendable
 
 # Longer arguments are shown cut off, as Celery does; the body has them whole.
 SHOWN_CHARACTERS = 1024
 # What a body has around the arguments.
 ENVELOPE_BYTES = 1_024
+# What a payload of Redis has around its body, which is base64: headers with two shown texts, properties, names.
+AROUND_BASE64_BYTES = 32_768
 # How a broker says that a message is too large (RabbitMQ, when it closes the channel for it).
 _TOO_LARGE = re.compile(r"message size \d+ .*?max size (\d+)")
+# To count how deep JSON is nested: strings go, brackets stay, all of one kind.
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_ALIKE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 # What building a message may raise: its arguments may have been written into the table by others.
 REFUSALS = (MessageUnsendable, msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError, struct.error)
 PERSISTENT = 2
@@ -48,22 +54,36 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class SizeLimit:
-    """How large the body of a message may be: as configured, or less once a broker has said so."""
+    """How large and how deep the body of a message may be: as configured, or less once a broker has said so."""
 
-    def __init__(self, arguments_bytes: int = MAX_ARGUMENTS_BYTES) -> None:
-        """``arguments_bytes`` is what the arguments of a task may take."""
+    def __init__(self, arguments_bytes: int = MAX_ARGUMENTS_BYTES, arguments_depth: int = MAX_ARGUMENTS_DEPTH) -> None:
+        """What the arguments of a task may take, and how deep they may be nested."""
         self.bytes = arguments_bytes + ENVELOPE_BYTES
+        self._depth = arguments_depth
 
     def learn(self, reason: str) -> None:
         """Take the limit from what a broker says when it refuses a message for its size."""
         if found := _TOO_LARGE.search(reason):
-            self.bytes = min(self.bytes, int(found[1]))
+            self.lower(int(found[1]))
+
+    def lower(self, size: int) -> None:
+        """A broker takes no body of more than ``size`` bytes."""
+        self.bytes = min(self.bytes, size)
 
     def check(self, body: bytes) -> bytes:
-        """``body``; raises ``MessageUnsendable`` if it is too large."""
+        """``body``; raises ``MessageUnsendable`` if it is too large, or nested deeper than workers are sure to read."""
         if len(body) > self.bytes:
             raise MessageUnsendable(reason=f"its body of {len(body)} bytes is larger than the {self.bytes} allowed")
+        if body.count(b"[") + body.count(b"{") > self._depth and _is_deeper(body, self._depth):
+            raise MessageUnsendable(reason=f"its arguments are nested deeper than the {self._depth} allowed")
         return body
+
+
+def _is_deeper(json: bytes, depth: int) -> bool:
+    brackets = _STRINGS.sub(b"", json).translate(_ALIKE, _NO_BRACKETS)
+    for _ in range(depth):  # each pass takes the innermost level away
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
 
 
 def refused(error: Exception) -> str:
@@ -179,6 +199,11 @@ def _table(items: dict[str, Any]) -> bytes:
     """The inside of an AMQP table, without its length."""
     encoded: bytes = dumps("F", (items,))
     return encoded[4:]
+
+
+def largest_body(longest_string: int) -> int:
+    """How large a body may be whose ``redis_payload`` is no longer than that."""
+    return max(0, longest_string - AROUND_BASE64_BYTES) * 3 // 4
 
 
 def redis_payload(template: Template, message: Message, queue: str) -> bytes:

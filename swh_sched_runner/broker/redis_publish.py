@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 from celery import Celery
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
 
 from swh_sched_runner.broker import redis_link
 from swh_sched_runner.broker.app import reason_of
-from swh_sched_runner.broker.messages import REFUSALS, Message, SizeLimit, Template, redis_payload, refused
+from swh_sched_runner.broker.messages import (
+    REFUSALS,
+    Message,
+    SizeLimit,
+    Template,
+    largest_body,
+    redis_payload,
+    refused,
+)
 from swh_sched_runner.broker.redis_link import RedisLink
 from swh_sched_runner.broker.sent import Sent
-from swh_sched_runner.exc import OwnershipLost
+from swh_sched_runner.exc import BrokerUnavailable, MessageUnsendable, OwnershipLost
 
 FENCE_KEY = "swh-sched-runner.gone."
 FILL_KEY = "swh-sched-runner.fill."
+# So many messages, or bytes, in one command; what is larger goes alone, so that it takes no other message with it.
 CHUNK_MESSAGES = 200
+CHUNK_BYTES = 262_144
+# The longest string that a server takes. At a longer one it cuts the connection.
+LONGEST_STRING = "proto-max-bulk-len"
+# So often at the same message, by a server that answers otherwise, means that it takes this message never.
+CUTS = 2
 # The script holds the bound, the lock only keeps two runners from grabbing for the same room: when a runner died,
 # its queues wait for so long.
 FILL_MILLISECONDS = 10_000
@@ -66,12 +82,31 @@ class RedisPublisher:
         self.push = self.link.client.register_script(PUSH)
         self._unlock = self.link.client.register_script(UNLOCK)
         self._templates: dict[str, Template] = {}
+        self._cuts: Counter[str] = Counter()
         self._next_check = 0.0
         with self.link.guard():
             fenced = self.link.client.exists(self.fence(owner))
         if fenced:
             self.close()
             raise OwnershipLost(owner=owner)
+        self._learn_limit()
+
+    def _learn_limit(self) -> None:
+        with self.link.guard(), contextlib.suppress(ResponseError):  # some let nobody read it
+            longest = self.link.client.config_get(LONGEST_STRING).get(LONGEST_STRING)
+            if longest is not None:
+                self.limit.lower(largest_body(int(longest)))
+
+    def cut_at(self, message: str, size: int, error: Exception) -> str | None:
+        """The connection broke when a message was sent alone; why it never can be, None if that is not certain."""
+        with self.link.guard():
+            self.link.client.ping()
+        self._cuts[message] += 1
+        if self._cuts[message] < CUTS:
+            return None
+        del self._cuts[message]
+        reason = f"its {size} bytes make the broker cut the connection ({reason_of(error)})"
+        return str(MessageUnsendable(reason=reason))
 
     def fence(self, owner: int) -> str:
         """The key whose presence bars an owner."""
@@ -143,34 +178,56 @@ class RedisFiller:
     def write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> Sent:
         """See ``publish.Filler.write``: the answers of the script are the confirms."""
         sent = Sent(len(messages))
-        for at in range(0, len(messages), CHUNK_MESSAGES):
+        for chunk in self._chunks(messages, sent):
             still_owner()
-            payloads = self._payloads(messages[at : at + CHUNK_MESSAGES], sent)
             try:
-                pushed = self._push(list(payloads.values()))
+                pushed = self._push(list(chunk.values()))
             except (RedisError, OSError) as error:
                 confirmed = len(sent.confirmed)
                 log.warning("sending broke off", queue=self._queue, confirmed=confirmed, reason=reason_of(error))
+                if self._was_cut(chunk, sent, error):
+                    continue
                 break
             if pushed < 0:
                 raise OwnershipLost(owner=self._publisher.owner)
-            sent.confirmed.update(list(payloads)[:pushed])
-            if pushed < len(payloads):
+            sent.confirmed.update(list(chunk)[:pushed])
+            if pushed < len(chunk):
                 break
         return sent
 
     def settle(self, sent: Sent) -> None:
         """See ``publish.Filler.settle``: all was said when it was written."""
 
-    def _payloads(self, chunk: Sequence[Message], sent: Sent) -> dict[str, bytes]:
-        """The messages as Redis takes them, by id; what can't be sent is noted."""
-        payloads = {}
-        for message in chunk:
+    def _chunks(self, messages: Sequence[Message], sent: Sent) -> Iterator[dict[str, bytes]]:
+        """The messages as Redis takes them, by id, a command at a time; what can't be sent is noted."""
+        chunk: dict[str, bytes] = {}
+        size = 0
+        for message in messages:
             try:
-                payloads[message.id] = redis_payload(self._publisher.template(message.name), message, self._queue)
+                payload = redis_payload(self._publisher.template(message.name), message, self._queue)
             except REFUSALS as error:
                 sent.unsendable[message.id] = refused(error)
-        return payloads
+                continue
+            if chunk and (len(chunk) >= CHUNK_MESSAGES or size + len(payload) > CHUNK_BYTES):
+                yield chunk
+                chunk, size = {}, 0
+            chunk[message.id] = payload
+            size += len(payload)
+        if chunk:
+            yield chunk
+
+    def _was_cut(self, chunk: dict[str, bytes], sent: Sent, error: Exception) -> bool:
+        """Whether it was this one message, being large, that broke the connection; others may go on then."""
+        (message, payload), *others = chunk.items()
+        if others or len(payload) <= CHUNK_BYTES or not isinstance(error, RedisConnectionError | OSError):
+            return False
+        try:
+            reason = self._publisher.cut_at(message, len(payload), error)
+        except BrokerUnavailable:
+            return False
+        if reason is not None:
+            sent.unsendable[message] = reason
+        return True
 
     def _push(self, payloads: Sequence[bytes]) -> int:
         publisher = self._publisher

@@ -31,7 +31,8 @@ def factories(context: Context, instruments: Instruments | None = None) -> Mappi
     instruments = instruments or Instruments()
     context.database.run(migrate.require)
     app, dispatch = create_app(broker), Dispatch(context.database)
-    publisher = partial(open_publisher, app, broker, limit=SizeLimit(settings.tasks.max_arguments_bytes))
+    limit = SizeLimit(settings.tasks.max_arguments_bytes, settings.tasks.max_arguments_depth)
+    publisher = partial(open_publisher, app, broker, limit=limit)
     consumer = partial(open_consumer, app, broker, settings.listener.prefetch, settings.listener.max_event_bytes)
     return {
         "runner": lambda: Runner(dispatch, publisher, settings.runner, broker.priority_queue, instruments),

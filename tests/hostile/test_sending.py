@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from redis import Redis
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
@@ -18,9 +19,10 @@ from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch import Batch, Dispatch
 from swh_sched_runner.backend.lanes import Lane
 from swh_sched_runner.broker.app import create_app
-from swh_sched_runner.broker.publish import Publisher, SizeLimit, open_publisher
+from swh_sched_runner.broker.publish import Message, Publisher, SizeLimit, open_publisher
 from swh_sched_runner.config import BrokerSettings, QueueSettings, RunnerSettings
 from swh_sched_runner.db.engine import Database
+from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.exc import BrokerUnavailable, InvalidArgument, SchedulerException
 from swh_sched_runner.model import Task
 from swh_sched_runner.services.runner import Runner
@@ -143,6 +145,7 @@ ODD = {
     "args that are a number": '{"args": 5}',
     "kwargs that are a list": '{"kwargs": [1]}',
     "kwargs that are a text": '{"kwargs": "x"}',
+    "nested 500 deep": nested(500),
     "nested 960 deep": nested(960),
     "nested 3,000 deep": nested(3_000),
     "a number of 5,000 digits": '{"args": [' + "9" * 5_000 + "]}",
@@ -419,3 +422,72 @@ def test_a_run_that_was_ended_as_unsendable_is_corrected_by_its_event(
     backend.end_task_run(run["backend_id"], "eventful")
 
     assert [status for status, _ in runs_of(backend, odd)] == ["eventful"]
+
+
+def test_a_limit_that_is_told_while_something_else_is_asked_is_known_to_the_next_connection(
+    narrow_rabbitmq: RabbitMQ,
+) -> None:
+    # given a message that is too large, and that nobody has asked about yet
+    broker = BrokerSettings(url=narrow_rabbitmq.add_vhost("asked"), confirm_timeout_seconds=5)
+    limit = SizeLimit()
+    publisher = open_publisher(create_app(broker), broker, 1, limit=limit)
+    with ExitStack() as queues:
+        filler = queues.enter_context(publisher.fill(QUEUE, None))
+        assert filler is not None
+        filler.room()
+        filler.write([Message("1", "load", ["x" * 200_000], {})], lambda: None)
+        # when another question gets the broker's answer to it
+        with pytest.raises(BrokerUnavailable, match="larger than"), publisher.fill(OTHER, None) as other:
+            until(lambda: other is not None and other.room() is not None and False)
+    publisher.close()
+    # then
+    assert limit.bytes == 100_000
+
+
+@pytest.fixture
+def narrow_valkey(own_valkey: Valkey) -> Valkey:
+    """A server that takes strings of 1 MB at most, and no longer commands either."""
+    with redis_client(own_valkey) as client:
+        client.config_set("proto-max-bulk-len", "1mb")
+        client.config_set("client-query-buffer-limit", "2mb")
+    return own_valkey
+
+
+def redis_client(server: Valkey) -> Redis:
+    return Redis(unix_socket_path=str(server.socket))
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["it says what it takes", "it doesn't say"])
+def test_a_message_that_redis_finds_too_large_fails_alone(
+    lines: Callable[..., Line],
+    backend: SchedulerBackend,
+    database: Database,
+    dispatch: Dispatch,
+    narrow_valkey: Valkey,
+    told: bool,
+) -> None:
+    if not told:
+        with redis_client(narrow_valkey) as client:
+            client.execute_command("acl", "setuser", "default", "-config")
+    tasks = two_types(backend)
+    odd = tasks[3]
+    write(database, odd, arguments=json.dumps({"args": ["x" * 2_000_000], "kwargs": {}}))
+    line = lines(dispatch, BrokerSettings(url=narrow_valkey.url()))
+
+    line.run_until(lambda: depth(line.app, QUEUE) == depth(line.app, OTHER) == NEIGHBOURS)
+    line.run_until(lambda: [status for status, _ in runs_of(backend, odd)] == ["failed"])
+
+    sent = ids_of(take(line.app, QUEUE))
+    assert len(set(sent)) == len(sent) == NEIGHBOURS
+
+
+def test_messages_that_redis_takes_one_by_one_are_not_sent_as_one_command(
+    lines: Callable[..., Line], backend: SchedulerBackend, dispatch: Dispatch, narrow_valkey: Valkey
+) -> None:
+    backend.create_task_type(a_type())
+    backend.create_tasks(a_task(n, arguments={"args": [n, "x" * 500_000]}) for n in range(10))
+    line = lines(dispatch, BrokerSettings(url=narrow_valkey.url()))
+
+    line.run_until(lambda: depth(line.app, QUEUE) == 10)
+
+    assert line.errors == []

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TypedDict
 
 import attrs
+import structlog
 from sqlalchemy import Connection
 
 from swh_sched_runner.backend import lanes, visits
@@ -17,6 +18,7 @@ from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.model import ListedOrigin
 
 _sql = Queries("dispatch")
+log = structlog.get_logger(__name__)
 
 
 class Cooldowns(TypedDict):
@@ -67,22 +69,36 @@ def open_batch(conn: Connection, owner: int, queue: str, plan: VisitPlan) -> int
     allowed = lanes.allowance(conn, plan.task_type, plan.count, runs=False)
     if allowed.tasks <= 0:
         return None
-    promised = [
-        {
-            "id": str(uuid.uuid4()),
-            "task_type": plan.task_type,
-            "url": origin.url,
-            "visit_type": origin.visit_type,
-            "kwargs": {"url": origin.url, **origin.extra_loader_arguments},
-        }
-        for origin in _grab_visits(conn, attrs.evolve(plan, count=allowed.tasks))
-    ]
+    taken = _grab_visits(conn, attrs.evolve(plan, count=allowed.tasks))
+    promised = [visit for origin in taken if (visit := _visit(origin, plan.task_type))]
     if not promised:
         return None
     lanes.use(conn, plan.task_type, allowed, len(promised))
-    binds = {"owner": owner, "queue": queue, "visits": json.dumps(promised)}
+    binds = {"owner": owner, "queue": queue, "visits": f"[{','.join(promised)}]"}
     batch: int = conn.execute(_sql.open_visit_batch, binds).scalar_one()
     return batch
+
+
+def _visit(origin: ListedOrigin, task_type: str) -> str | None:
+    """The promise of a visit, as JSON; None where extra arguments that others wrote make no message.
+
+    Such an origin was taken all the same: it comes again after its cooldown, and keeps no other one waiting.
+    """
+    try:
+        return json.dumps(
+            {
+                "id": str(uuid.uuid4()),
+                "task_type": task_type,
+                "url": origin.url,
+                "visit_type": origin.visit_type,
+                "kwargs": {"url": origin.url, **origin.extra_loader_arguments},
+            }
+        )
+    except (TypeError, ValueError, RecursionError):
+        log.warning(
+            "origin left out, its extra_loader_arguments are no object", url=origin.url, lister=origin.lister_id
+        )
+        return None
 
 
 def _grab_visits(conn: Connection, plan: VisitPlan) -> list[ListedOrigin]:

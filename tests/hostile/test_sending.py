@@ -20,13 +20,14 @@ from swh_sched_runner.backend.dispatch import Batch, Dispatch
 from swh_sched_runner.backend.lanes import Lane
 from swh_sched_runner.broker.app import create_app
 from swh_sched_runner.broker.publish import Message, Publisher, SizeLimit, open_publisher
-from swh_sched_runner.config import BrokerSettings, QueueSettings, RunnerSettings
+from swh_sched_runner.config import BrokerSettings, QueueSettings, RunnerSettings, VisitSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.exc import BrokerUnavailable, InvalidArgument, SchedulerException
-from swh_sched_runner.model import Task
+from swh_sched_runner.model import ListedOrigin, Task
 from swh_sched_runner.services.runner import Runner
 from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.visits import VisitScheduler
 from tests.broker.proxy import Proxy
 from tests.conftest import skip_or_fail
 from tests.support import rabbitmq
@@ -491,3 +492,31 @@ def test_messages_that_redis_takes_one_by_one_are_not_sent_as_one_command(
     line.run_until(lambda: depth(line.app, QUEUE) == 10)
 
     assert line.errors == []
+
+
+@pytest.mark.parametrize("more", ["[1]", '"x"', "17", "null", nested(3_000)])
+def test_an_origin_that_makes_no_message_keeps_no_other_waiting(
+    backend: SchedulerBackend, database: Database, dispatch: Dispatch, broker: BrokerSettings, more: str
+) -> None:
+    # given an origin whose extra arguments were written by SQL, and others
+    backend.create_task_type(a_type("load-git"))
+    lister = backend.get_or_create_lister("forge", "one")
+    assert lister.id is not None
+    backend.record_listed_origins(
+        ListedOrigin(lister_id=lister.id, url=f"https://forge.example/{n}", visit_type="git") for n in range(3)
+    )
+    with database.engine.begin() as conn:
+        conn.execute(
+            text("update listed_origins set extra_loader_arguments = cast(:more as jsonb) where url like '%/1'"),
+            {"more": more},
+        )
+    app = create_app(broker)
+    settings = {"git": VisitSettings(policies={"oldest_scheduled_first": 1.0})}
+    visits = VisitScheduler(dispatch, partial(open_publisher, app, broker), settings)
+    # when
+    visits.run_once(Pulse())
+    # then
+    urls = [message.payload[1]["url"] for message in take(app, QUEUE)]
+    assert urls == ["https://forge.example/0", "https://forge.example/2"]
+    visits.close()
+    app.close()

@@ -6,7 +6,6 @@ closed; whoever comes next proves it gone and takes its batches over.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,12 +14,13 @@ from typing import Literal
 import attrs
 import structlog
 
-from swh_sched_runner.backend.dispatch import Batch, Dispatch, OpenBatch, QueueSeen
-from swh_sched_runner.backend.lanes import QueueState
+from swh_sched_runner.backend.dispatch import Batch, Dispatch, OpenBatch
 from swh_sched_runner.backend.owner import Owner
 from swh_sched_runner.broker.publish import Filler, Message, Publisher, Sent
-from swh_sched_runner.exc import DepthUnreadable, QueueRefused
+from swh_sched_runner.exc import DepthUnreadable, QueueRefused, StatementRefused
+from swh_sched_runner.services.fill import Fill
 from swh_sched_runner.services.instruments import Instruments
+from swh_sched_runner.services.reminders import Reminders
 from swh_sched_runner.services.service import Pulse
 
 log = structlog.get_logger(__name__)
@@ -30,48 +30,8 @@ log = structlog.get_logger(__name__)
 SETTLE_SECONDS = 1.0
 # How often a sender looks whether its identity is whole, and whether another one left batches behind.
 TEND_SECONDS = 1.0
-# The drain rate of a queue is averaged over about so long.
-DRAIN_SECONDS = 60.0
-# A queue that stays refused is named in the log this often.
-REMIND_SECONDS = 60.0
 
 Refusal = Literal["filled_elsewhere", "open_batch", "unreadable"]
-
-
-class Fill:
-    """The sole right to fill a queue, until the context that gave it ends; and how much fits in, counted as it goes."""
-
-    def __init__(self, queue: str, bound: int | None, filler: Filler, state: QueueState) -> None:
-        self.queue = queue
-        self.bound = bound
-        self.room = filler.room()
-        self.depth = filler.depth
-        self.filler = filler
-        self.drained = _drained(state, self.depth)
-        self.drain_rate = _drain_rate(state, self.drained)
-
-    @property
-    def full(self) -> bool:
-        """Whether nothing more fits in."""
-        return self.room is not None and self.room <= 0
-
-    def seen(self) -> QueueSeen:
-        """The queue as it looks by our own count."""
-        return QueueSeen(self.queue, self.depth, self.drain_rate)
-
-
-def _drained(state: QueueState, depth: int | None) -> float | None:
-    """Messages a second that left the queue since its last filler looked; None where that can't be told."""
-    if state.depth is None or depth is None or not state.seconds or state.seconds < 0 or depth > state.depth:
-        return None
-    return (state.depth - depth) / state.seconds
-
-
-def _drain_rate(state: QueueState, drained: float | None) -> float | None:
-    if drained is None or state.drain_rate is None:
-        return state.drain_rate if drained is None else drained
-    weight = 1 - math.exp(-(state.seconds or 0) / DRAIN_SECONDS)
-    return state.drain_rate + weight * (drained - state.drain_rate)
 
 
 class Sender:
@@ -91,8 +51,7 @@ class Sender:
             raise
         self._next_tend = 0.0
         self._refusals: dict[str, Refusal] = {}
-        self._told: dict[str, tuple[str, float]] = {}
-        self._unconfirmed_until: dict[str, float] = {}
+        self._reminders = Reminders()
 
     @property
     def owner(self) -> int:
@@ -147,7 +106,7 @@ class Sender:
             if pulse.stopping or not batch.due or batch.queue in tried:
                 left.add(batch.queue)
                 continue
-            sent, done = self._resend(batch, pulse)
+            sent, done = self._try(batch, pulse)
             resent += sent
             if not done:
                 left.add(batch.queue)
@@ -188,15 +147,13 @@ class Sender:
                 return "open_batch"
             pulse.wait(SETTLE_SECONDS)
         fill = Fill(queue, bound, filler, state)
-        self._told.pop(queue, None)
+        self._reminders.forget(f"left alone {queue}")
         self.instruments.queue_seen(queue, fill.depth, bound)
         return fill
 
     def _leave_alone(self, queue: str, bound: int | None, reason: str) -> None:
         self.instruments.queue_seen(queue, None, bound)
-        told, until = self._told.get(queue, ("", 0.0))
-        if reason != told or time.monotonic() >= until:
-            self._told[queue] = reason, time.monotonic() + REMIND_SECONDS
+        if self._reminders.due(f"left alone {queue}", reason):
             log.error("queue left alone", queue=queue, reason=reason)
 
     def write(self, fill: Fill, batch: Batch) -> Sent:
@@ -226,21 +183,18 @@ class Sender:
     def _tell_unconfirmed(self, batch: Batch, sent: Sent) -> None:
         confirmed = len(sent.confirmed)
         if confirmed >= sent.sendable:
-            self._unconfirmed_until.pop(batch.queue, None)
             return
         self.instruments.unconfirmed(batch.queue, sent.sendable - confirmed)
-        if time.monotonic() < self._unconfirmed_until.get(batch.queue, 0.0):
-            return
-        self._unconfirmed_until[batch.queue] = time.monotonic() + REMIND_SECONDS
-        log.warning(
-            "messages not confirmed, they will be sent again under the same ids",
-            queue=batch.queue,
-            batch=batch.id,
-            sent=sent.sendable,
-            confirmed=confirmed,
-            refused=sent.refused,
-            returned=len(sent.returned),
-        )
+        if self._reminders.due(f"not confirmed {batch.queue}"):
+            log.warning(
+                "messages not confirmed, they will be sent again under the same ids",
+                queue=batch.queue,
+                batch=batch.id,
+                sent=sent.sendable,
+                confirmed=confirmed,
+                refused=sent.refused,
+                returned=len(sent.returned),
+            )
 
     def tell_unsendable(self, batch: Batch, reasons: Mapping[str, str]) -> None:
         """Say that messages can never be sent."""
@@ -298,6 +252,16 @@ class Sender:
             self._publisher.release(old)
         return False
 
+    def _try(self, batch: OpenBatch, pulse: Pulse) -> tuple[int, bool]:
+        """Send a batch again, and let others go on where the database refuses it for what is in it."""
+        try:
+            return self._resend(batch, pulse)
+        except StatementRefused as error:
+            self._dispatch.note_attempt(self.owner, batch.id)
+            if self._reminders.due(f"refused {batch.id}", str(error)):
+                log.error("batch left open", queue=batch.queue, batch=batch.id, reason=str(error))
+            return 0, False
+
     def _resend(self, open_batch: OpenBatch, pulse: Pulse) -> tuple[int, bool]:
         """Send again what is left of a batch; answers how much went out, and whether that was all."""
         batch = self._dispatch.read_batch(self.owner, open_batch)
@@ -311,5 +275,6 @@ class Sender:
             sent, left = self.send(fill, batch)
         if sent:
             self.instruments.resent(batch.queue, sent)
-            log.warning("messages sent again", queue=batch.queue, batch=batch.id, messages=sent)
+            if self._reminders.due(f"again {batch.queue}"):
+                log.warning("messages sent again", queue=batch.queue, batch=batch.id, messages=sent)
         return sent, not left

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from swh_sched_runner.backend.lanes import Lane
-from swh_sched_runner.services.sender import Fill
+from swh_sched_runner.services.fill import Fill
 
 # A queue that is alone gives its turn up after so long, so that other tasks that became due are looked for.
 TURN_SECONDS = 0.5

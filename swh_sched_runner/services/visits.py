@@ -11,8 +11,9 @@ from swh_sched_runner.backend.dispatch import Dispatch
 from swh_sched_runner.backend.visit_batches import VisitPlan
 from swh_sched_runner.broker.publish import Publisher
 from swh_sched_runner.config import VisitSettings
+from swh_sched_runner.services.fill import Fill
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.sender import TEND_SECONDS, Fill, Sender
+from swh_sched_runner.services.sender import TEND_SECONDS, Sender
 from swh_sched_runner.services.service import Pulse
 
 log = structlog.get_logger(__name__)

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import Batch, Dispatch
+from swh_sched_runner.backend.dispatch import WITHDRAWN, Batch, Dispatch
 from swh_sched_runner.backend.lanes import Lane
 from swh_sched_runner.broker.app import create_app
 from swh_sched_runner.broker.publish import Message, Publisher, SizeLimit, open_publisher
@@ -443,6 +443,66 @@ def test_a_limit_that_is_told_while_something_else_is_asked_is_known_to_the_next
     publisher.close()
     # then
     assert limit.bytes == 100_000
+
+
+def test_a_batch_that_the_database_refuses_keeps_no_other_queue_waiting(
+    lines: Callable[..., Line], backend: SchedulerBackend, database: Database, dispatch: Dispatch, rabbitmq_url: str
+) -> None:
+    # given an open batch with a run that was withdrawn, and a trigger of others that lets no run fail
+    arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    settings = BrokerSettings(url=rabbitmq_url, queues={QUEUE: QueueSettings(arguments)}, confirm_timeout_seconds=5)
+    tasks = two_types(backend)
+    line = lines(dispatch, settings)
+    line.run_until(lambda: depth(line.app, OTHER) == NEIGHBOURS)
+    backend.disable_tasks([tasks[-1]["id"]])
+    with database.engine.begin() as conn:
+        conn.execute(
+            text(
+                "create function refuse() returns trigger language plpgsql as "
+                "$$ begin raise exception 'not this one'; end $$"
+            )
+        )
+        conn.execute(
+            text(
+                "create trigger refuse before update on task_run for each row when (new.status = 'failed') "
+                "execute function refuse()"
+            )
+        )
+    # when more is due for another queue
+    backend.create_tasks(a_task(n, "other") for n in range(NEIGHBOURS, 2 * NEIGHBOURS))
+    with capture_logs() as logs:
+        line.run_until(lambda: depth(line.app, OTHER) == 2 * NEIGHBOURS)
+        line.run_until(lambda: "batch left open" in {entry["event"] for entry in logs})
+    # then
+    assert line.errors == []
+    # and once it is gone, the batch goes on
+    with database.engine.begin() as conn:
+        conn.execute(text("drop trigger refuse on task_run"))
+    line.run_until(lambda: runs_of(backend, tasks[-1]) == [("failed", WITHDRAWN)])
+
+
+def test_a_queue_that_takes_half_of_each_batch_is_named_once(
+    lines: Callable[..., Line], backend: SchedulerBackend, dispatch: Dispatch, rabbitmq_url: str
+) -> None:
+    """Its workers make room, so that each batch is confirmed in the end, and the next one is not."""
+    arguments = {"x-max-length": 3, "x-overflow": "reject-publish"}
+    settings = BrokerSettings(url=rabbitmq_url, queues={QUEUE: QueueSettings(arguments)}, confirm_timeout_seconds=5)
+    backend.create_task_type(a_type(max_queue_length=1_000))
+    line = lines(dispatch, settings)
+    taken: list[str] = []
+
+    def all_taken() -> bool:
+        taken.extend(ids_of(take(line.app, QUEUE)))
+        return len(taken) == len(backend.search_tasks())
+
+    with capture_logs() as logs:
+        for first in (0, 5, 10):
+            backend.create_tasks(a_task(first + n) for n in range(5))
+            line.run_until(all_taken)
+
+    events = [entry["event"] for entry in logs]
+    assert len([event for event in events if event.startswith("messages not confirmed")]) == 1
+    assert events.count("messages sent again") == 1
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import structlog
 from swh_sched_runner.backend.dispatch import Batch, Dispatch
 from swh_sched_runner.backend.lanes import Lane
 from swh_sched_runner.broker.publish import Sent
-from swh_sched_runner.exc import BrokerUnavailable
+from swh_sched_runner.exc import BrokerUnavailable, StatementRefused
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.sender import Sender
 from swh_sched_runner.services.service import Pulse
@@ -45,7 +45,7 @@ class Grab:
     turn: Turn
     lane: Lane
     wanted: int
-    future: Future[tuple[Batch | None, float]]
+    future: Future[tuple[Batch | StatementRefused | None, float]]
 
 
 @attrs.define(eq=False)
@@ -121,7 +121,8 @@ class _Round:
         self._held = 0
         self._grabs: deque[Grab] = deque()
         self._written: deque[Written] = deque()
-        self._closing: deque[tuple[Turn, Future[None]]] = deque()
+        self._closing: deque[tuple[Turn, Future[str | None]]] = deque()
+        self._trouble: str | None = None  # what the database refused
 
     def run(self) -> list[Turn]:
         """All the turns."""
@@ -135,6 +136,7 @@ class _Round:
             elif self._closing:
                 self._pipeline.wait(self._closing[0][1], self._pulse)
             elif not self._waiting or self._stopping():
+                self._pulse.trouble = self._trouble
                 return self._turns
             while self._written and (self._written[0].sent.done or len(self._written) > SENT_AHEAD):
                 self._close(self._written.popleft())
@@ -181,20 +183,27 @@ class _Round:
         return turn
 
     def _grab(self, turn: Turn, lane: Lane, wanted: int) -> None:
-        def grab() -> tuple[Batch | None, float]:
+        def grab() -> tuple[Batch | StatementRefused | None, float]:
             started = time.monotonic()
-            batch = self._pipeline.dispatch.open_batch(self._sender.owner, turn.fill.queue, lane, wanted)
+            try:
+                batch = self._pipeline.dispatch.open_batch(self._sender.owner, turn.fill.queue, lane, wanted)
+            except StatementRefused as error:  # of tasks of this lane; others go on
+                return error, 0.0
             return batch, time.monotonic() - started
 
         self._grabs.append(Grab(turn, lane, wanted, self._pipeline.submit(grab)))
 
     def _write(self, grab: Grab) -> None:
         batch, seconds = self._pipeline.wait(grab.future, self._pulse)
+        if isinstance(batch, StatementRefused):
+            self._trouble = str(batch)
+            self._sender.account.left_out(grab.lane.task_type, self._trouble)
+            batch = None
         taken = 0 if batch is None else len(batch.promises)
         self._pipeline.pace.note(taken, seconds)
         grab.turn.grabbed(grab.lane, grab.wanted, taken)
         if batch is not None:
-            self._sender.tell_unsendable(batch, batch.unsendable)
+            self._sender.account.unsendable(batch, batch.unsendable)
         if batch is None or not batch.promises:
             self._end_if_over(grab.turn)
             return
@@ -213,15 +222,17 @@ class _Round:
         turn.sent[lane] += len(sent.confirmed)
         self._instruments.dispatched(lane.task_type, batch.queue, len(sent.confirmed))
 
-        def close() -> None:
-            self._pipeline.dispatch.close_batch(
-                self._sender.owner, batch.id, left, seen, unsendable=sent.unsendable, progress=sent.progress
-            )
+        def close() -> str | None:
+            return self._sender.close_batch(batch, left, sent, seen)
 
         self._closing.append((turn, self._pipeline.submit(close)))
 
-    def _closed(self, turn: Turn, future: Future[None]) -> None:
-        future.result()
+    def _closed(self, turn: Turn, future: Future[str | None]) -> None:
+        refusal = future.result()
+        if refusal is not None:
+            self._trouble = refusal
+            self._sender.account.left_open(turn.fill.queue, refusal)
+            self._sender.open_queues.add(turn.fill.queue)
         turn.under_way -= 1
         self._end_if_over(turn)
 

@@ -7,20 +7,20 @@ closed; whoever comes next proves it gone and takes its batches over.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 import attrs
 import structlog
 
-from swh_sched_runner.backend.dispatch import Batch, Dispatch, OpenBatch
+from swh_sched_runner.backend.dispatch import Batch, Dispatch, OpenBatch, QueueSeen
 from swh_sched_runner.backend.owner import Owner
 from swh_sched_runner.broker.publish import Filler, Message, Publisher, Sent
 from swh_sched_runner.exc import DepthUnreadable, QueueRefused, StatementRefused
+from swh_sched_runner.services.account import Account
 from swh_sched_runner.services.fill import Fill
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.reminders import Reminders
 from swh_sched_runner.services.service import Pulse
 
 log = structlog.get_logger(__name__)
@@ -51,7 +51,7 @@ class Sender:
             raise
         self._next_tend = 0.0
         self._refusals: dict[str, Refusal] = {}
-        self._reminders = Reminders()
+        self.account = Account(instruments)
 
     @property
     def owner(self) -> int:
@@ -147,14 +147,13 @@ class Sender:
                 return "open_batch"
             pulse.wait(SETTLE_SECONDS)
         fill = Fill(queue, bound, filler, state)
-        self._reminders.forget(f"left alone {queue}")
+        self.account.can_be_filled(queue)
         self.instruments.queue_seen(queue, fill.depth, bound)
         return fill
 
     def _leave_alone(self, queue: str, bound: int | None, reason: str) -> None:
         self.instruments.queue_seen(queue, None, bound)
-        if self._reminders.due(f"left alone {queue}", reason):
-            log.error("queue left alone", queue=queue, reason=reason)
+        self.account.left_alone(queue, reason)
 
     def write(self, fill: Fill, batch: Batch) -> Sent:
         """Send a batch that fits into the room; the broker's confirms come later."""
@@ -172,43 +171,12 @@ class Sender:
             fill.depth += confirmed
         self.instruments.sent(batch.queue, confirmed, time.monotonic() - sent.began)
         self.instruments.queue_seen(batch.queue, fill.depth, fill.bound)
-        self._tell_unconfirmed(batch, sent)
-        self.tell_unsendable(batch, sent.unsendable)
+        self.account.sent(batch, sent)
         settled = sent.confirmed | sent.unsendable.keys()
         left = [promise.backend_id for promise in batch.promises if promise.backend_id not in settled]
         if left:
             self.open_queues.add(batch.queue)
         return left
-
-    def _tell_unconfirmed(self, batch: Batch, sent: Sent) -> None:
-        confirmed = len(sent.confirmed)
-        if confirmed >= sent.sendable:
-            return
-        self.instruments.unconfirmed(batch.queue, sent.sendable - confirmed)
-        if self._reminders.due(f"not confirmed {batch.queue}"):
-            log.warning(
-                "messages not confirmed, they will be sent again under the same ids",
-                queue=batch.queue,
-                batch=batch.id,
-                sent=sent.sendable,
-                confirmed=confirmed,
-                refused=sent.refused,
-                returned=len(sent.returned),
-            )
-
-    def tell_unsendable(self, batch: Batch, reasons: Mapping[str, str]) -> None:
-        """Say that messages can never be sent."""
-        if not reasons:
-            return
-        self.instruments.unsendable(batch.queue, len(reasons))
-        run, reason = next(iter(reasons.items()))
-        log.error(
-            "messages can't be sent, their runs end as failed",
-            queue=batch.queue,
-            messages=len(reasons),
-            run=run,
-            reason=reason,
-        )
 
     def send(self, fill: Fill, batch: Batch) -> tuple[int, int]:
         """Send as much of a batch as there is room for, and wait; answers how many messages the broker confirmed, and
@@ -219,10 +187,29 @@ class Sender:
         fitting = batch if fill.room is None else attrs.evolve(batch, promises=batch.promises[: fill.room])
         sent = self.write(fill, fitting)
         left = self.finish(fill, batch, sent)
-        self._dispatch.close_batch(
-            self.owner, batch.id, left, fill.seen(), unsendable=sent.unsendable, progress=sent.progress
-        )
+        refusal = self.close_batch(batch, left, sent, fill.seen())
+        if refusal is not None:
+            self.account.left_open(batch.queue, refusal)
+            self.open_queues.add(batch.queue)
+            return len(sent.confirmed), len(left) + len(sent.unsendable)
         return len(sent.confirmed), len(left)
+
+    def close_batch(self, batch: Batch, left: list[str], sent: Sent, seen: QueueSeen) -> str | None:
+        """Take a batch out of the ledger, all but what is left; any thread may.
+
+        Answers why the database lets no run end of what can't be sent, which is left then too; None if it does.
+        """
+        try:
+            self._dispatch.close_batch(
+                self.owner, batch.id, left, seen, unsendable=sent.unsendable, progress=sent.progress
+            )
+        except StatementRefused as error:
+            if not sent.unsendable:
+                raise
+            kept = [*left, *sent.unsendable]
+            self._dispatch.close_batch(self.owner, batch.id, kept, seen, progress=bool(sent.confirmed))
+            return str(error)
+        return None
 
     def _adopt(self) -> int:
         """Take over the batches of owners that are proven gone; answers how many."""
@@ -258,8 +245,7 @@ class Sender:
             return self._resend(batch, pulse)
         except StatementRefused as error:
             self._dispatch.note_attempt(self.owner, batch.id)
-            if self._reminders.due(f"refused {batch.id}", str(error)):
-                log.error("batch left open", queue=batch.queue, batch=batch.id, reason=str(error))
+            self.account.left_open(batch.queue, str(error))
             return 0, False
 
     def _resend(self, open_batch: OpenBatch, pulse: Pulse) -> tuple[int, bool]:
@@ -267,14 +253,11 @@ class Sender:
         batch = self._dispatch.read_batch(self.owner, open_batch)
         if batch is None:
             return 0, True
-        self.tell_unsendable(batch, batch.unsendable)
+        self.account.unsendable(batch, batch.unsendable)
         with self.fill(batch.queue, batch.bound, pulse, again=True) as fill:
             if fill is None or fill.full:
                 return 0, False
             self._dispatch.note_attempt(self.owner, batch.id)
             sent, left = self.send(fill, batch)
-        if sent:
-            self.instruments.resent(batch.queue, sent)
-            if self._reminders.due(f"again {batch.queue}"):
-                log.warning("messages sent again", queue=batch.queue, batch=batch.id, messages=sent)
+        self.account.sent_again(batch, sent)
         return sent, not left

@@ -11,6 +11,7 @@ from swh_sched_runner.backend.dispatch import Dispatch
 from swh_sched_runner.backend.visit_batches import VisitPlan
 from swh_sched_runner.broker.publish import Publisher
 from swh_sched_runner.config import VisitSettings
+from swh_sched_runner.exc import StatementRefused
 from swh_sched_runner.services.fill import Fill
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.sender import TEND_SECONDS, Sender
@@ -37,6 +38,7 @@ class VisitScheduler:
         self._settings = settings
         self._next = dict.fromkeys(settings, 0.0)
         self._missing: set[str] = set()
+        self._refused: dict[str, str] = {}
 
     def run_once(self, pulse: Pulse) -> bool:
         """One round over the visit types whose period has passed."""
@@ -46,7 +48,14 @@ class VisitScheduler:
             if pulse.stopping or time.monotonic() < self._next[visit_type]:
                 continue
             self._next[visit_type] = time.monotonic() + settings.period_seconds
-            sent += self._fill(visit_type, settings, pulse)
+            try:
+                sent += self._fill(visit_type, settings, pulse)
+            except StatementRefused as error:  # of origins of this type; others go on
+                self._sender.account.left_out(settings.task_type or f"load-{visit_type}", str(error))
+                self._refused[visit_type] = str(error)
+            else:
+                self._refused.pop(visit_type, None)
+        pulse.trouble = next(iter(self._refused.values()), None)
         if sent:
             pulse.beat(f"dispatched {sent} visits")
         return False

@@ -481,6 +481,77 @@ def test_a_batch_that_the_database_refuses_keeps_no_other_queue_waiting(
     line.run_until(lambda: runs_of(backend, tasks[-1]) == [("failed", WITHDRAWN)])
 
 
+def test_tasks_that_the_database_refuses_keep_no_other_type_waiting(
+    lines: Callable[..., Line],
+    backend: SchedulerBackend,
+    database: Database,
+    dispatch: Dispatch,
+    broker: BrokerSettings,
+) -> None:
+    # given a trigger of others that lets no run of a task begin
+    odd, *_ = two_types(backend)
+    with database.engine.begin() as conn:
+        conn.execute(
+            text(
+                "create function refuse() returns trigger language plpgsql as "
+                "$$ begin raise exception 'not this one'; end $$"
+            )
+        )
+        conn.execute(
+            text(
+                f"create trigger refuse before insert on task_run for each row when (new.task = {odd['id']}) "
+                "execute function refuse()"
+            )
+        )
+    line = lines(dispatch, broker)
+    # when
+    with capture_logs() as logs:
+        line.run_until(lambda: depth(line.app, OTHER) == NEIGHBOURS)
+        line.run_until(lambda: "task type left out" in {entry["event"] for entry in logs})
+    # then
+    assert line.errors == []
+    with database.engine.begin() as conn:
+        conn.execute(text("drop trigger refuse on task_run"))
+    line.run_until(lambda: depth(line.app, QUEUE) == NEIGHBOURS + 1)
+
+
+def test_an_end_that_the_database_refuses_keeps_only_its_own_message_open(
+    lines: Callable[..., Line],
+    backend: SchedulerBackend,
+    database: Database,
+    dispatch: Dispatch,
+    broker: BrokerSettings,
+) -> None:
+    # given a task that is too large, and a trigger of others that lets no run fail
+    odd, *_ = two_types(backend)
+    write(database, odd, arguments=ODD["larger than is allowed"])
+    with database.engine.begin() as conn:
+        conn.execute(
+            text(
+                "create function refuse() returns trigger language plpgsql as "
+                "$$ begin raise exception 'not this one'; end $$"
+            )
+        )
+        conn.execute(
+            text(
+                "create trigger refuse before update on task_run for each row when (new.status = 'failed') "
+                "execute function refuse()"
+            )
+        )
+    line = lines(dispatch, broker, SizeLimit(50_000))
+    # when
+    with capture_logs() as logs:
+        line.run_until(lambda: depth(line.app, OTHER) == NEIGHBOURS)
+        line.run_until(lambda: "batch left open" in {entry["event"] for entry in logs})
+    # then
+    assert line.errors == []
+    with database.engine.begin() as conn:
+        conn.execute(text("drop trigger refuse on task_run"))
+    line.run_until(lambda: [status for status, _ in runs_of(backend, odd)] == ["failed"])
+    sent = ids_of(take(line.app, QUEUE))
+    assert len(set(sent)) == len(sent) == NEIGHBOURS
+
+
 def test_a_queue_that_takes_half_of_each_batch_is_named_once(
     lines: Callable[..., Line], backend: SchedulerBackend, dispatch: Dispatch, rabbitmq_url: str
 ) -> None:

@@ -22,7 +22,7 @@ import psutil
 
 from bench.dispatch_side import Side, Work
 from bench.peer import ROOT, Servers
-from swh_sched_runner.broker.app import connect, create_app
+from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.embedded import process

@@ -20,7 +20,7 @@ from bench.dispatch_run import started
 from bench.dispatch_side import BACKEND_NAME, Ours, Peer, Side
 from bench.peer import HERE, PEER, Servers, measured_on, servers, system_binaries
 from bench.report import command, publish, table
-from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.embedded import process

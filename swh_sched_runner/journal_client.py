@@ -7,8 +7,8 @@ from typing import Any
 
 import structlog
 
-from swh_sched_runner.backend import SchedulerBackend, arguments
-from swh_sched_runner.backend.outcomes import check
+from swh_sched_runner.backend import SchedulerBackend, validate
+from swh_sched_runner.backend.origins.outcomes import check
 from swh_sched_runner.exc import InvalidArgument, shown
 from swh_sched_runner.model import VisitOutcome
 
@@ -51,17 +51,17 @@ def process_journal_objects(messages: Mapping[str, Iterable[Mapping[str, Any]]],
 
 def _outcome(message: Any) -> VisitOutcome:
     if not isinstance(message, Mapping):
-        arguments.refuse(MESSAGE_TYPE, "must be a dict", message)
+        validate.refuse(MESSAGE_TYPE, "must be a dict", message)
     for key in _KEYS:
         if key not in message:
-            arguments.refuse(MESSAGE_TYPE, f"{key} is missing", list(message))
+            validate.refuse(MESSAGE_TYPE, f"{key} is missing", list(message))
     snapshot = message["snapshot"]
     if snapshot is not None and not isinstance(snapshot, bytes):
-        arguments.refuse("snapshot", "must be bytes", snapshot)
+        validate.refuse("snapshot", "must be bytes", snapshot)
     outcome = VisitOutcome(
         url=message["origin"],
         visit_type=message["type"],
-        date=arguments.moment("date", message["date"]),
+        date=validate.moment("date", message["date"]),
         status=message["status"],
         snapshot=snapshot,
     )

@@ -24,8 +24,8 @@ import pytest
 import redis
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.consumer import open_consumer
 from swh_sched_runner.broker.publish import open_publisher
 from swh_sched_runner.config import BrokerSettings, ListenerSettings, RunnerSettings
@@ -35,8 +35,8 @@ from swh_sched_runner.embedded import process
 from swh_sched_runner.embedded.postgres import Postgres
 from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.model import TaskType
-from swh_sched_runner.services.listener import Listener
-from swh_sched_runner.services.runner import Runner
+from swh_sched_runner.services.dispatch.runner import Runner
+from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.service import Pulse
 
 WORKER_START_SECONDS = 40.0

@@ -15,21 +15,12 @@ from uuid import UUID
 
 import psycopg2.extensions
 
-from swh_sched_runner.backend import (
-    archive,
-    arguments,
-    controls,
-    listers,
-    metrics,
-    origins,
-    runs,
-    stats,
-    task_types,
-    tasks,
-    visits,
-)
-from swh_sched_runner.backend.outcomes import record as record_outcomes  # the parameter hides the module
-from swh_sched_runner.backend.tasks import create as create_tasks  # the parameter ``tasks`` hides the module
+from swh_sched_runner.backend import validate
+from swh_sched_runner.backend.dispatch import limits
+from swh_sched_runner.backend.origins import listers, metrics, origins, policies, stats
+from swh_sched_runner.backend.origins.outcomes import record as record_outcomes  # the parameter hides the module
+from swh_sched_runner.backend.tasks import archive, runs, tasks, types
+from swh_sched_runner.backend.tasks.tasks import create as create_tasks  # the parameter ``tasks`` hides the module
 from swh_sched_runner.config.settings import MAX_ARGUMENTS_BYTES, MAX_ARGUMENTS_DEPTH
 from swh_sched_runner.db.connections import create_engine, dsn
 from swh_sched_runner.db.engine import Database
@@ -93,7 +84,7 @@ class SchedulerBackend:
 
     current_version = 33
 
-    task_type_keys: ClassVar = list(task_types.KEYS)
+    task_type_keys: ClassVar = list(types.KEYS)
     task_create_keys: ClassVar = list(tasks.CREATE_KEYS)
     task_keys: ClassVar = list(tasks.KEYS)
     task_run_create_keys: ClassVar = list(runs.CREATE_KEYS)
@@ -106,8 +97,8 @@ class SchedulerBackend:
     def __init__(
         self, db: str | psycopg2.extensions.connection, min_pool_conns: int = 1, max_pool_conns: int = 10
     ) -> None:
-        arguments.integer("min_pool_conns", min_pool_conns, least=0)
-        arguments.integer("max_pool_conns", max_pool_conns, least=max(min_pool_conns, 1), most=10_000)
+        validate.integer("min_pool_conns", min_pool_conns, least=0)
+        validate.integer("max_pool_conns", max_pool_conns, least=max(min_pool_conns, 1), most=10_000)
         self._db: Database | Lent
         if isinstance(db, psycopg2.extensions.connection):
             self._db = Lent(db)
@@ -143,15 +134,15 @@ class SchedulerBackend:
         is a number above 0, ``max_queue_length`` counts messages (None: unbounded), ``num_retries`` counts failures
         in a row. Keys left out take the database's default: 1000 messages, None for the others.
         """
-        self._db.run(task_types.create, task_type)
+        self._db.run(types.create, task_type)
 
     def get_task_type(self, task_type_name: str) -> TaskType | None:
         """The task type of that name, or None."""
-        return self._db.run(task_types.get, task_type_name)
+        return self._db.run(types.get, task_type_name)
 
     def get_task_types(self) -> list[TaskType]:
         """All task types, in order of their names."""
-        return self._db.run(task_types.get_all)
+        return self._db.run(types.get_all)
 
     # Controls
 
@@ -162,11 +153,11 @@ class SchedulerBackend:
         its moment, ``by`` and ``reason``, and it is returned; None is returned when the pause begins. Raises
         ``UnknownTaskType``.
         """
-        return self._db.run(controls.pause_task_type, task_type, by, reason)
+        return self._db.run(limits.pause_task_type, task_type, by, reason)
 
     def resume_task_type(self, task_type: str) -> Pause | None:
         """End the pause of a type and return it; None if there was none. Raises ``UnknownTaskType``."""
-        return self._db.run(controls.resume_task_type, task_type)
+        return self._db.run(limits.resume_task_type, task_type)
 
     def pause_queue(self, queue: str, by: str | None = None, reason: str | None = None) -> Pause | None:
         """Let nothing more be sent to a queue until ``resume_queue``; what is in it stays for its workers.
@@ -174,11 +165,11 @@ class SchedulerBackend:
         The queue for tasks with a priority is a queue of its own. Messages that were promised and are not confirmed
         wait too. Any name will do, that of a queue to come as well. Returns as ``pause_task_type`` does.
         """
-        return self._db.run(controls.pause_queue, queue, by, reason)
+        return self._db.run(limits.pause_queue, queue, by, reason)
 
     def resume_queue(self, queue: str) -> Pause | None:
         """End the pause of a queue and return it; None if there was none."""
-        return self._db.run(controls.resume_queue, queue)
+        return self._db.run(limits.resume_queue, queue)
 
     def set_task_type_limits(
         self,
@@ -193,18 +184,18 @@ class SchedulerBackend:
         ``max_in_flight`` its tasks that were taken and have not ended, ``rate_limit`` its tasks a second, from all
         runners together: 0.000001 to 1000000. What is above a lowered limit already stays. Raises ``UnknownTaskType``.
         """
-        self._db.run(controls.set_task_type_limits, task_type, max_queue_length, max_in_flight, rate_limit)
+        self._db.run(limits.set_task_type_limits, task_type, max_queue_length, max_in_flight, rate_limit)
 
     def set_queue_bound(self, queue: str, max_queue_length: int | None) -> None:
         """Bound the messages in a queue, and in that for its tasks with a priority; None is unbounded.
 
         Sets the ``max_queue_length`` of all task types with this ``backend_name``. Raises ``UnknownQueue``.
         """
-        self._db.run(controls.set_queue_bound, queue, max_queue_length)
+        self._db.run(limits.set_queue_bound, queue, max_queue_length)
 
     def get_controls(self) -> Controls:
         """What holds each task type and queue back at the moment."""
-        return self._db.run(controls.get)
+        return self._db.run(limits.get)
 
     # Tasks
 
@@ -221,7 +212,7 @@ class SchedulerBackend:
         larger than ``max_arguments_bytes`` or nested deeper than ``max_arguments_depth``, ``InvalidArgument``.
         """
         limits = self.max_arguments_bytes, self.max_arguments_depth
-        return self._db.run(create_tasks, arguments.many("tasks", tasks), policy, *limits)
+        return self._db.run(create_tasks, validate.many("tasks", tasks), policy, *limits)
 
     def set_status_tasks(
         self, task_ids: Iterable[int], status: str = "disabled", next_run: datetime | None = None
@@ -230,11 +221,11 @@ class SchedulerBackend:
 
         ``status`` is next_run_not_scheduled, next_run_scheduled, completed or disabled. Unknown ids are left out.
         """
-        self._db.run(tasks.set_status, arguments.many("task_ids", task_ids), status, next_run)
+        self._db.run(tasks.set_status, validate.many("task_ids", task_ids), status, next_run)
 
     def disable_tasks(self, task_ids: Iterable[int]) -> None:
         """Disable tasks. Runs in flight no longer move them. Unknown ids are left out."""
-        self._db.run(tasks.set_status, arguments.many("task_ids", task_ids), "disabled", None)
+        self._db.run(tasks.set_status, validate.many("task_ids", task_ids), "disabled", None)
 
     def search_tasks(
         self,
@@ -252,12 +243,12 @@ class SchedulerBackend:
         ``task_id`` is an id or several; ``before`` and ``after`` bound next_run, inclusive.
         """
         several = [task_id] if isinstance(task_id, int) else task_id
-        ids = None if several is None else arguments.many("task_id", several)
+        ids = None if several is None else validate.many("task_id", several)
         return self._db.run(tasks.search, ids, task_type, status, priority, policy, before, after, limit)
 
     def get_tasks(self, task_ids: Iterable[int]) -> list[Task]:
         """The tasks of these ids, in order of id; unknown ids are left out."""
-        return self._db.run(tasks.get, arguments.many("task_ids", task_ids))
+        return self._db.run(tasks.get, validate.many("task_ids", task_ids))
 
     def peek_ready_tasks(
         self, task_type: str, timestamp: datetime | None = None, num_tasks: int | None = None
@@ -313,7 +304,7 @@ class SchedulerBackend:
         Dicts with ``task`` and ``backend_id``, optionally ``metadata`` and ``scheduled``. Raises ``UnknownTask`` and
         ``DuplicateBackendId``.
         """
-        self._db.run(runs.mass_schedule, arguments.many("task_runs", task_runs))
+        self._db.run(runs.mass_schedule, validate.many("task_runs", task_runs))
 
     def start_task_run(
         self, backend_id: str, metadata: dict[str, Any] | None = None, timestamp: datetime | None = None
@@ -343,7 +334,7 @@ class SchedulerBackend:
 
     def get_task_runs(self, task_ids: Iterable[int], limit: int | None = None) -> list[TaskRun]:
         """The runs of these tasks, in order of id, at most ``limit``."""
-        return self._db.run(runs.get_of_tasks, arguments.many("task_ids", task_ids), limit)
+        return self._db.run(runs.get_of_tasks, validate.many("task_ids", task_ids), limit)
 
     # Archive
 
@@ -374,7 +365,7 @@ class SchedulerBackend:
         alone, and so are runs that are gone already. A task that was set to run again meanwhile stays. Raises
         ``InvalidArgument`` for a run of another task.
         """
-        self._db.run(archive.delete, arguments.many("task_ids", task_ids))
+        self._db.run(archive.delete, validate.many("task_ids", task_ids))
 
     # Listers
 
@@ -384,7 +375,7 @@ class SchedulerBackend:
 
     def get_listers_by_id(self, lister_ids: Iterable[UUID | str]) -> list[Lister]:
         """The listers of these ids, in order of creation; unknown ids are left out."""
-        return self._db.run(listers.get_by_id, arguments.many("lister_ids", lister_ids))
+        return self._db.run(listers.get_by_id, validate.many("lister_ids", lister_ids))
 
     def get_lister(self, name: str, instance_name: str | None = None) -> Lister | None:
         """The lister of that name and instance (None is the empty name); None for an unknown one."""
@@ -410,7 +401,7 @@ class SchedulerBackend:
         New origins are inserted; of known ones extra_loader_arguments, enabled, last_update and last_seen are
         written, first_seen stays. The last of a key wins. Raises ``UnknownLister``.
         """
-        return self._db.run(origins.record, arguments.many("listed_origins", listed_origins))
+        return self._db.run(origins.record, validate.many("listed_origins", listed_origins))
 
     def get_listed_origins(
         self,
@@ -457,7 +448,7 @@ class SchedulerBackend:
         first_visits_after_listing; another raises ``UnknownPolicy``.
         """
         return self._db.run(
-            visits.grab_next,
+            policies.grab_next,
             visit_type,
             count,
             policy,
@@ -480,21 +471,21 @@ class SchedulerBackend:
         statuses created and ongoing, change nothing. So a replay is harmless. full and partial without a snapshot count
         as failed. Origins that nobody lists get statistics too.
         """
-        self._db.run(record_outcomes, arguments.many("outcomes", outcomes), Random())
+        self._db.run(record_outcomes, validate.many("outcomes", outcomes), Random())
 
     def origin_visit_stats_upsert(self, origin_visit_stats: Iterable[OriginVisitStats]) -> None:
         """Write statistics of visits: a None keeps what is stored, offset and successive visits are always written.
 
         A url and visit type twice in one call raise ``SchedulerException``.
         """
-        self._db.run(stats.upsert, arguments.many("origin_visit_stats", origin_visit_stats))
+        self._db.run(stats.upsert, validate.many("origin_visit_stats", origin_visit_stats))
 
     def origin_visit_stats_get(self, ids: Iterable[tuple[str, str]]) -> list[OriginVisitStats]:
         """The statistics of these (url, visit type), in the order given; unknown ones are left out.
 
         A key that is given twice has two entries.
         """
-        return self._db.run(stats.get, arguments.many("ids", ids))
+        return self._db.run(stats.get, validate.many("ids", ids))
 
     def visit_scheduler_queue_position_get(self) -> dict[str, int]:
         """How far the queue of origins without last_update has come, by visit type; a number without a unit."""

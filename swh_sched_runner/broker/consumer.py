@@ -7,11 +7,11 @@ from typing import Protocol
 
 from celery import Celery
 
-from swh_sched_runner.broker.amqp_consume import AmqpConsumer
-from swh_sched_runner.broker.app import kind_of
+from swh_sched_runner.broker.amqp.consumer import AmqpConsumer
+from swh_sched_runner.broker.celery.app import kind_of
 from swh_sched_runner.broker.delivery import MAX_EVENT_BYTES, Delivery
 from swh_sched_runner.broker.memory import MemoryConsumer
-from swh_sched_runner.broker.redis_consume import RedisConsumer
+from swh_sched_runner.broker.redis.consumer import RedisConsumer
 from swh_sched_runner.config.settings import BrokerSettings
 
 __all__ = ["Delivery", "EventConsumer", "open_consumer"]

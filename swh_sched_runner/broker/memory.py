@@ -11,9 +11,9 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 
 from swh_sched_runner import worker
-from swh_sched_runner.broker.app import connect
+from swh_sched_runner.broker.celery.app import connect
+from swh_sched_runner.broker.celery.messages import REFUSALS, Message, SizeLimit, Template, refused
 from swh_sched_runner.broker.delivery import Delivery
-from swh_sched_runner.broker.messages import REFUSALS, Message, SizeLimit, Template, refused
 from swh_sched_runner.broker.sent import Sent
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import BrokerUnavailable, OwnershipLost

@@ -8,12 +8,12 @@ from typing import Protocol
 
 from celery import Celery
 
-from swh_sched_runner.broker.amqp_consume import declare_events
-from swh_sched_runner.broker.amqp_publish import AmqpPublisher
-from swh_sched_runner.broker.app import kind_of
+from swh_sched_runner.broker.amqp.consumer import declare_events
+from swh_sched_runner.broker.amqp.publisher import AmqpPublisher
+from swh_sched_runner.broker.celery.app import kind_of
+from swh_sched_runner.broker.celery.messages import Message, SizeLimit
 from swh_sched_runner.broker.memory import MemoryPublisher
-from swh_sched_runner.broker.messages import Message, SizeLimit
-from swh_sched_runner.broker.redis_publish import RedisPublisher
+from swh_sched_runner.broker.redis.publisher import RedisPublisher
 from swh_sched_runner.broker.sent import Sent
 from swh_sched_runner.config.settings import BrokerSettings
 

@@ -8,10 +8,12 @@ from typing import Self
 import attrs
 from celery import Celery
 
-from swh_sched_runner.broker import amqp_link, redis_link, redis_search
-from swh_sched_runner.broker.amqp_link import AmqpLink
-from swh_sched_runner.broker.app import connect, kind_of
-from swh_sched_runner.broker.redis_link import RedisLink
+from swh_sched_runner.broker.amqp import connection as amqp_connection
+from swh_sched_runner.broker.amqp.connection import AmqpLink
+from swh_sched_runner.broker.celery.app import connect, kind_of
+from swh_sched_runner.broker.redis import connection as redis_connection
+from swh_sched_runner.broker.redis import search as redis_search
+from swh_sched_runner.broker.redis.connection import RedisLink
 
 
 @attrs.define(slots=True, frozen=True)
@@ -48,9 +50,9 @@ class Queues:
         """
         match self._kind:
             case "amqp":
-                return amqp_link.depth(self._amqp_link(), queue) or 0
+                return amqp_connection.depth(self._amqp_link(), queue) or 0
             case "redis":
-                return redis_link.depth(self._redis_link(), queue)
+                return redis_connection.depth(self._redis_link(), queue)
             case "memory":
                 with connect(self._app) as connection:
                     channel = connection.default_channel
@@ -64,13 +66,13 @@ class Queues:
         """
         match self._kind:
             case "amqp":
-                counted = amqp_link.counts(self._amqp_link(), queue)
+                counted = amqp_connection.counts(self._amqp_link(), queue)
                 ready, consumers = counted or (0, 0)
                 return Look(queue, counted is not None, ready, consumers, None if ready or message is None else False)
             case "redis":
                 link = self._redis_link()
                 found = redis_search.find(link, queue, message) if message is not None else redis_search.Found(None)
-                ready = redis_link.depth(link, queue)
+                ready = redis_connection.depth(link, queue)
                 return Look(queue, True, ready, None, found.holds, found.ahead)
             case "memory":
                 ready = self.depth(queue)
@@ -83,7 +85,7 @@ class Queues:
         """
         if self._kind != "amqp":
             return None
-        return amqp_link.exists(self._amqp_link(), f"{hostname}.{self._app.control.mailbox.namespace}.pidbox")
+        return amqp_connection.exists(self._amqp_link(), f"{hostname}.{self._app.control.mailbox.namespace}.pidbox")
 
     def declare(self, queue: str) -> None:
         """Make ``queue`` as a worker with ``-Q queue`` does, with the configured arguments; on RabbitMQ.
@@ -91,7 +93,7 @@ class Queues:
         Raises ``QueueRefused`` where it exists and differs. Elsewhere queues come into being with their first message.
         """
         if self._kind == "amqp":
-            amqp_link.declare(self._amqp_link(), self._app, queue)
+            amqp_connection.declare(self._amqp_link(), self._app, queue)
 
     def close(self) -> None:
         """End the connection."""

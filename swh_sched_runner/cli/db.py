@@ -8,7 +8,7 @@ from datetime import timedelta
 import attrs
 import click
 
-from swh_sched_runner.backend import check
+from swh_sched_runner.backend.inspection import check
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import document, printable
 from swh_sched_runner.db import adopt, migrate

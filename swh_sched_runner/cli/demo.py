@@ -19,7 +19,7 @@ import click
 import structlog
 from rich.console import Console
 
-from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.cli import logs, web
 from swh_sched_runner.cli.context import Context

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import document, printable, warn
 from swh_sched_runner.db import migrate
-from swh_sched_runner.services import explain as service
-from swh_sched_runner.services.explain import Explanation
+from swh_sched_runner.insight import explain as service
+from swh_sched_runner.insight.explain import Explanation
 
 
 @click.group()

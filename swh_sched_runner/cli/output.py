@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from swh_sched_runner.config import mask
+from swh_sched_runner.insight.format import duration, moment
 from swh_sched_runner.model import Pause
-from swh_sched_runner.services.wording import duration, moment
 
 log = structlog.get_logger(__name__)
 

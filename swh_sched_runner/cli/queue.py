@@ -10,8 +10,8 @@ import time
 import attrs
 import click
 
-from swh_sched_runner.backend.controls import unknown_queue
-from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.backend.dispatch.limits import unknown_queue
+from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import UNBOUNDED, document, printable, told_paused, told_resumed, warn

@@ -7,10 +7,10 @@ from typing import Any
 
 import attrs
 
-from swh_sched_runner.backend import controls
-from swh_sched_runner.backend import status as facts
-from swh_sched_runner.backend.controls import Standing
-from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.backend.dispatch import limits
+from swh_sched_runner.backend.dispatch.limits import Standing
+from swh_sched_runner.backend.inspection import status as facts
+from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import UNBOUNDED, table, warn
@@ -152,7 +152,7 @@ def look(context: Context, *, backlog: bool = True) -> list[Queue]:
     """All queues, without their depths; without ``backlog`` what is due is not counted either."""
     context.database.run(migrate.require)
     due = context.database.run(facts.backlog) if backlog else []
-    return list_queues(context, due, context.database.run(controls.standing))
+    return list_queues(context, due, context.database.run(limits.standing))
 
 
 def print_queues(title: str | None, found: Iterable[Queue], columns: Sequence[str]) -> None:

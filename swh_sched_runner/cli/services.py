@@ -8,19 +8,19 @@ from functools import partial
 import click
 import structlog
 
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.consumer import open_consumer
 from swh_sched_runner.broker.publish import SizeLimit, open_publisher
 from swh_sched_runner.cli import web
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.db import migrate
+from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.listener import Listener
-from swh_sched_runner.services.runner import Runner
+from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.service import Pulse, Service
 from swh_sched_runner.services.supervisor import Supervisor
-from swh_sched_runner.services.visits import VisitScheduler
+from swh_sched_runner.services.visits.scheduler import VisitScheduler
 
 log = structlog.get_logger(__name__)
 

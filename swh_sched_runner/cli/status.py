@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import attrs
 import click
 
-from swh_sched_runner.backend import controls
-from swh_sched_runner.backend import status as facts
+from swh_sched_runner.backend.dispatch import limits
+from swh_sched_runner.backend.inspection import status as facts
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import document, table
 from swh_sched_runner.cli.queue_list import BRIEF, Queue, list_queues, print_queues, read_depths
@@ -26,7 +26,7 @@ def status(context: Context, as_json: bool) -> None:
     A queue whose depth can't be read is shown as unreadable, with a warning.
     """
     context.database.run(migrate.require)
-    overview, standing = context.database.run(facts.overview), context.database.run(controls.standing)
+    overview, standing = context.database.run(facts.overview), context.database.run(limits.standing)
     found = list_queues(context, overview.backlog, standing)
     read_depths(context, found)
     held = [row for row in standing.controls.task_types if row.pause or row.max_in_flight is not None or row.rate_limit]

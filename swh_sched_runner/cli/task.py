@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from swh_sched_runner.backend.tasks import POLICIES, PRIORITIES, STATUSES
+from swh_sched_runner.backend.tasks.tasks import POLICIES, PRIORITIES, STATUSES
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import cell, document, json_text, table, warn
 from swh_sched_runner.cli.parameters import moment, parse_arguments

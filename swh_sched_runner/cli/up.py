@@ -8,17 +8,17 @@ from contextlib import contextmanager
 import click
 import structlog
 
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.broker import recovery
-from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.broker.celery.app import create_app
+from swh_sched_runner.broker.redis import restore
 from swh_sched_runner.cli import web
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.services import factories
 from swh_sched_runner.db import migrate
 from swh_sched_runner.embedded import directory, process
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.listener import Listener
-from swh_sched_runner.services.recovery import recover
+from swh_sched_runner.services.listener.listener import Listener
+from swh_sched_runner.services.maintenance.restart import recover
 from swh_sched_runner.services.service import Pulse
 from swh_sched_runner.services.supervisor import Supervisor
 
@@ -73,7 +73,7 @@ def settle(context: Context, patience_seconds: float = 0.0) -> None:
     process.wait_until(lambda: not directory.workers_alive(context.data_directory), patience_seconds)
     workers_alive = directory.workers_alive(context.data_directory)
     if not workers_alive:
-        recovery.restore_unacked(app, context.broker)
+        restore.restore_unacked(app, context.broker)
     listener = factories(context)["listener"]()
     assert isinstance(listener, Listener)
     try:
@@ -84,7 +84,7 @@ def settle(context: Context, patience_seconds: float = 0.0) -> None:
         listener.close()
     recover(
         Dispatch(context.database),
-        lambda queues: recovery.waiting_ids(app, queues),
+        lambda queues: restore.waiting_ids(app, queues),
         context.broker.priority_queue,
         workers_alive=workers_alive,
     )

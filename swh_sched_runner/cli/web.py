@@ -10,7 +10,7 @@ from functools import partial
 import click
 import structlog
 
-from swh_sched_runner.broker.app import connect, create_app
+from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.config import WebSettings
 from swh_sched_runner.db import migrate

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import click
 import structlog
 
-from swh_sched_runner.broker.app import create_app, task_names
+from swh_sched_runner.broker.celery.app import create_app, task_names
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.embedded import directory
 

@@ -46,7 +46,7 @@ DEFAULTS: dict[str, Any] = {
 # SQLAlchemy's side of the driver, a class without types.
 PostgreSQL: Any = dialect.dialect
 
-_sql = Queries("session")
+_sql = Queries("db/session")
 _UUID = driver.new_type((2950,), "UUID", lambda value, _: None if value is None else UUID(str(value)))
 # Written down, since an application may have registered readers of its own, for all connections or for one.
 _READERS: tuple[Any, ...] = (

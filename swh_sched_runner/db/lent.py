@@ -24,7 +24,7 @@ T = TypeVar("T")
 # What the code and the driver count on. A call sets what differs, and puts it back.
 NEEDED = {"TimeZone": "UTC", "DateStyle": "ISO", "IntervalStyle": "postgres"}
 
-_sql = Queries("session")
+_sql = Queries("db/session")
 
 
 class _Quiet:

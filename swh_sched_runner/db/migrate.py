@@ -32,7 +32,7 @@ UPGRADE_LOCK = 0x5C4ED_0001
 LOCK_TIMEOUT = "10s"
 LOCK_POLL_SECONDS = 0.1
 
-_sql = Queries("schema")
+_sql = Queries("db/schema")
 
 
 def apply(name: str) -> None:

@@ -1,6 +1,6 @@
 """Named statements of ``sql/queries``, read once when first used.
 
-``Queries("tasks").peek_ready`` is the statement that follows ``-- name: peek_ready`` in ``tasks.sql``, as
+``Queries("tasks/tasks").peek_ready`` follows ``-- name: peek_ready`` in ``tasks/tasks.sql``, as
 a SQLAlchemy ``text`` with named binds.
 """
 

@@ -25,7 +25,7 @@ from swh_sched_runner.embedded import process
 from swh_sched_runner.exc import DatabaseUnavailable, DataDirectoryVersion
 
 log = structlog.get_logger(__name__)
-_sql = Queries("embedded")
+_sql = Queries("db/embedded")
 
 USER = "postgres"
 PORT = 5432  # only a part of the socket's name: nothing listens on the network

@@ -17,7 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from swh_sched_runner import __version__
-from swh_sched_runner.backend.status import Flow, flow
+from swh_sched_runner.backend.inspection.status import Flow, flow
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.model import MomentText
 from swh_sched_runner.web.recent import Recent

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.backend.owner import Owner
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.dispatch.session import Owner
 from swh_sched_runner.db.engine import Database
 
 

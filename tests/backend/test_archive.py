@@ -14,9 +14,10 @@ import psycopg2
 import pytest
 from sqlalchemy import text
 
-from swh_sched_runner.backend import SchedulerBackend, archive
-from swh_sched_runner.backend.dispatch import Dispatch, OpenBatch
-from swh_sched_runner.backend.runs import Evidence, RunChange
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend.dispatch.outbox import Dispatch, OpenBatch
+from swh_sched_runner.backend.tasks import archive
+from swh_sched_runner.backend.tasks.runs import Evidence, RunChange
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import InvalidArgument, SchedulerException, UnknownTask
 from swh_sched_runner.model import Task

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from swh_sched_runner.backend import SchedulerBackend, controls, dispatch
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.backend.lanes import Lane
-from swh_sched_runner.backend.owner import Owner
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend.dispatch import limits, outbox
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.dispatch.ready import Lane
+from swh_sched_runner.backend.dispatch.session import Owner
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import InvalidArgument, UnknownQueue, UnknownTaskType
 from swh_sched_runner.model import UNCHANGED, Controls, Pause, QueueControls, TypeControls
@@ -165,7 +166,7 @@ def test_a_pause_waits_for_the_grab_that_obeys_the_controls_and_nothing_is_taken
     # given a grab under a limit that is not committed
     due.set_task_type_limits("load-git", max_in_flight=5)
     with database.engine.connect() as grab, ThreadPoolExecutor(1) as pool:
-        dispatch._open_batch(grab, owner.id, QUEUE, LANE, 10, None)
+        outbox._open_batch(grab, owner.id, QUEUE, LANE, 10, None)
         # when
         paused = pool.submit(due.pause_task_type, "load-git")
         until(partial(_somebody_waits, database), what="the pause waits")
@@ -350,7 +351,7 @@ def test_no_runner_falls_asleep_while_a_resume_is_under_way(
 ) -> None:
     due.pause_queue(QUEUE)
     with database.engine.connect() as conn:
-        controls.resume_queue(conn, QUEUE)
+        limits.resume_queue(conn, QUEUE)
         during = owner.fall_asleep(600)
         conn.commit()
     after = owner.fall_asleep(600)
@@ -382,7 +383,7 @@ def test_how_queues_stand_tells_tasks_with_a_priority_and_promises_apart(
     ledger.close_batch(owner.id, high.id)
     due.end_task_run(sent.promises[3].backend_id, "eventful")
     # when
-    standing = database.run(controls.standing)
+    standing = database.run(limits.standing)
     # then
     assert [(row.type, row.priority, row.tasks) for row in standing.in_flight] == [
         ("load-git", False, 6),
@@ -397,9 +398,9 @@ def test_who_fills_a_queue_is_known_while_that_runner_lives(
     owner = ledger.open_owner()
     batch = ledger.open_batch(owner.id, QUEUE, LANE, 1)
     assert batch is not None
-    ledger.close_batch(owner.id, batch.id, batch_ids(batch), dispatch.QueueSeen(QUEUE, 1, 2.5))
+    ledger.close_batch(owner.id, batch.id, batch_ids(batch), outbox.QueueSeen(QUEUE, 1, 2.5))
 
-    [alive] = database.run(controls.standing).filled
+    [alive] = database.run(limits.standing).filled
     owner.close()
     [gone] = until(partial(_without_host, database), what="the runner is gone")
 
@@ -409,10 +410,10 @@ def test_who_fills_a_queue_is_known_while_that_runner_lives(
     assert gone.filled == alive.filled
 
 
-def batch_ids(batch: dispatch.Batch) -> list[str]:
+def batch_ids(batch: outbox.Batch) -> list[str]:
     """What keeps the batch open, so that its owner stays known after its end."""
     return [promise.backend_id for promise in batch.promises]
 
 
-def _without_host(database: Database) -> list[controls.Filled]:
-    return [row for row in database.run(controls.standing).filled if row.host is None]
+def _without_host(database: Database) -> list[limits.Filled]:
+    return [row for row in database.run(limits.standing).filled if row.host is None]

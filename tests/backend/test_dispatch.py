@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import WITHDRAWN, Batch, Dispatch, Lane, OpenBatch, VisitPlan
-from swh_sched_runner.backend.owner import Owner
+from swh_sched_runner.backend.dispatch.outbox import WITHDRAWN, Batch, Dispatch, Lane, OpenBatch, VisitPlan
+from swh_sched_runner.backend.dispatch.session import Owner
 from swh_sched_runner.config import VisitSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import OwnershipLost

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.backend.runs import RunChange
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.tasks.runs import RunChange
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.model import Evidence, Task
 from tests.support.samples import NOW, a_task, a_type, run_of_a_task

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from swh_sched_runner.backend import SchedulerBackend, explain
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.backend.explain import TaskFacts
-from swh_sched_runner.backend.lanes import Lane, queue_filled
-from swh_sched_runner.backend.owner import Owner
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.dispatch.ready import Lane, queue_filled
+from swh_sched_runner.backend.dispatch.session import Owner
+from swh_sched_runner.backend.inspection import explain
+from swh_sched_runner.backend.inspection.explain import TaskFacts
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import InvalidArgument, UnknownTask
 from swh_sched_runner.model import Task

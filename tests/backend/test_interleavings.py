@@ -19,10 +19,11 @@ import attrs
 import pytest
 from sqlalchemy import Engine, event, text
 
-from swh_sched_runner.backend import SchedulerBackend, visits
-from swh_sched_runner.backend.dispatch import Dispatch, Lane, OpenBatch
-from swh_sched_runner.backend.runs import RunChange
-from swh_sched_runner.backend.visit_batches import Cooldowns, VisitPlan
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend.dispatch.outbox import Dispatch, Lane, OpenBatch
+from swh_sched_runner.backend.dispatch.visit_batches import Cooldowns, VisitPlan
+from swh_sched_runner.backend.origins import policies
+from swh_sched_runner.backend.tasks.runs import RunChange
 from swh_sched_runner.db import engine as db_engine
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import DuplicateBackendId, StaleData, UnknownTask
@@ -195,8 +196,8 @@ class Program:
                 self.shared.runs += names
 
     def step_open_visit_batch(self) -> None:
-        policies = dict.fromkeys(self.some(visits.POLICIES[:5]), 1.0)
-        plan = VisitPlan("git", "operated", 4, policies, OFF)
+        weights = dict.fromkeys(self.some(policies.POLICIES[:5]), 1.0)
+        plan = VisitPlan("git", "operated", 4, weights, OFF)
         if (batch := self.dispatch.open_visit_batch(self.owner.id, "queue", plan)) is not None:
             self.dispatch.close_batch(self.owner.id, batch.id)
 
@@ -243,7 +244,7 @@ class Program:
         )
 
     def step_grab_visits(self) -> None:
-        moment, policy = self.shared.later(), self.dice.choice(visits.POLICIES[:5])
+        moment, policy = self.shared.later(), self.dice.choice(policies.POLICIES[:5])
         lister = self.dice.choice([None, *self.shared.listers])
         for row in self.backend.grab_next_visits("git", 3, policy, timestamp=moment, lister_uuid=lister, **OFF):
             self.tell("scheduled", row.url, moment)

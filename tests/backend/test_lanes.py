@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import text
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend import dispatch as dispatch_module
-from swh_sched_runner.backend.dispatch import Dispatch, QueueSeen, VisitPlan
-from swh_sched_runner.backend.lanes import Lane, QueueState
-from swh_sched_runner.backend.owner import Owner
+from swh_sched_runner.backend.dispatch import outbox as dispatch_module
+from swh_sched_runner.backend.dispatch.outbox import Dispatch, QueueSeen, VisitPlan
+from swh_sched_runner.backend.dispatch.ready import Lane, QueueState
+from swh_sched_runner.backend.dispatch.session import Owner
 from swh_sched_runner.config import VisitSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.model import ListedOrigin

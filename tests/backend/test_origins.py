@@ -12,7 +12,8 @@ import attr
 import pytest
 from sqlalchemy import Engine
 
-from swh_sched_runner.backend import SchedulerBackend, origins, outcomes, stats
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend.origins import origins, outcomes, stats
 from swh_sched_runner.exc import InvalidArgument, UnknownLister
 from swh_sched_runner.model import ListedOrigin, OriginVisitStats
 from tests.support.origins import NOW, Steady, a_lister, an_origin, an_outcome, mirrors_that_lie, url_of

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from swh_sched_runner.backend import SchedulerBackend, outcomes
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend.origins import outcomes
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import InvalidArgument
 from swh_sched_runner.model import LastVisitStatus, OriginVisitStats, VisitOutcome

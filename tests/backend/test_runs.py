@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.backend.runs import RunChange
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.tasks.runs import RunChange
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import DuplicateBackendId, InvalidArgument, UnknownTask
 from swh_sched_runner.model import Evidence

@@ -354,7 +354,7 @@ def test_grab_takes_what_peek_would_show_once(backend: SchedulerBackend, priorit
 def test_a_grab_skips_what_another_one_holds_and_takes_the_next(
     backend: SchedulerBackend, database_url: str, priority: str | None
 ) -> None:
-    from swh_sched_runner.backend import tasks
+    from swh_sched_runner.backend.tasks import tasks
     from swh_sched_runner.db.engine import create_engine
 
     backend.create_task_type(a_type())

@@ -16,7 +16,8 @@ import attrs
 import pytest
 from sqlalchemy import Engine
 
-from swh_sched_runner.backend import SchedulerBackend, visits
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend.origins import policies
 from swh_sched_runner.exc import InvalidArgument, SchedulerException, UnknownPolicy
 from swh_sched_runner.model import LastVisitStatus, ListedOrigin, OriginVisitStats
 from tests.support.grabbers import grab_until_empty
@@ -26,7 +27,7 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 OFF: dict[str, Any] = dict.fromkeys(
     ("absolute_cooldown", "scheduled_cooldown", "failed_cooldown", "not_found_cooldown")
 )
-POLICIES = visits.POLICIES
+POLICIES = policies.POLICIES
 FINISHED = NOW - 5 * DAY
 
 Pair = tuple[ListedOrigin, OriginVisitStats]
@@ -154,7 +155,7 @@ def test_a_policy_takes_what_its_rule_says_in_its_order(backend: SchedulerBacken
                     and is_due(stats, cooldowns)
                 ]
                 with engine.connect() as conn:  # rolled back: every combination sees the same database
-                    taken = visits.grab_next(
+                    taken = policies.grab_next(
                         conn,
                         "git",
                         1000,
@@ -371,7 +372,7 @@ def test_what_one_transaction_took_no_other_gets_nor_waits_for(
     lister = prepared(backend, policy, 20)
     # With a lister its origins may be sorted, and locked while the first grab lasts: a second one may get none then.
     of_whom = lister if policy == "first_visits_after_listing" or not analyzed else None
-    grab = partial(visits.grab_next, visit_type="git", policy=policy, lister_uuid=of_whom, timestamp=NOW)
+    grab = partial(policies.grab_next, visit_type="git", policy=policy, lister_uuid=of_whom, timestamp=NOW)
 
     with engine.connect() as first, engine.connect() as second:
         second.exec_driver_sql("set lock_timeout = '2s'")
@@ -391,7 +392,7 @@ def test_what_one_transaction_took_no_other_gets_nor_waits_for(
 
 def test_two_grabs_of_the_queue_pass_one_after_the_other(backend: SchedulerBackend, engine: Engine) -> None:
     prepared(backend, "origins_without_last_update", 20)
-    grab = partial(visits.grab_next, visit_type="git", policy="origins_without_last_update", timestamp=NOW)
+    grab = partial(policies.grab_next, visit_type="git", policy="origins_without_last_update", timestamp=NOW)
 
     with engine.connect() as first, ThreadPoolExecutor(1) as pool:
         kept = {o.url for o in grab(first, count=8)}
@@ -406,7 +407,7 @@ def test_two_grabs_of_the_queue_pass_one_after_the_other(backend: SchedulerBacke
 def test_an_origin_of_two_listers_goes_to_one_of_two_schedulers(backend: SchedulerBackend, engine: Engine) -> None:
     a, b = a_lister(backend, "a"), a_lister(backend, "b")
     backend.record_listed_origins([an_origin(a), an_origin(b)])  # never visited, listed twice
-    grab = partial(visits.grab_next, visit_type="git", count=5, policy="stop_after_success")
+    grab = partial(policies.grab_next, visit_type="git", count=5, policy="stop_after_success")
 
     with engine.connect() as first, engine.connect() as second:
         second.exec_driver_sql("set lock_timeout = '2s'")
@@ -420,7 +421,7 @@ def test_what_a_transaction_gave_up_is_taken_by_the_next(backend: SchedulerBacke
     backend.record_listed_origins([an_origin(a_lister(backend))])
 
     with engine.connect() as conn:
-        assert len(visits.grab_next(conn, "git", 1, "oldest_scheduled_first")) == 1
+        assert len(policies.grab_next(conn, "git", 1, "oldest_scheduled_first")) == 1
         conn.rollback()
 
     assert len(backend.grab_next_visits("git", 1, "oldest_scheduled_first")) == 1

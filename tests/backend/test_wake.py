@@ -9,9 +9,9 @@ import psycopg2
 import pytest
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.backend.owner import Owner
-from swh_sched_runner.backend.tasks import LARGE
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.dispatch.session import Owner
+from swh_sched_runner.backend.tasks.tasks import LARGE
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import OwnershipLost
 from tests.support.samples import a_task, a_type

@@ -10,8 +10,8 @@ import pytest
 from celery import Celery
 from kombu.transport.memory import Channel, Transport
 
-from swh_sched_runner.broker.app import create_app
-from swh_sched_runner.broker.messages import Message
+from swh_sched_runner.broker.celery.app import create_app
+from swh_sched_runner.broker.celery.messages import Message
 from swh_sched_runner.broker.publish import Filler, Publisher, open_publisher
 from swh_sched_runner.config.settings import BrokerSettings
 from tests.broker.proxy import Proxy

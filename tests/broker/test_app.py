@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from swh_sched_runner.broker.app import connect, create_app, kind_of, tls
+from swh_sched_runner.broker.celery.app import connect, create_app, kind_of, tls
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.exc import BrokerUnavailable, ConfigurationError
 from tests.broker.proxy import Proxy

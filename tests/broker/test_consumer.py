@@ -13,11 +13,12 @@ from unittest.mock import patch
 import pytest
 from celery import Celery
 
-from swh_sched_runner.broker import amqp_link, redis_consume
-from swh_sched_runner.broker.amqp_consume import AmqpConsumer, event_queue_arguments
-from swh_sched_runner.broker.app import connect, create_app
+from swh_sched_runner.broker.amqp import connection as amqp_connection
+from swh_sched_runner.broker.amqp.consumer import AmqpConsumer, event_queue_arguments
+from swh_sched_runner.broker.celery.app import connect, create_app
+from swh_sched_runner.broker.celery.events import TaskStarted, parse
 from swh_sched_runner.broker.consumer import Delivery, EventConsumer, open_consumer
-from swh_sched_runner.broker.events import TaskStarted, parse
+from swh_sched_runner.broker.redis import consumer as redis_consumer
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.exc import BrokerUnavailable, QueueRefused
 from tests.broker.proxy import Proxy
@@ -130,9 +131,11 @@ def test_what_a_listener_had_in_hand_when_it_died_comes_again(
     in_hand = take(dying, 10)
     dying.acknowledge(in_hand[:4])
     if isinstance(dying, AmqpConsumer):
-        amqp_link.depth(dying._link, direct.event_queue)  # an answer on the same channel: the acknowledgement is there
+        amqp_connection.depth(
+            dying._link, direct.event_queue
+        )  # an answer on the same channel: the acknowledgement is there
 
-    with patch.object(redis_consume, "VISIBILITY_SECONDS", 1):
+    with patch.object(redis_consumer, "VISIBILITY_SECONDS", 1):
         line.stop()
         with pytest.raises(BrokerUnavailable):
             until(lambda: dying.receive(1, 0.1), 5)

@@ -15,8 +15,8 @@ from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swh_sched_runner.broker.app import connect, create_app
-from swh_sched_runner.broker.messages import AmqpTemplate, Message, Template, show
+from swh_sched_runner.broker.celery.app import connect, create_app
+from swh_sched_runner.broker.celery.messages import AmqpTemplate, Message, Template, show
 from swh_sched_runner.broker.publish import Publisher, open_publisher
 from swh_sched_runner.config.settings import BrokerSettings
 from tests.broker.conftest import messages, send_all, still_owner

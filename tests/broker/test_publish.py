@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from celery import Celery
 
-from swh_sched_runner.broker.app import connect, create_app
+from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.publish import Publisher, open_publisher
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.config.settings import BrokerSettings

@@ -9,10 +9,10 @@ from unittest.mock import patch
 import pytest
 from celery import Celery
 
-from swh_sched_runner.broker.app import connect, create_app
+from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.publish import Publisher, SizeLimit, open_publisher
 from swh_sched_runner.broker.queues import Queues
-from swh_sched_runner.broker.redis_publish import RedisPublisher
+from swh_sched_runner.broker.redis.publisher import RedisPublisher
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.exc import BrokerUnavailable
@@ -224,7 +224,7 @@ def test_a_fill_lock_of_redis_whose_holder_died_ends_by_itself(valkey_url: str, 
     app = create_app(settings)
     one, other = open_publisher(app, settings, 1), open_publisher(app, settings, 2)
     assert isinstance(one, RedisPublisher)
-    with patch("swh_sched_runner.broker.redis_publish.FILL_MILLISECONDS", 200):
+    with patch("swh_sched_runner.broker.redis.publisher.FILL_MILLISECONDS", 200):
         lost = one.fill(queue, 10)
         assert lost.__enter__() is not None  # and never leaves
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 from celery import Celery
 
-from swh_sched_runner.broker import redis_search
-from swh_sched_runner.broker.app import connect, create_app, kind_of
+from swh_sched_runner.broker.celery.app import connect, create_app, kind_of
 from swh_sched_runner.broker.publish import Publisher, open_publisher
 from swh_sched_runner.broker.queues import Look, Queues
-from swh_sched_runner.broker.redis_link import RedisLink
+from swh_sched_runner.broker.redis import search as redis_search
+from swh_sched_runner.broker.redis.connection import RedisLink
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.exc import BrokerUnavailable, DepthUnreadable, QueueRefused
 from tests.broker.conftest import messages, send_all, still_owner

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import redis
 
-from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.consumer import open_consumer
 from swh_sched_runner.broker.publish import open_publisher
 from swh_sched_runner.broker.queues import Queues
-from swh_sched_runner.broker.recovery import restore_unacked, waiting_ids
+from swh_sched_runner.broker.redis.restore import restore_unacked, waiting_ids
 from swh_sched_runner.config.settings import BrokerSettings
 from tests.broker.conftest import messages, send_all, still_owner
 from tests.support.wait import until

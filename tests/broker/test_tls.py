@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from swh_sched_runner.broker.app import connect, create_app
+from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.consumer import open_consumer
 from swh_sched_runner.broker.publish import open_publisher
 from swh_sched_runner.config.settings import BrokerSettings

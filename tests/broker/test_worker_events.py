@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from swh_sched_runner.broker.app import connect, create_app
-from swh_sched_runner.broker.consumer import open_consumer
-from swh_sched_runner.broker.ends import End, Evidence, end_of
-from swh_sched_runner.broker.events import (
+from swh_sched_runner.broker.celery.app import connect, create_app
+from swh_sched_runner.broker.celery.events import (
     Event,
     Other,
     TaskReceived,
@@ -28,6 +26,8 @@ from swh_sched_runner.broker.events import (
     WorkerOnline,
     parse,
 )
+from swh_sched_runner.broker.celery.run_outcome import End, Evidence, end_of
+from swh_sched_runner.broker.consumer import open_consumer
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.worker import SchedulerTask, configure, result_fields
 from tests.support.wait import until

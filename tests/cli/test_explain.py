@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.config import BrokerSettings
 from tests.cli.conftest import Run
 from tests.support.samples import NOW, a_task, a_type

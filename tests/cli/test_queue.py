@@ -16,10 +16,10 @@ import pytest
 from celery import Celery
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import Batch, Dispatch, QueueSeen
-from swh_sched_runner.backend.lanes import Lane
-from swh_sched_runner.backend.owner import Owner
-from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.backend.dispatch.outbox import Batch, Dispatch, QueueSeen
+from swh_sched_runner.backend.dispatch.ready import Lane
+from swh_sched_runner.backend.dispatch.session import Owner
+from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.cli import queue as command
 from swh_sched_runner.cli.queue_list import Queue
 from swh_sched_runner.config import BrokerSettings

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from swh_sched_runner.backend import SchedulerBackend, controls
-from swh_sched_runner.backend import status as facts
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend.dispatch import limits
+from swh_sched_runner.backend.inspection import status as facts
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.model import Task
 from tests.cli.conftest import Run
@@ -108,7 +109,7 @@ def test_depths_are_read_from_the_broker(
     run: Run, backend: SchedulerBackend, load_git: str, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given two messages in the queue of a type
-    from swh_sched_runner.broker.app import create_app
+    from swh_sched_runner.broker.celery.app import create_app
     from swh_sched_runner.config import BrokerSettings
 
     app = create_app(BrokerSettings(url=valkey_url))
@@ -208,7 +209,7 @@ def test_status_reads_indexes_and_the_newest_runs_alone(database: Database) -> N
     plans = {}
     with database.engine.connect() as conn:
         named = {name: facts._sql.statements[name] for name in ("backlog", "in_flight", "last_failures")}
-        named |= {f"of queues: {name}": controls._sql.statements[name] for name in ("in_flight", "promised")}
+        named |= {f"of queues: {name}": limits._sql.statements[name] for name in ("in_flight", "promised")}
         for name, found in named.items():
             statement = text("explain " + found.text)
             plan = conn.execute(statement, {"now": None, "window": 10_000, "limit": 10})

@@ -13,8 +13,9 @@ from sqlalchemy import TextClause
 from swh_sched_runner.db.queries import Queries, sql_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-CONCERNS = sorted(Path(str(sql_folder())).joinpath("queries").glob("*.sql"))
-STATEMENTS = [(path.stem, name, text) for path in CONCERNS for name, text in Queries(path.stem).statements.items()]
+QUERIES = Path(str(sql_folder())).joinpath("queries")
+CONCERNS = sorted(str(path.relative_to(QUERIES).with_suffix("")) for path in QUERIES.rglob("*.sql"))
+STATEMENTS = [(concern, name, text) for concern in CONCERNS for name, text in Queries(concern).statements.items()]
 
 
 def binds_of(statement: TextClause) -> set[str]:
@@ -59,5 +60,5 @@ def test_every_statement_that_is_asked_for_exists() -> None:
 
 
 def test_an_unknown_statement_is_named() -> None:
-    with pytest.raises(AttributeError, match=r"tasks\.sql has no statement 'peak_ready'"):
-        _ = Queries("tasks").peak_ready
+    with pytest.raises(AttributeError, match=r"tasks/tasks\.sql has no statement 'peak_ready'"):
+        _ = Queries("tasks/tasks").peak_ready

@@ -13,7 +13,7 @@ import pytest
 from celery import Celery
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.model import Task, TaskRun

@@ -17,9 +17,9 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.backend.runs import Recorded
-from swh_sched_runner.broker.app import connect, create_app
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.tasks.runs import Recorded
+from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.consumer import open_consumer
 from swh_sched_runner.broker.delivery import BATCH_BYTES, KEPT_BYTES, bytes_of
 from swh_sched_runner.config import BrokerSettings, ListenerSettings
@@ -27,7 +27,7 @@ from swh_sched_runner.db import migrate
 from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.embedded.postgres import Postgres
 from swh_sched_runner.exc import SchedulerException, StatementRefused
-from swh_sched_runner.services.listener import Listener
+from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.service import Pulse
 from tests.support.programs import Programs, terminate
 from tests.support.rabbitmq import free_ports

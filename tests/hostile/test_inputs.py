@@ -23,8 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.broker.app import connect as connect_broker
-from swh_sched_runner.broker.app import create_app, kind_of
+from swh_sched_runner.broker.celery.app import connect as connect_broker
+from swh_sched_runner.broker.celery.app import create_app, kind_of
 from swh_sched_runner.cli import logs
 from swh_sched_runner.config import BrokerSettings, load, log_format, mask, shown
 from swh_sched_runner.exc import ConfigurationError, InvalidArgument

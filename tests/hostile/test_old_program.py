@@ -19,8 +19,9 @@ import psycopg2.extensions
 import pytest
 from sqlalchemy import Engine, event, text
 
-from swh_sched_runner.backend import SchedulerBackend, check
-from swh_sched_runner.backend.tasks import CREATION_LOCK
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend.inspection import check
+from swh_sched_runner.backend.tasks.tasks import CREATION_LOCK
 from swh_sched_runner.backend.wake import SLEEP_LOCK
 from swh_sched_runner.db.adopt import compat, migrations
 from swh_sched_runner.db.engine import Database, connect, create_engine
@@ -298,8 +299,8 @@ def test_its_tasks_wake_a_runner_that_sleeps(old_url: str, adopted: Engine) -> N
 
 
 def test_the_keys_of_locks_are_those_of_the_program() -> None:
-    assert str(SLEEP_LOCK) in Queries("compat").wake.text
-    assert str(CREATION_LOCK) in Queries("compat").create_tasks.text
+    assert str(SLEEP_LOCK) in Queries("db/compat").wake.text
+    assert str(CREATION_LOCK) in Queries("db/compat").create_tasks.text
 
 
 def test_equal_tasks_of_both_programs_at_once_are_one(old_url: str, adopted: Engine) -> None:
@@ -667,7 +668,7 @@ def test_a_sample_is_as_large_whatever_the_table() -> None:
 def test_a_range_of_pages_is_all_that_is_read(
     engine: Engine, statement: str, table: str, binds: dict[str, Any]
 ) -> None:
-    without_comments = re.sub(r"--.*\n", "\n", getattr(Queries("check"), statement).text)
+    without_comments = re.sub(r"--.*\n", "\n", getattr(Queries("inspection/check"), statement).text)
     explained = text(f"explain {without_comments}")
     with engine.connect() as conn:
         conn.exec_driver_sql("set enable_seqscan = off")

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend import status as facts
+from swh_sched_runner.backend.inspection import status as facts
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import InvalidArgument
 from swh_sched_runner.model import Lister, MomentText, OriginVisitStats, TaskRun

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import Dispatch
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.db import migrate
 from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.exc import InvalidArgument

@@ -16,18 +16,18 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import WITHDRAWN, Batch, Dispatch
-from swh_sched_runner.backend.lanes import Lane
-from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.backend.dispatch.outbox import WITHDRAWN, Batch, Dispatch
+from swh_sched_runner.backend.dispatch.ready import Lane
+from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.publish import Message, Publisher, SizeLimit, open_publisher
 from swh_sched_runner.config import BrokerSettings, QueueSettings, RunnerSettings, VisitSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.exc import BrokerUnavailable, InvalidArgument, SchedulerException
 from swh_sched_runner.model import ListedOrigin, Task
-from swh_sched_runner.services.runner import Runner
+from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.service import Pulse
-from swh_sched_runner.services.visits import VisitScheduler
+from swh_sched_runner.services.visits.scheduler import VisitScheduler
 from tests.broker.proxy import Proxy
 from tests.conftest import skip_or_fail
 from tests.support import rabbitmq

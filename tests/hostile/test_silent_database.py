@@ -16,8 +16,8 @@ from celery import Celery
 from sqlalchemy import Connection, text
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.broker.app import connect, create_app
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.db.connections import unhurried
 from swh_sched_runner.db.deadline import Watchdog, watchdog

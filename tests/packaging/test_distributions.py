@@ -22,10 +22,15 @@ import swh_sched_runner
 from swh_sched_runner.db import migrate, queries
 
 folder = queries.sql_folder()
-statements = {
-    file.name: len(queries.Queries(file.name.removesuffix(".sql")).statements)
-    for file in (folder / "queries").iterdir()
-}
+
+def concerns(folder, path=""):
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from concerns(entry, f"{path}{entry.name}/")
+        else:
+            yield path + entry.name.removesuffix(".sql")
+
+statements = {name + ".sql": len(queries.Queries(name).statements) for name in concerns(folder / "queries")}
 migrations = [queries.read("migrations", file.name) for file in (folder / "migrations").iterdir()]
 print(json.dumps({
     "package": swh_sched_runner.__file__,
@@ -38,7 +43,7 @@ print(json.dumps({
 
 def sql_files() -> dict[str, bytes]:
     """What a program needs of sql/: path below sql/, and content."""
-    files = [*CHECKOUT.glob("sql/queries/*.sql"), *CHECKOUT.glob("sql/migrations/*.sql")]
+    files = [*CHECKOUT.glob("sql/queries/**/*.sql"), *CHECKOUT.glob("sql/migrations/*.sql")]
     return {str(file.relative_to(CHECKOUT / "sql")): file.read_bytes() for file in files}
 
 

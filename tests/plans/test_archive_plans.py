@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, text
 
-from swh_sched_runner.backend import archive
+from swh_sched_runner.backend.tasks import archive
 from swh_sched_runner.db.engine import create_engine
 from tests.support import databases
 from tests.support.plans import explained

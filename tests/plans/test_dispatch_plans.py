@@ -9,9 +9,11 @@ from functools import partial
 import pytest
 from sqlalchemy import Engine
 
-from swh_sched_runner.backend import dispatch, lanes, tasks, wake
-from swh_sched_runner.backend.dispatch import QueueSeen
-from swh_sched_runner.backend.lanes import Lane
+from swh_sched_runner.backend import wake
+from swh_sched_runner.backend.dispatch import outbox, ready
+from swh_sched_runner.backend.dispatch.outbox import QueueSeen
+from swh_sched_runner.backend.dispatch.ready import Lane
+from swh_sched_runner.backend.tasks import tasks
 from swh_sched_runner.db.engine import create_engine
 from tests.support import databases
 from tests.support.plans import Plan, explained
@@ -59,7 +61,7 @@ def grab_of(plans: list[Plan]) -> Plan:
     ("lane", "index"), [(PLAIN, "task_ready_idx"), (PRIORITY, "task_ready_priority_idx")], ids=["plain", "priority"]
 )
 def test_a_grab_walks_the_index_of_ready_tasks_and_reads_what_it_takes(engine: Engine, lane: Lane, index: str) -> None:
-    grab = grab_of(explained(engine, lambda conn: dispatch._open_batch(conn, 1, "load-1", lane, TAKEN, None)))
+    grab = grab_of(explained(engine, lambda conn: outbox._open_batch(conn, 1, "load-1", lane, TAKEN, None)))
 
     assert index in grab.indexes()
     assert "task" not in grab.whole_tables()
@@ -68,7 +70,7 @@ def test_a_grab_walks_the_index_of_ready_tasks_and_reads_what_it_takes(engine: E
 
 def test_the_cost_of_a_grab_follows_what_it_takes(engine: Engine) -> None:
     def read(num_tasks: int) -> int:
-        work = partial(dispatch._open_batch, owner=1, queue="q", lane=PLAIN, num_tasks=num_tasks, now=None)
+        work = partial(outbox._open_batch, owner=1, queue="q", lane=PLAIN, num_tasks=num_tasks, now=None)
         return grab_of(explained(engine, work)).rows_read("task")
 
     assert read(10) <= 20
@@ -94,7 +96,7 @@ def test_creation_looks_for_twins_in_the_index_of_their_state(engine: Engine, st
 
 def test_a_look_reads_one_row_a_lane_and_no_more_tasks_in_flight_than_may_be(engine: Engine) -> None:
     (look,) = [
-        plan for plan in explained(engine, lambda conn: lanes.look(conn, ())) if "due_in_seconds" in plan.statement
+        plan for plan in explained(engine, lambda conn: ready.look(conn, ())) if "due_in_seconds" in plan.statement
     ]
 
     assert {"task_ready_idx", "task_ready_priority_idx", "task_scheduled_idx"} <= look.indexes()
@@ -103,7 +105,7 @@ def test_a_look_reads_one_row_a_lane_and_no_more_tasks_in_flight_than_may_be(eng
 
 
 def test_a_limit_counts_no_further_than_it_says(engine: Engine) -> None:
-    plans = explained(engine, lambda conn: lanes.allowance(conn, "load-0", 1000))
+    plans = explained(engine, lambda conn: ready.allowance(conn, "load-0", 1000))
 
     assert sum(plan.rows_read("task") for plan in plans) == CAP
     assert not any("task" in plan.whole_tables() for plan in plans)
@@ -112,7 +114,7 @@ def test_a_limit_counts_no_further_than_it_says(engine: Engine) -> None:
 def test_a_close_and_a_wake_read_no_task(engine: Engine) -> None:
     def work(conn: object) -> None:
         wake.wake(conn)  # type: ignore[arg-type]
-        dispatch._close_batch(conn, 1, 1, [], QueueSeen("load-1", 3, None))  # type: ignore[arg-type]
+        outbox._close_batch(conn, 1, 1, [], QueueSeen("load-1", 3, None))  # type: ignore[arg-type]
 
     plans = explained(engine, work)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, text
 
-from swh_sched_runner.backend import explain
+from swh_sched_runner.backend.inspection import explain
 from swh_sched_runner.db.engine import create_engine
 from tests.support import databases
 from tests.support.plans import explained

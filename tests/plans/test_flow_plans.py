@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy import Engine, text
 
-from swh_sched_runner.backend.status import flow
+from swh_sched_runner.backend.inspection.status import flow
 from tests.support.plans import explained
 
 TASKS = 50_000

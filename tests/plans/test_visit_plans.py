@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, text
 
-from swh_sched_runner.backend import origins, outcomes, stats, visits
+from swh_sched_runner.backend.origins import origins, outcomes, policies, stats
 from swh_sched_runner.db.engine import create_engine
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.model import ListedOrigin, OriginVisitStats, VisitOutcome
@@ -79,7 +79,7 @@ def engine(postgresql_url: str, template_database: str) -> Iterator[Engine]:
             binds = {"rows": ROWS, "head": ROWS // 2, "now": NOW}
             conn.execute(text(FILL), binds | {"lister": str(LISTER), "small_lister": str(SMALL_LISTER)})
             keys = conn.execute(text("select array_agg(url), array_agg(visit_type) from origin_visit_stats")).one()
-            conn.execute(Queries("visits").mirror_stats, {"urls": keys[0], "visit_types": keys[1]})
+            conn.execute(Queries("origins/policies").mirror_stats, {"urls": keys[0], "visit_types": keys[1]})
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
             conn.execute(text("vacuum analyze listed_origins, origin_visit_stats"))
         yield engine
@@ -88,7 +88,7 @@ def engine(postgresql_url: str, template_database: str) -> Iterator[Engine]:
 
 def walk_plan(engine: Engine, policy: str, count: int, **more: Any) -> Plan:
     """The plan of the statement that selects."""
-    plans = explained(engine, lambda conn: visits.grab_next(conn, "git", count, policy, timestamp=NOW, **more))
+    plans = explained(engine, lambda conn: policies.grab_next(conn, "git", count, policy, timestamp=NOW, **more))
     [walk] = [plan for plan in plans if "skip locked" in plan.statement]
     return walk
 
@@ -104,7 +104,7 @@ WALKS = {
 }
 
 
-@pytest.mark.parametrize("policy", visits.POLICIES)
+@pytest.mark.parametrize("policy", policies.POLICIES)
 def test_a_policy_walks_its_index_and_reads_in_proportion_to_what_it_takes(engine: Engine, policy: str) -> None:
     lister = LISTER if policy == "first_visits_after_listing" else None
     # Most of what failed last is in cooldown, and stands among what this policy takes.
@@ -120,7 +120,7 @@ def test_a_policy_walks_its_index_and_reads_in_proportion_to_what_it_takes(engin
         assert walk.rows_read("origin_visit_stats") <= rows_for_one * count
 
 
-@pytest.mark.parametrize("policy", visits.POLICIES)
+@pytest.mark.parametrize("policy", policies.POLICIES)
 def test_a_small_lister_costs_what_it_lists(engine: Engine, policy: str) -> None:
     with engine.connect() as conn:
         of_it = text("select count(*) from listed_origins where lister_id = :lister")
@@ -134,7 +134,7 @@ def test_a_small_lister_costs_what_it_lists(engine: Engine, policy: str) -> None
 
 
 def test_the_disabled_ones_are_found_without_the_others(engine: Engine) -> None:
-    for policy in visits.POLICIES[1:-1]:
+    for policy in policies.POLICIES[1:-1]:
         walk = walk_plan(engine, policy, 10, enabled=False)
 
         assert "listed_origins_disabled_idx" in walk.indexes()
@@ -142,7 +142,7 @@ def test_the_disabled_ones_are_found_without_the_others(engine: Engine) -> None:
 
 
 def test_marking_reads_what_was_taken(engine: Engine) -> None:
-    grab = partial(visits.grab_next, visit_type="git", count=100, policy="oldest_scheduled_first", timestamp=NOW)
+    grab = partial(policies.grab_next, visit_type="git", count=100, policy="oldest_scheduled_first", timestamp=NOW)
     [mark] = [plan for plan in explained(engine, grab) if "set last_scheduled" in plan.statement]
 
     assert mark.indexes() == {"origin_visit_stats_pkey"}

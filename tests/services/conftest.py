@@ -8,17 +8,17 @@ from functools import partial
 import pytest
 from celery import Celery
 
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.broker.app import create_app
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.consumer import open_consumer
 from swh_sched_runner.broker.publish import open_publisher
 from swh_sched_runner.config import BrokerSettings, ListenerSettings, RunnerSettings, VisitSettings
 from swh_sched_runner.db.engine import Database
+from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.listener import Listener
-from swh_sched_runner.services.runner import Runner
+from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.service import Service
-from swh_sched_runner.services.visits import VisitScheduler
+from swh_sched_runner.services.visits.scheduler import VisitScheduler
 
 PRIORITY_QUEUE = "save_code_now:{backend_name}"
 

@@ -12,20 +12,21 @@ import pytest
 from celery import Celery
 from sqlalchemy import text
 
-from swh_sched_runner.backend import SchedulerBackend, lanes
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.backend.lanes import Lane
-from swh_sched_runner.backend.owner import Owner
-from swh_sched_runner.broker.app import connect, create_app, kind_of
+from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend.dispatch import ready
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.dispatch.ready import Lane
+from swh_sched_runner.backend.dispatch.session import Owner
+from swh_sched_runner.broker.celery.app import connect, create_app, kind_of
 from swh_sched_runner.broker.queues import Queues
-from swh_sched_runner.broker.redis_link import RedisLink
+from swh_sched_runner.broker.redis.connection import RedisLink
 from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import BrokerUnavailable, UnknownTask
+from swh_sched_runner.insight.explain import Explanation, explain
 from swh_sched_runner.model import Task
-from swh_sched_runner.services.explain import Explanation, explain
-from swh_sched_runner.services.listener import Listener
-from swh_sched_runner.services.runner import Runner
+from swh_sched_runner.services.dispatch.runner import Runner
+from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.service import Pulse
 from tests.support.queues import take
 from tests.support.samples import NOW, a_task, a_type
@@ -277,7 +278,7 @@ def test_a_full_queue_says_how_full_and_how_long_it_is_likely_to_last(
     backend.create_task_type(a_type(max_queue_length=5))
     tasks = backend.create_tasks([a_task(n) for n in range(10)])
     fill(app, QUEUE, 5)
-    database.run(lanes.queue_filled, owner.id, QUEUE, 5, 1 / 6)
+    database.run(ready.queue_filled, owner.id, QUEUE, 5, 1 / 6)
     # when
     found = why(tasks[9]["id"])
     # then
@@ -296,7 +297,7 @@ def test_a_full_queue_whose_rate_is_not_known_promises_nothing(
     task = a_due_task(backend)
     backend.set_task_type_limits("load-git", max_queue_length=1)
     fill(app, QUEUE, 2)
-    database.run(lanes.queue_filled, owner.id, QUEUE, 1, rate)
+    database.run(ready.queue_filled, owner.id, QUEUE, 1, rate)
 
     found = why(task)
 
@@ -310,7 +311,7 @@ def test_a_bound_of_nothing_is_no_queue_that_will_drain(
 ) -> None:
     task = a_due_task(backend)
     backend.set_task_type_limits("load-git", max_queue_length=0)
-    database.run(lanes.queue_filled, owner.id, QUEUE, 0, 5.0)
+    database.run(ready.queue_filled, owner.id, QUEUE, 0, 5.0)
 
     found = why(task)
 
@@ -335,7 +336,7 @@ def test_a_task_waits_behind_those_that_were_due_before_it(
     assert found.text == "due since 2026-03-01 12:00:00 UTC, waiting behind 2 tasks due earlier"
     # when there is room for two only
     fill(app, QUEUE, 98)
-    database.run(lanes.queue_filled, owner.id, QUEUE, 98, 0.5)
+    database.run(ready.queue_filled, owner.id, QUEUE, 98, 0.5)
     assert why(task).text.endswith("more than the room of the queue (2); it is expected to be sent in about 2s")
 
 

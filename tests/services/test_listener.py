@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from kombu import Connection
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.backend.runs import RunChange
-from swh_sched_runner.broker.app import connect
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.tasks.runs import RunChange
+from swh_sched_runner.broker.celery.app import connect
+from swh_sched_runner.broker.celery.events import TaskFailed, TaskReceived, TaskResult, TaskStarted, TaskSucceeded
 from swh_sched_runner.broker.consumer import open_consumer
-from swh_sched_runner.broker.events import TaskFailed, TaskReceived, TaskResult, TaskStarted, TaskSucceeded
 from swh_sched_runner.config import BrokerSettings, ListenerSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import DatabaseUnavailable
 from swh_sched_runner.model import TaskRun
-from swh_sched_runner.services.fold import fold
-from swh_sched_runner.services.listener import Listener
+from swh_sched_runner.services.listener.listener import Listener
+from swh_sched_runner.services.listener.merge import fold
 from swh_sched_runner.services.service import Pulse
 from tests.support.samples import NOW, a_type, run_of_a_task
 

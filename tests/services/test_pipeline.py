@@ -11,9 +11,9 @@ from celery import Celery
 
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.db.engine import Database
-from swh_sched_runner.services.runner import Runner
+from swh_sched_runner.services.dispatch.runner import Runner
+from swh_sched_runner.services.dispatch.turn import FAST_GRAB_SECONDS, SLOW_GRAB_SECONDS, SMALLEST_BATCH, Pace
 from swh_sched_runner.services.service import Pulse
-from swh_sched_runner.services.turn import FAST_GRAB_SECONDS, SLOW_GRAB_SECONDS, SMALLEST_BATCH, Pace
 from tests.services.test_runner_rest import running
 from tests.support.queues import depth, ids_of, take
 from tests.support.samples import a_task, a_type

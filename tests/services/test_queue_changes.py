@@ -15,13 +15,13 @@ from celery import Celery
 from structlog.testing import capture_logs
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import Dispatch
-from swh_sched_runner.broker.app import connect, create_app
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.publish import open_publisher
-from swh_sched_runner.broker.redis_link import RedisLink
+from swh_sched_runner.broker.redis.connection import RedisLink
 from swh_sched_runner.config import BrokerSettings, QueueSettings, RunnerSettings
 from swh_sched_runner.exc import QueueRefused
-from swh_sched_runner.services.runner import Runner
+from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.service import Pulse, Service
 from tests.services.conftest import PRIORITY_QUEUE
 from tests.support.interrupted import BeforeChunk, InterruptedPublisher

@@ -13,8 +13,8 @@ from celery import Celery
 
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.model import TaskRun
-from swh_sched_runner.services.listener import Listener
-from swh_sched_runner.services.runner import Runner
+from swh_sched_runner.services.dispatch.runner import Runner
+from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.service import Pulse
 from tests.support.queues import depth
 from tests.support.releases import Release

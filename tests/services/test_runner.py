@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from celery import Celery
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import Dispatch, Lane
-from swh_sched_runner.services.runner import Runner
-from swh_sched_runner.services.sender import SETTLE_SECONDS
+from swh_sched_runner.backend.dispatch.outbox import Dispatch, Lane
+from swh_sched_runner.services.dispatch.runner import Runner
+from swh_sched_runner.services.dispatch.sender import SETTLE_SECONDS
 from swh_sched_runner.services.service import Pulse
 from tests.support.queues import depth, ids_of, take
 from tests.support.samples import a_task, a_type

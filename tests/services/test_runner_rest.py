@@ -15,9 +15,9 @@ from celery import Celery
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import OwnershipLost
-from swh_sched_runner.services import runner as runner_module
+from swh_sched_runner.services.dispatch import runner as runner_module
+from swh_sched_runner.services.dispatch.runner import Probe, Runner
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.runner import Probe, Runner
 from swh_sched_runner.services.service import Pulse
 from tests.support.queues import depth, take
 from tests.support.samples import a_task, a_type

@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import Celery
 
-from swh_sched_runner.broker.app import connect
+from swh_sched_runner.broker.celery.app import connect
 from swh_sched_runner.broker.queues import Queues
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from swh_sched_runner.backend import visits
+from swh_sched_runner.backend.origins import policies
 from swh_sched_runner.config import Settings, load, mask, shown
 from swh_sched_runner.config import sources as config_sources
 from swh_sched_runner.config.settings import POLICIES
@@ -94,7 +94,7 @@ def test_tables_of_several_sources_are_merged_key_by_key(file: Path) -> None:
 
 
 def test_the_policies_are_those_of_the_backend_that_need_no_lister() -> None:
-    assert set(POLICIES) == set(visits.POLICIES) - {"first_visits_after_listing"}
+    assert set(POLICIES) == set(policies.POLICIES) - {"first_visits_after_listing"}
 
 
 def test_policies_that_are_given_replace_the_default_ones(file: Path) -> None:

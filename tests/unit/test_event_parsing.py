@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swh_sched_runner.broker.ends import End, Evidence, end_of, outcome
-from swh_sched_runner.broker.events import (
+from swh_sched_runner.broker.celery.events import (
     Event,
     Other,
     TaskFailed,
@@ -32,6 +31,7 @@ from swh_sched_runner.broker.events import (
     cut,
     parse,
 )
+from swh_sched_runner.broker.celery.run_outcome import End, Evidence, end_of, outcome
 
 STARTED = {
     "type": "task-started",

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.sources import CHECKOUT, copy_sources
 
-DOWNWARDS = "Rooms import downwards only"
+DOWNWARDS = "Packages import downwards only"
 DATABASE = "PostgreSQL is spoken in db and backend alone"
 CELERY = "Celery is spoken in broker, worker and demo alone"
 WORKER = "What a worker imports brings nothing of the house along"
@@ -50,7 +50,7 @@ def test_every_contract_is_kept() -> None:
         ("backend", "import amqp", CELERY),
         ("worker", "import swh_sched_runner.model", WORKER),
         ("worker", "import swh_sched_runner.config", DOWNWARDS),
-        ("a_room_without_a_place", "", DOWNWARDS),
+        ("a_package_without_a_place", "", DOWNWARDS),
     ],
 )
 def test_a_violation_breaks_its_contract(room: str, violation: str, contract: str, checkout: Path) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from swh_sched_runner import __version__
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch import Dispatch
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.db.engine import Database, connect, create_engine
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.web import metrics

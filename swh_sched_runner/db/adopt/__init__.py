@@ -34,7 +34,7 @@ REPORT_SECONDS = 5.0
 
 T = TypeVar("T")
 
-_sql = Queries("adopt")
+_sql = Queries("db/adopt")
 
 
 @attrs.frozen

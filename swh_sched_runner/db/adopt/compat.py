@@ -10,7 +10,7 @@ from swh_sched_runner.db.queries import Queries
 SCHEMA = "swh_scheduler_compat"
 FORKS_FROM, FIRST_VISITS_FROM = 37, 38
 
-_sql = Queries("compat")
+_sql = Queries("db/compat")
 
 
 def make(conn: Connection) -> int:

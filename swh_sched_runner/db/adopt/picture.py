@@ -11,7 +11,7 @@ from swh_sched_runner.db.queries import Queries, read
 # The migrations that make the tables of the scheduler as they were at version 33; what follows is ours.
 OF_THE_SCHEDULER = ("0001_tasks.sql", "0002_visits.sql")
 
-_sql = Queries("adopt")
+_sql = Queries("db/adopt")
 
 
 @attrs.frozen

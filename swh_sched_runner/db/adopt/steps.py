@@ -23,7 +23,7 @@ MOMENT = "locks {} exclusively for a moment"
 GENTLY = "reads and writes go on"
 ROWS = "locks the rows that it changes"
 
-_sql = Queries("adopt")
+_sql = Queries("db/adopt")
 
 
 @attrs.frozen

@@ -34,7 +34,7 @@ BUSY_COLUMNS = {
     },
 }
 
-_sql = Queries("adopt")
+_sql = Queries("db/adopt")
 
 
 @attrs.frozen

@@ -13,7 +13,7 @@ from typing import Any
 
 import amqp.transport
 
-from swh_sched_runner.backend.dispatch import Dispatch
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.db.engine import Database
 
 METHOD_FRAME = 1

@@ -1,0 +1,134 @@
+"""An owner of batches: alive as long as its session holds its advisory lock."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import psycopg2
+import sqlalchemy.exc
+from sqlalchemy import Engine, TextClause
+
+from swh_sched_runner.backend.wake import SLEEP_LOCK
+from swh_sched_runner.db.engine import translate
+from swh_sched_runner.db.queries import Queries
+from swh_sched_runner.exc import ConfigurationError, OwnershipLost
+
+# First key of the advisory locks of owners; any number will do, as long as it stays.
+OWNER_LOCK = 0x5C4EE
+
+_sql = Queries("dispatch/outbox")
+_wake = Queries("wake")
+
+
+class Owner:
+    """The session that proves this runner alive, and that hears when it is woken. Not to be shared between threads.
+
+    It is a connection of its own, outside the pool, and must reach PostgreSQL directly: a pooler in transaction mode
+    would hand the lock to others.
+    """
+
+    def __init__(self, engine: Engine, service: str) -> None:
+        """``service`` says what owns, for people."""
+        self._listens = False
+        try:
+            self._conn = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            self._conn.detach()
+            self._driver = cast(Any, self._conn.connection.dbapi_connection)
+            self._refuse_pooler()
+            self._conn.execute(_sql.harden_session)
+            self.id: int = self._conn.execute(
+                _sql.register_owner, {"service": service, "host": socket.gethostname(), "pid": os.getpid()}
+            ).scalar_one()
+            self._conn.execute(_sql.try_lock_owner, {"lock_class": OWNER_LOCK, "owner": self.id})
+        except sqlalchemy.exc.DBAPIError as error:
+            raise translate(error) from error.orig
+
+    def _refuse_pooler(self) -> None:
+        if self._driver.info.backend_pid != self._conn.execute(_sql.backend_pid).scalar_one():
+            self._conn.close()
+            raise ConfigurationError(
+                reason="database.url leads through a connection pooler in transaction mode; the runner holds a lock in "
+                "its session and needs a direct connection (or a pooler in session mode)"
+            )
+
+    def check(self) -> None:
+        """Raise ``OwnershipLost`` unless the session answers: its lock is held then."""
+        self._execute(_sql.backend_pid)
+        self._driver.notifies.clear()  # it is awake, and looks anyway before it sleeps
+
+    def check_soon(self) -> None:
+        """The same without a round trip, as long as the server has not closed the session."""
+        if self._driver.closed or self._readable(0):  # nothing was asked: the end of the session, or a notification
+            self.check()
+
+    def fall_asleep(self, seconds: float) -> bool:
+        """Announce a sleep: who makes a task due before its end wakes this owner from now on.
+
+        False, and nothing is announced, while a transaction that may do so is under way. After True look once more
+        for what was due before.
+        """
+        if not self._listens:  # not for those who never sleep: what they hear would pile up
+            self._execute(_wake.listen)
+            self._listens = True
+        announced = bool(self._execute(_wake.fall_asleep, lock_class=SLEEP_LOCK, owner=self.id, seconds=seconds))
+        self._driver.notifies.clear()  # whatever they are about is there to be seen
+        return announced
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until somebody wakes this owner; True then, False when the time is over."""
+        if not self._driver.notifies and self._readable(seconds):
+            with self._lost_if_broken():
+                self._driver.poll()
+            if not self._driver.notifies:  # then it may be the end of the session
+                self._execute(_sql.backend_pid)
+        notified = bool(self._driver.notifies)
+        self._driver.notifies.clear()
+        return notified
+
+    def wake_up(self) -> None:
+        """End the announced sleep."""
+        self._execute(_wake.wake_up, owner=self.id)
+
+    def _readable(self, seconds: float) -> bool:
+        with self._lost_if_broken():
+            return bool(select.select([self._driver], [], [], seconds)[0])
+
+    @contextmanager
+    def _lost_if_broken(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, psycopg2.Error) as error:  # closed under our hands
+            raise OwnershipLost(owner=self.id) from error
+
+    def try_lock(self, owner: int) -> bool:
+        """Take the lock of another owner; False while its session lives."""
+        return bool(self._execute(_sql.try_lock_owner, lock_class=OWNER_LOCK, owner=owner))
+
+    def unlock(self, owner: int) -> None:
+        """Give the lock of another owner back."""
+        self._execute(_sql.unlock_owner, lock_class=OWNER_LOCK, owner=owner)
+
+    def end_session(self, owner: int) -> None:
+        """End the session of another owner, whose publishing connection is proven gone."""
+        self._execute(_sql.end_owner_session, lock_class=OWNER_LOCK, owner=owner)
+
+    def close(self) -> None:
+        """End the session; its batches may be adopted from now on. An owner that has none leaves no trace."""
+        try:
+            self._conn.execute(_sql.forget_owner, {"owner": self.id})
+        except sqlalchemy.exc.SQLAlchemyError:
+            self._conn.invalidate()  # the session is gone already, and with it the lock
+        finally:
+            self._conn.close()
+
+    def _execute(self, statement: TextClause, **binds: Any) -> Any:
+        try:
+            result = self._conn.execute(statement, binds)
+            return result.scalar() if result.returns_rows else None
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            raise OwnershipLost(owner=self.id) from error

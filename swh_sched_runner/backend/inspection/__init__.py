@@ -1,0 +1,1 @@
+"""What is asked about the state of tasks, runs and queues, and of rows that others wrote."""

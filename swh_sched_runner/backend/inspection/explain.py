@@ -1,0 +1,213 @@
+"""What the database knows of why a task is not running."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import attrs
+from sqlalchemy import Connection, Row
+
+from swh_sched_runner.backend import validate
+from swh_sched_runner.backend.dispatch.limits import pause_of
+from swh_sched_runner.backend.dispatch.session import OWNER_LOCK
+from swh_sched_runner.db.queries import Queries
+from swh_sched_runner.exc import UnknownTask
+from swh_sched_runner.model import Moment, Pause
+
+# How far tasks are counted: 10 ms of an index. Who waits behind more doesn't need the number.
+COUNTED = 10_000
+
+_sql = Queries("inspection/explain")
+
+
+@attrs.define(slots=True, frozen=True)
+class Run:
+    """The run that owns a task. ``moved``: its end is what the task's state comes from.
+
+    ``worker`` is the one that told last of it, ``error`` what a failure said, ``attempts`` None unless told.
+    """
+
+    id: int
+    backend_id: str
+    status: str
+    scheduled: Moment | None
+    started: Moment | None
+    ended: Moment | None
+    moved: bool
+    worker: str | None
+    attempts: int | None
+    error: str | None
+
+
+@attrs.define(slots=True, frozen=True)
+class Promised:
+    """The open batch that a run is promised in, and its owner: ``alive`` while the owner's session is there."""
+
+    batch: int
+    queue: str
+    opened: Moment
+    owner: int
+    host: str
+    pid: int
+    alive: bool
+
+
+@attrs.define(slots=True, frozen=True)
+class QueueFacts:
+    """What is known of a queue: its pause, what its last filler saw of it, its oldest open batch.
+
+    ``filled_depth`` is the depth at the moment ``filled``, ``drain_rate`` in messages a second; None where not known.
+    """
+
+    pause: Pause | None
+    filled: Moment | None
+    filled_depth: int | None
+    drain_rate: float | None
+    oldest_batch: Moment | None
+
+
+@attrs.define(slots=True, frozen=True)
+class Ahead:
+    """Due tasks of the same lane that are taken before this one: of a ``higher`` priority, and ``earlier`` ones.
+
+    ``more``: they were counted no further than ``COUNTED``.
+    """
+
+    higher: int
+    earlier: int
+    more: bool
+
+    @property
+    def tasks(self) -> int:
+        """All of them."""
+        return self.higher + self.earlier
+
+
+@attrs.define(slots=True, frozen=True)
+class TaskFacts:
+    """A task, and all that may keep it from running, as of the moment ``now`` of the database's clock.
+
+    ``bound`` of its queue and the limits are None where there is none. ``in_flight`` tasks of its type are counted
+    where ``max_in_flight`` limits them; ``tokens`` are the tasks that ``rate_limit`` (a second) lets pass now.
+    ``ahead`` is None unless the task is due. ``run_id`` is None where no run owns the task, ``run`` also where that
+    run was archived and deleted; ``promised`` unless its message is in an open batch. ``living_runners`` hold
+    their locks.
+    """
+
+    task: int
+    type: str
+    status: str
+    policy: str
+    priority: str | None
+    next_run: Moment
+    queue: str
+    bound: int | None
+    now: datetime
+    type_pause: Pause | None
+    max_in_flight: int | None
+    in_flight: int | None
+    rate_limit: float | None
+    tokens: float | None
+    of_queue: QueueFacts
+    ahead: Ahead | None
+    run_id: int | None
+    run: Run | None
+    promised: Promised | None
+    living_runners: int
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is up to a runner to take it, now or later."""
+        return self.status == "next_run_not_scheduled"
+
+    @property
+    def due(self) -> bool:
+        """Whether a runner would take it now."""
+        return self.waiting and self.next_run <= self.now
+
+
+def read(conn: Connection, task_id: int, priority_queue: str, now: datetime | None = None) -> TaskFacts:
+    """What is known of a task. ``priority_queue`` is the template of the configuration. Raises ``UnknownTask``.
+
+    Costs index probes, open batches, and counts of up to ``COUNTED`` tasks, whatever the tables hold.
+    """
+    binds = {"task_id": validate.integer("task_id", task_id), "now": now}
+    row = conn.execute(_sql.task, binds).first()
+    if row is None:
+        raise UnknownTask(value=task_id)
+    promised = _promised(conn, row)
+    queue = row.backend_name if row.priority is None else priority_queue.format(backend_name=row.backend_name)
+    if promised is not None:
+        queue = promised.queue
+    return TaskFacts(
+        task=row.id,
+        type=row.type,
+        status=row.status,
+        policy=row.policy,
+        priority=row.priority,
+        next_run=row.next_run,
+        queue=queue,
+        bound=row.bound,
+        now=row.now,
+        type_pause=pause_of(row),
+        max_in_flight=row.max_in_flight,
+        in_flight=_in_flight(conn, row),
+        rate_limit=row.rate_limit,
+        tokens=row.tokens,
+        of_queue=_queue(conn, queue),
+        ahead=_ahead(conn, row),
+        run_id=row.run_id,
+        run=_run(row),
+        promised=promised,
+        living_runners=conn.execute(_sql.living_runners, {"lock_class": OWNER_LOCK}).scalar_one(),
+    )
+
+
+def _run(row: Row[Any]) -> Run | None:
+    if row.run is None:
+        return None
+    return Run(
+        id=row.run,
+        backend_id=row.backend_id,
+        status=row.run_status,
+        scheduled=row.scheduled,
+        started=row.started,
+        ended=row.ended,
+        moved=row.moved,
+        worker=row.worker,
+        attempts=row.attempts,
+        error=row.error,
+    )
+
+
+def _promised(conn: Connection, row: Row[Any]) -> Promised | None:
+    if row.run is None or row.ended is not None:
+        return None
+    found = conn.execute(_sql.promise, {"run": row.run, "lock_class": OWNER_LOCK}).mappings().first()
+    return None if found is None else Promised(**found)
+
+
+def _queue(conn: Connection, queue: str) -> QueueFacts:
+    row = conn.execute(_sql.queue, {"queue": queue}).one()
+    return QueueFacts(pause_of(row), row.filled, row.depth, row.drain_rate, row.oldest_batch)
+
+
+def _in_flight(conn: Connection, row: Row[Any]) -> int | None:
+    if row.max_in_flight is None:
+        return None
+    binds = {"task_type": row.type, "limit": min(row.max_in_flight, 10**9) + COUNTED}
+    return int(conn.execute(_sql.in_flight, binds).scalar_one())
+
+
+def _ahead(conn: Connection, row: Row[Any]) -> Ahead | None:
+    if row.status != "next_run_not_scheduled" or row.next_run > row.now:
+        return None
+    binds = {"task_type": row.type, "next_run": row.next_run, "task_id": row.id, "limit": COUNTED + 1}
+    if row.priority is None:
+        higher, earlier = 0, conn.execute(_sql.ahead, binds).scalar_one()
+    else:
+        higher, earlier = conn.execute(
+            _sql.ahead_with_priority, binds | {"priority": row.priority, "now": row.now}
+        ).one()
+    return Ahead(min(higher, COUNTED), min(earlier, COUNTED), max(higher, earlier) > COUNTED)

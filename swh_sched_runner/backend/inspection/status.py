@@ -1,0 +1,110 @@
+"""Where everything stands, for people: what is due, in flight, promised, and what failed last."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import attrs
+from sqlalchemy import Connection, TextClause
+
+from swh_sched_runner.db.queries import Queries
+from swh_sched_runner.model import Moment
+
+FAILURES_SHOWN = 10
+# How many of the newest runs are searched for failures: 10 ms, and hours of a busy fleet.
+FAILURES_WINDOW = 10_000
+
+_sql = Queries("inspection/status")
+
+
+@attrs.define(slots=True, frozen=True)
+class Due:
+    """Due tasks of one type and priority (None: without), ``oldest`` the moment since when the first is due."""
+
+    type: str
+    priority: str | None
+    tasks: int
+    oldest: Moment
+
+
+@attrs.define(slots=True, frozen=True)
+class InFlight:
+    """Tasks of one type in flight: ``waiting`` for a worker, or ``started``; ``oldest`` since when."""
+
+    type: str
+    waiting: int
+    started: int
+    oldest: Moment | None
+
+
+@attrs.define(slots=True, frozen=True)
+class Failure:
+    """A run that ended failed, permfailed or lost, and what it said."""
+
+    run: int
+    task: int
+    type: str
+    status: str
+    backend_id: str | None
+    ended: Moment | None
+    error: str | None
+
+
+@attrs.define(slots=True, frozen=True)
+class Ledger:
+    """Batches that the broker has not confirmed, the runs and visits in them, and events that were set aside unread."""
+
+    batches: int
+    runs: int
+    visits: int
+    oldest: Moment | None
+    set_aside: int
+
+
+@attrs.define(slots=True, frozen=True)
+class Flow:
+    """What is on its way: the ledger, and tasks in flight by type."""
+
+    ledger: Ledger
+    in_flight: dict[str, int]
+
+
+@attrs.define(slots=True, frozen=True)
+class Overview:
+    """All of it, as of one moment."""
+
+    backlog: list[Due]
+    in_flight: list[InFlight]
+    failures: list[Failure]
+    ledger: Ledger
+
+
+def overview(conn: Connection, now: datetime | None = None, failures: int = FAILURES_SHOWN) -> Overview:
+    """Where everything stands. Costs what is due and in flight, not what the history holds."""
+    return Overview(
+        backlog=backlog(conn, now),
+        in_flight=[InFlight(**row) for row in _rows(conn, _sql.in_flight)],
+        failures=[Failure(**row) for row in _rows(conn, _sql.last_failures, window=FAILURES_WINDOW, limit=failures)],
+        ledger=_ledger(conn),
+    )
+
+
+def backlog(conn: Connection, now: datetime | None = None) -> list[Due]:
+    """What is due, of each type and priority."""
+    return [Due(**row) for row in _rows(conn, _sql.backlog, now=now)]
+
+
+def flow(conn: Connection, limit: timedelta) -> Flow:
+    """What is on its way, for monitoring. A statement that takes longer than ``limit`` is ended."""
+    milliseconds = str(limit // timedelta(milliseconds=1))
+    conn.execute(Queries("db/session").set_for_now, {"name": "statement_timeout", "value": milliseconds})
+    return Flow(_ledger(conn), {row.type: row.tasks for row in conn.execute(_sql.tasks_in_flight)})
+
+
+def _ledger(conn: Connection) -> Ledger:
+    return Ledger(**_rows(conn, _sql.ledger)[0])
+
+
+def _rows(conn: Connection, statement: TextClause, **binds: Any) -> list[dict[str, Any]]:
+    return [dict(row) for row in conn.execute(statement, binds).mappings()]

@@ -1,0 +1,1 @@
+"""Task types, tasks, their runs and the archive."""

@@ -1,0 +1,1 @@
+"""The runner: takes due tasks and sends them to their queues."""

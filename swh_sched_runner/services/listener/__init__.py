@@ -1,0 +1,1 @@
+"""The listener: turns the events of workers into starts and ends of runs."""

@@ -1,0 +1,1 @@
+"""What keeps runs in order when processes die."""

@@ -187,8 +187,12 @@ class Guarded(driver.connection):
         self.guard(super().rollback)
 
     def set_isolation_level(self, level: int | None) -> None:
-        """Ends a transaction, and may tell the server."""
-        self.guard(super().set_isolation_level, level)
+        """Ends a transaction, and may tell the server.
+
+        Read committed is what the session is set to. Were it noted here as well, the driver would repeat it at each
+        change into autocommit mode and back, in round trips without a deadline.
+        """
+        self.guard(super().set_isolation_level, None if level == driver.ISOLATION_LEVEL_READ_COMMITTED else level)
 
     def close(self) -> None:
         """End the session. Waits for nothing: the server is told, and not asked."""

@@ -149,6 +149,22 @@ def test_a_session_that_falls_silent_while_it_is_prepared_is_given_up(far_url: s
         database.run(lambda conn: conn.execute(ONE))
 
 
+def test_beside_an_owner_a_reading_changes_its_mode_without_asking_the_server(far: Database, proxy: Proxy) -> None:
+    # given the connection that took the owner's place in the pool, and came back to it
+    owner = Dispatch(far).open_owner()
+    far.run(lambda conn: conn.execute(text("select 1")).scalar_one())
+
+    # when the server falls silent after the answer, then nothing waits for it
+    def work(conn: Connection) -> int:
+        answer = int(conn.execute(text("select 1")).scalar_one())
+        proxy.silence()
+        return answer
+
+    assert far.read(work) == 1
+    assert not proxy.lost
+    owner.close()
+
+
 def test_an_owner_whose_session_is_silent_has_lost_it(far: Database, proxy: Proxy) -> None:
     owner = Dispatch(far).open_owner()
     owner.check()

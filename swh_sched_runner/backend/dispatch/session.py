@@ -36,9 +36,11 @@ class Owner:
         """``service`` says what owns, for people."""
         self._listens = False
         try:
-            self._conn = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            self._conn = engine.connect()
             self._conn.detach()
             self._driver = cast(Any, self._conn.connection.dbapi_connection)
+            # Not by SQLAlchemy's option: it would reset the isolation level of the connection that takes the place.
+            self._driver.autocommit = True
             self._refuse_pooler()
             self._conn.execute(_sql.harden_session)
             self.id: int = self._conn.execute(

@@ -206,11 +206,12 @@ def test_a_paused_queue_that_no_type_has_any_more_can_be_resumed(run: Run, due: 
 
 
 def test_words_that_can_not_be_stored_are_refused_in_one_line(run: Run, due: SchedulerBackend) -> None:
-    for option, value in (("--reason", ""), ("--by", ""), ("--reason", "\udcff")):
+    for option, value, status in (("--reason", "", 1), ("--by", "", 1), ("--reason", "\udcff", 64)):
         outcome = run("queue", "pause", QUEUE, option, value)
 
-        assert (outcome.status, outcome.out) == (1, "")
-        assert outcome.err.startswith(f"swh-sched-runner: {option[2:]}: must be ")
+        assert (outcome.status, outcome.out) == (status, "")
+        said = {1: f"swh-sched-runner: {option[2:]}: must be ", 64: "Error: arguments must be UTF-8"}[status]
+        assert outcome.err.startswith(said)
         assert outcome.err.count("\n") == 1
     assert pause_of(due) is None
 

@@ -308,7 +308,7 @@ def test_equal_tasks_of_both_programs_at_once_are_one(old_url: str, adopted: Eng
     start, ids = threading.Barrier(2 * callers), []
 
     def as_the_old_program() -> None:
-        with closing(connect(f"{old_url}&options=-csearch_path%3Dswh_scheduler_compat,public")) as conn, conn:
+        with closing(psycopg2.connect(f"{old_url}&options=-csearch_path%3Dswh_scheduler_compat,public")) as conn, conn:
             cursor = conn.cursor()
             cursor.execute("select swh_scheduler_mktemp_task()")
             lines = [f'old\t{{"args": [], "kwargs": {{"n": {n}}}}}\t2026-03-01\n' for n in range(count)]

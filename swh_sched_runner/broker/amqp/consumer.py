@@ -85,6 +85,7 @@ class AmqpConsumer:
     def receive(self, limit: int, timeout_seconds: float) -> list[Delivery]:
         """See ``consumer.EventConsumer.receive``."""
         deadline = time.monotonic() + timeout_seconds
+        self._link.require()
         self.keep_alive()
         while (
             len(self._received) < limit

@@ -100,7 +100,8 @@ class Supervisor:
             raise ServiceInTrouble(reason=trouble)
 
     def _watch(self, threads: list[threading.Thread]) -> None:
-        watchdog_usec = int(os.environ.get("WATCHDOG_USEC", 0))
+        told = os.environ.get("WATCHDOG_USEC", "")
+        watchdog_usec = int(told) if told.isascii() and told.isdigit() else 0
         period = min(watchdog_usec / 2_000_000, TEND_SECONDS) if watchdog_usec else TEND_SECONDS
         while not self.stop.wait(period):
             self._tend_servers()

@@ -130,7 +130,7 @@ def as_sql(version: str | None = None) -> str:
         _refuse_unknown(version)
     output = io.StringIO()
     if pending(version):
-        output.write(f"{Queries('session').pin_session}\n\n")
+        output.write(f"{Queries('db/session').pin_session}\n\n")
     _run(version, as_sql=True, url="postgresql+psycopg2://", output_buffer=output)
     return output.getvalue()
 

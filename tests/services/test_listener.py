@@ -47,7 +47,8 @@ def emit(app: Celery, listener: Listener) -> Iterator[Emit]:
 def raw(app: Celery, broker: BrokerSettings) -> Iterator[Callable[[bytes], None]]:
     """Puts bytes into the event queue."""
     connection: Connection
-    with connect(app) as connection:
+    # With confirms: without, a quorum queue may lose the last ones when the connection is closed at once.
+    with connect(app, transport_options={"confirm_publish": True}) as connection:
         producer = connection.Producer(auto_declare=False)
 
         def send(body: bytes) -> None:

@@ -21,6 +21,9 @@ from swh_sched_runner.exc import ConfigurationError, OwnershipLost
 # First key of the advisory locks of owners; any number will do, as long as it stays.
 OWNER_LOCK = 0x5C4EE
 
+# The last statement of a session is not worth a longer wait: a row that it leaves behind does no harm.
+CLOSE_SECONDS = 3.0
+
 _sql = Queries("dispatch/outbox")
 _wake = Queries("wake")
 
@@ -121,6 +124,7 @@ class Owner:
 
     def close(self) -> None:
         """End the session; its batches may be adopted from now on. An owner that has none leaves no trace."""
+        self._driver.patience_seconds = CLOSE_SECONDS  # whoever closes it may have waited for it already
         try:
             self._conn.execute(_sql.forget_owner, {"owner": self.id})
         except sqlalchemy.exc.SQLAlchemyError:

@@ -26,7 +26,8 @@ PREFETCH = 10
 QUIET_SECONDS = 0.3
 RETRY_SECONDS = 0.1
 SAMPLE_SECONDS = 0.001
-ERRORS = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors)
+# A broker that is going down refuses what it is told; that comes again as well.
+ERRORS = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors, amqp.exceptions.MessageNacked)
 
 
 @dataclass(frozen=True)

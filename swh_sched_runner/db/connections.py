@@ -150,7 +150,8 @@ def _open(found: str, connect_args: dict[str, Any]) -> Guarded:
     try:
         conn: Guarded = psycopg2.connect(found, connection_factory=Guarded, **arguments)
     except psycopg2.OperationalError as error:
-        if time.monotonic() - started < patience:
+        # libpq reckons in whole milliseconds, and may give up one of them earlier than we reckon.
+        if time.monotonic() - started < patience - 0.1:
             raise
         watchdog.silent()
         raise NoAnswer(str(error)) from error

@@ -130,14 +130,14 @@ def at_once(name: str, url: str, rows: int, run: int, now: datetime) -> float:
 
 
 def visited(side: Side, urls: list[str], number: int, now: datetime) -> list[Any]:
-    """Statistics after so many successful visits, a day apart: each brings another moment, snapshot and place."""
-    moment = now + number * timedelta(days=1)
+    """Statistics after so many successful visits, a day apart: each brings another timestamp, snapshot and place."""
+    timestamp = now + number * timedelta(days=1)
     return [
         side.stats(
             url=url,
             visit_type="git",
-            last_visit=moment,
-            last_successful=moment,
+            last_visit=timestamp,
+            last_successful=timestamp,
             last_visit_status=side.successful,
             last_snapshot=bytes([number]) * 20,
             next_visit_queue_position=number * 86_400 + n,

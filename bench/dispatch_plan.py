@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bench.dispatch_side import BACKEND_NAME, Side, Work
 from swh_sched_runner.backend.dispatch import outbox
-from swh_sched_runner.backend.dispatch.ready import Lane
+from swh_sched_runner.backend.dispatch.ready import TaskGroup
 from swh_sched_runner.db.engine import Database, create_engine
 from tests.support.plans import explained
 
@@ -29,12 +29,12 @@ def grab(side: Side, work: Work) -> Grab:
     with side.prepared(work) as name:
         engine = create_engine(side.url(name))
         try:
-            owner = outbox.Dispatch(Database(engine)).open_owner()
-            lane = Lane("t1", BACKEND_NAME.format(1), work.bound, priority=False)
+            session = outbox.Dispatch(Database(engine)).open_session()
+            group = TaskGroup("t1", BACKEND_NAME.format(1), work.bound, priority=False)
             plans = explained(
-                engine, lambda conn: outbox._open_batch(conn, owner.id, lane.backend_name, lane, BATCH, None)
+                engine, lambda conn: outbox._open_batch(conn, session.id, group.backend_name, group, BATCH, None)
             )
-            owner.close()
+            session.close()
         finally:
             engine.dispose()
     nodes = [

@@ -1,7 +1,7 @@
 """One measured run: ready tasks become messages, by the wall's clock and the CPU's.
 
 The clock starts when the runners are ready: they have connected, and wait for the table of tasks, which is locked. It
-stops when every message is in its queue and, on our side, confirmed: the ledger is empty.
+stops when every message is in its queue and, on our side, confirmed: the outbox is empty.
 """
 
 from __future__ import annotations

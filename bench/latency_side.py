@@ -1,4 +1,4 @@
-"""One side of bench/latency.py: creates tasks one at a time, at random moments, and takes their messages.
+"""One side of bench/latency.py: creates tasks one at a time, at random times, and takes their messages.
 
 Prints as JSON, for each task, the seconds from the call of create_tasks to its message's arrival, and to its return.
 With ``load`` it creates ten tasks each tenth of a second instead, and takes theirs, until it is ended.

@@ -19,7 +19,7 @@ from bench.peer import Servers, measured_on, servers, system_binaries
 from bench.report import command, publish, table
 
 TYPES = 20
-BOUND = 5_000
+LIMIT = 5_000
 DRAIN_SECONDS = 0.1
 MEGABYTE = 1_048_576
 TITLE = "### Memory of the runner"
@@ -33,7 +33,7 @@ def sample(both: Servers, tasks: int) -> tuple[Samples, float]:
 
     The queues are emptied meanwhile, as workers do, and at times they are full.
     """
-    side, work = Ours(both), Work(tasks, TYPES, bound=BOUND)
+    side, work = Ours(both), Work(tasks, TYPES, bound=LIMIT)
     with side.prepared(work) as name, Watched(both, work) as queues, started(side, name) as runner:
         process, samples = psutil.Process(runner.pid), []
         began = time.monotonic()
@@ -70,7 +70,7 @@ def main() -> None:
     binaries = system_binaries()
     with tempfile.TemporaryDirectory() as name, servers(Path(name), binaries) as both:
         samples, seconds = sample(both, tasks)
-        size = f"{tasks:,} tasks of {TYPES} types, queues of {BOUND:,}, {seconds:.0f} s"
+        size = f"{tasks:,} tasks of {TYPES} types, queues of {LIMIT:,}, {seconds:.0f} s"
         head = f"{command('bench-memory', options.full)}: {measured_on(binaries, both.broker_version(), size)}"
     first, last, ever = (resident(samples, tasks, *part) for part in ((0, 0.1), (0.9, 1), (0, 1)))
     figures = [statistics.median(first), statistics.median(last), max(ever)]

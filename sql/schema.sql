@@ -47,7 +47,7 @@ COMMENT ON TYPE task_status IS 'Where a task stands: waiting for its next run, t
 
 CREATE TABLE dispatch_batch (
     id bigint NOT NULL,
-    owner bigint NOT NULL,
+    session_id bigint NOT NULL,
     queue text NOT NULL,
     runs bigint[],
     visits jsonb,
@@ -57,13 +57,13 @@ CREATE TABLE dispatch_batch (
     CONSTRAINT dispatch_batch_check CHECK (((runs IS NULL) <> (visits IS NULL)))
 );
 
-COMMENT ON TABLE dispatch_batch IS 'The ledger: messages that were promised and are not all confirmed yet; a row goes when the broker has confirmed them';
+COMMENT ON TABLE dispatch_batch IS 'The outbox: messages that the broker has not all confirmed yet; a row goes when it has';
 
 COMMENT ON COLUMN dispatch_batch.id IS 'Identifier of the batch';
 
-COMMENT ON COLUMN dispatch_batch.owner IS 'Runner that may send it; changed by compare-and-set alone';
+COMMENT ON COLUMN dispatch_batch.session_id IS 'Dispatcher session that may send it; changed by compare-and-set alone';
 
-COMMENT ON COLUMN dispatch_batch.queue IS 'Queue that it goes to';
+COMMENT ON COLUMN dispatch_batch.queue IS 'Queue that it is sent to';
 
 COMMENT ON COLUMN dispatch_batch.runs IS 'Runs of the batch, in sending order';
 
@@ -84,53 +84,18 @@ CREATE SEQUENCE dispatch_batch_id_seq
 
 ALTER SEQUENCE dispatch_batch_id_seq OWNED BY dispatch_batch.id;
 
-CREATE TABLE dispatch_owner (
-    id bigint NOT NULL,
-    host text NOT NULL,
-    pid integer NOT NULL,
-    backend_pid integer NOT NULL,
-    opened timestamp with time zone DEFAULT now() NOT NULL,
-    service text DEFAULT 'runner'::text NOT NULL,
-    sleeps_until timestamp with time zone
-);
-
-COMMENT ON TABLE dispatch_owner IS 'Runners that may own batches; alive as long as its session holds its advisory lock';
-
-COMMENT ON COLUMN dispatch_owner.id IS 'Identifier of the owner, and the key of its advisory lock';
-
-COMMENT ON COLUMN dispatch_owner.host IS 'Host that it runs on';
-
-COMMENT ON COLUMN dispatch_owner.pid IS 'Its process there';
-
-COMMENT ON COLUMN dispatch_owner.backend_pid IS 'PostgreSQL process of the session that holds its lock';
-
-COMMENT ON COLUMN dispatch_owner.opened IS 'When it came up';
-
-COMMENT ON COLUMN dispatch_owner.service IS 'What owns: runner, visits, or recovery';
-
-COMMENT ON COLUMN dispatch_owner.sleeps_until IS 'Until when its runner sleeps unless it is notified; null or past while it is awake';
-
-CREATE SEQUENCE dispatch_owner_id_seq
-    START WITH 1
-    INCREMENT BY 1
-    NO MINVALUE
-    NO MAXVALUE
-    CACHE 1;
-
-ALTER SEQUENCE dispatch_owner_id_seq OWNED BY dispatch_owner.id;
-
 CREATE TABLE dispatch_queue (
     queue text NOT NULL,
     paused timestamp with time zone,
     paused_by text,
     paused_reason text,
-    filled_by bigint,
-    filled timestamp with time zone,
+    published_by bigint,
+    published timestamp with time zone,
     depth bigint,
     drain_rate double precision
 );
 
-COMMENT ON TABLE dispatch_queue IS 'Controls of a queue, and what its last filler saw of it';
+COMMENT ON TABLE dispatch_queue IS 'Pause of a queue, and what its last lease found';
 
 COMMENT ON COLUMN dispatch_queue.queue IS 'Queue';
 
@@ -140,11 +105,11 @@ COMMENT ON COLUMN dispatch_queue.paused_by IS 'Who paused it';
 
 COMMENT ON COLUMN dispatch_queue.paused_reason IS 'Why';
 
-COMMENT ON COLUMN dispatch_queue.filled_by IS 'Runner that filled it last; an owner that may be gone';
+COMMENT ON COLUMN dispatch_queue.published_by IS 'Dispatcher session that published to it last; it may be gone';
 
-COMMENT ON COLUMN dispatch_queue.filled IS 'When it had a message confirmed last';
+COMMENT ON COLUMN dispatch_queue.published IS 'When the broker last confirmed a message to it';
 
-COMMENT ON COLUMN dispatch_queue.depth IS 'Messages ready in it then, by its filler''s count';
+COMMENT ON COLUMN dispatch_queue.depth IS 'Messages ready in it then, as the lease counted';
 
 COMMENT ON COLUMN dispatch_queue.drain_rate IS 'Messages that its workers took a second, averaged over about the last minute; null if not known';
 
@@ -179,31 +144,40 @@ COMMENT ON COLUMN dispatch_type.tokens IS 'Tasks that the rate limit allowed at 
 
 COMMENT ON COLUMN dispatch_type.refilled IS 'When tokens were counted last; null before the first time, when all are there';
 
-CREATE TABLE event_set_aside (
+CREATE TABLE dispatcher_session (
     id bigint NOT NULL,
-    received timestamp with time zone DEFAULT now() NOT NULL,
-    reason text NOT NULL,
-    body bytea NOT NULL
+    host text NOT NULL,
+    pid integer NOT NULL,
+    backend_pid integer NOT NULL,
+    opened timestamp with time zone DEFAULT now() NOT NULL,
+    service text DEFAULT 'runner'::text NOT NULL,
+    sleeps_until timestamp with time zone
 );
 
-COMMENT ON TABLE event_set_aside IS 'Events that could not be read or applied, kept for people';
+COMMENT ON TABLE dispatcher_session IS 'Sessions of services that dispatch; each lives as long as it holds its advisory lock';
 
-COMMENT ON COLUMN event_set_aside.id IS 'Identifier of the row';
+COMMENT ON COLUMN dispatcher_session.id IS 'Identifier of the session, and the key of its advisory lock';
 
-COMMENT ON COLUMN event_set_aside.received IS 'When it was set aside';
+COMMENT ON COLUMN dispatcher_session.host IS 'Host that it runs on';
 
-COMMENT ON COLUMN event_set_aside.reason IS 'Why';
+COMMENT ON COLUMN dispatcher_session.pid IS 'Its process there';
 
-COMMENT ON COLUMN event_set_aside.body IS 'The message body, its first 64 KiB';
+COMMENT ON COLUMN dispatcher_session.backend_pid IS 'PostgreSQL process of the session';
 
-CREATE SEQUENCE event_set_aside_id_seq
+COMMENT ON COLUMN dispatcher_session.opened IS 'When it came up';
+
+COMMENT ON COLUMN dispatcher_session.service IS 'Service that opened it: runner, visits, or recovery';
+
+COMMENT ON COLUMN dispatcher_session.sleeps_until IS 'Until when its runner sleeps unless it is notified; null or past while it is awake';
+
+CREATE SEQUENCE dispatcher_session_id_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
     NO MAXVALUE
     CACHE 1;
 
-ALTER SEQUENCE event_set_aside_id_seq OWNED BY event_set_aside.id;
+ALTER SEQUENCE dispatcher_session_id_seq OWNED BY dispatcher_session.id;
 
 CREATE TABLE listed_origins (
     lister_id uuid NOT NULL,
@@ -323,6 +297,32 @@ COMMENT ON COLUMN origin_visit_stats.next_position_offset IS 'Sets how far the n
 COMMENT ON COLUMN origin_visit_stats.successive_visits IS 'How many visits in a row ended alike';
 
 COMMENT ON COLUMN origin_visit_stats.listed_only IS 'The row stands because a lister lists the origin; nothing was said about its visits yet. Not shown by the API';
+
+CREATE TABLE rejected_event (
+    id bigint NOT NULL,
+    received timestamp with time zone DEFAULT now() NOT NULL,
+    reason text NOT NULL,
+    body bytea NOT NULL
+);
+
+COMMENT ON TABLE rejected_event IS 'Events that could not be read or applied, kept for people';
+
+COMMENT ON COLUMN rejected_event.id IS 'Identifier of the row';
+
+COMMENT ON COLUMN rejected_event.received IS 'When it was rejected';
+
+COMMENT ON COLUMN rejected_event.reason IS 'Why';
+
+COMMENT ON COLUMN rejected_event.body IS 'The message body, its first 64 KiB';
+
+CREATE SEQUENCE rejected_event_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+ALTER SEQUENCE rejected_event_id_seq OWNED BY rejected_event.id;
 
 CREATE TABLE scheduler_metrics (
     lister_id uuid NOT NULL,
@@ -498,9 +498,9 @@ COMMENT ON COLUMN visit_scheduler_queue_position."position" IS 'Largest place ha
 
 ALTER TABLE ONLY dispatch_batch ALTER COLUMN id SET DEFAULT nextval('dispatch_batch_id_seq'::regclass);
 
-ALTER TABLE ONLY dispatch_owner ALTER COLUMN id SET DEFAULT nextval('dispatch_owner_id_seq'::regclass);
+ALTER TABLE ONLY dispatcher_session ALTER COLUMN id SET DEFAULT nextval('dispatcher_session_id_seq'::regclass);
 
-ALTER TABLE ONLY event_set_aside ALTER COLUMN id SET DEFAULT nextval('event_set_aside_id_seq'::regclass);
+ALTER TABLE ONLY rejected_event ALTER COLUMN id SET DEFAULT nextval('rejected_event_id_seq'::regclass);
 
 ALTER TABLE ONLY task ALTER COLUMN id SET DEFAULT nextval('task_id_seq'::regclass);
 
@@ -509,17 +509,14 @@ ALTER TABLE ONLY task_run ALTER COLUMN id SET DEFAULT nextval('task_run_id_seq':
 ALTER TABLE ONLY dispatch_batch
     ADD CONSTRAINT dispatch_batch_pkey PRIMARY KEY (id);
 
-ALTER TABLE ONLY dispatch_owner
-    ADD CONSTRAINT dispatch_owner_pkey PRIMARY KEY (id);
-
 ALTER TABLE ONLY dispatch_queue
     ADD CONSTRAINT dispatch_queue_pkey PRIMARY KEY (queue);
 
 ALTER TABLE ONLY dispatch_type
     ADD CONSTRAINT dispatch_type_pkey PRIMARY KEY (type);
 
-ALTER TABLE ONLY event_set_aside
-    ADD CONSTRAINT event_set_aside_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY dispatcher_session
+    ADD CONSTRAINT dispatcher_session_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY listed_origins
     ADD CONSTRAINT listed_origins_pkey PRIMARY KEY (lister_id, url, visit_type);
@@ -529,6 +526,9 @@ ALTER TABLE ONLY listers
 
 ALTER TABLE ONLY origin_visit_stats
     ADD CONSTRAINT origin_visit_stats_pkey PRIMARY KEY (url, visit_type);
+
+ALTER TABLE ONLY rejected_event
+    ADD CONSTRAINT rejected_event_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY scheduler_metrics
     ADD CONSTRAINT scheduler_metrics_pkey PRIMARY KEY (lister_id, visit_type);
@@ -548,7 +548,7 @@ ALTER TABLE ONLY task_type
 ALTER TABLE ONLY visit_scheduler_queue_position
     ADD CONSTRAINT visit_scheduler_queue_position_pkey PRIMARY KEY (visit_type);
 
-CREATE INDEX dispatch_batch_owner_idx ON dispatch_batch USING btree (owner);
+CREATE INDEX dispatch_batch_session_id_idx ON dispatch_batch USING btree (session_id);
 
 CREATE INDEX listed_origins_disabled_idx ON listed_origins USING btree (visit_type) WHERE (NOT enabled);
 
@@ -576,14 +576,14 @@ CREATE INDEX task_ready_priority_idx ON task USING btree (type, priority, next_r
 
 CREATE UNIQUE INDEX task_run_backend_id_idx ON task_run USING btree (backend_id);
 
-CREATE INDEX task_run_moment_idx ON task_run USING btree (COALESCE(started, scheduled), id);
-
 CREATE INDEX task_run_task_idx ON task_run USING btree (task);
+
+CREATE INDEX task_run_time_idx ON task_run USING btree (COALESCE(started, scheduled), id);
 
 CREATE INDEX task_scheduled_idx ON task USING btree (type) WHERE (status = 'next_run_scheduled'::task_status);
 
 ALTER TABLE ONLY dispatch_batch
-    ADD CONSTRAINT dispatch_batch_owner_fkey FOREIGN KEY (owner) REFERENCES dispatch_owner(id);
+    ADD CONSTRAINT dispatch_batch_session_id_fkey FOREIGN KEY (session_id) REFERENCES dispatcher_session(id);
 
 ALTER TABLE ONLY dispatch_type
     ADD CONSTRAINT dispatch_type_type_fkey FOREIGN KEY (type) REFERENCES task_type(type) ON DELETE CASCADE;

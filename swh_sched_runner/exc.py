@@ -113,8 +113,8 @@ class AdoptionStopped(SchedulerException):
     """The adoption stopped at: {step}: {reason}. What was done stays done: settle that and start it again"""
 
 
-class OwnershipLost(SchedulerException):
-    """Runner {owner} lost the session that holds its lock: it sends nothing more and starts anew"""
+class SessionLost(SchedulerException):
+    """Dispatcher session {session_id} is lost, and its lock with it: it sends nothing more and starts anew"""
 
 
 class MessageUnsendable(SchedulerException):

@@ -61,7 +61,7 @@ def _outcome(message: Any) -> VisitOutcome:
     outcome = VisitOutcome(
         url=message["origin"],
         visit_type=message["type"],
-        date=validate.moment("date", message["date"]),
+        date=validate.timestamp("date", message["date"]),
         status=message["status"],
         snapshot=snapshot,
     )

@@ -13,11 +13,11 @@ import attrs
 from swh_sched_runner.exc import shown
 
 
-class MomentText(str):
-    """PostgreSQL's text of a moment that no datetime can hold: infinite, before the year 1 or after 9999, in UTC.
+class TimestampText(str):
+    """PostgreSQL's text of a timestamp that no datetime can hold: infinite, before the year 1 or after 9999, in UTC.
 
     It stands where a datetime would, for rows that others wrote: ours have none. It compares with datetimes, as
-    before or after all of them; what takes a moment refuses it.
+    before or after all of them; what takes a timestamp refuses it.
     """
 
     __slots__ = ()
@@ -43,15 +43,15 @@ class MomentText(str):
         return -1 if self.is_past else 1
 
     def _side_of(self, other: object) -> int:
-        if isinstance(other, MomentText):
+        if isinstance(other, TimestampText):
             return other._side()
         if isinstance(other, datetime.datetime):
             return 0
-        raise TypeError(f"a moment does not compare with a {type(other).__name__}")
+        raise TypeError(f"a timestamp does not compare with a {type(other).__name__}")
 
 
-# What is read where a moment stands.
-Moment = datetime.datetime | MomentText
+# What is read where a timestamp stands.
+Timestamp = datetime.datetime | TimestampText
 
 
 class TaskType(TypedDict, total=False):
@@ -84,7 +84,7 @@ class Task(TypedDict, total=False):
 
 
 class TaskRun(TypedDict, total=False):
-    """A run of a task. Moments are timezone-aware or None; ``status`` is a task_run_status."""
+    """A run of a task. Timestamps are timezone-aware or None; ``status`` is a task_run_status."""
 
     id: int
     task: int
@@ -123,7 +123,7 @@ UNCHANGED = Unchanged.UNCHANGED
 
 
 def _aware(instance: Any, attribute: attr.Attribute[Any], value: Any) -> None:
-    if value is None or isinstance(value, MomentText):
+    if value is None or isinstance(value, TimestampText):
         return
     if not isinstance(value, datetime.datetime):
         raise TypeError(f"{attribute.name} must be a datetime, not {shown(value)}")
@@ -131,7 +131,7 @@ def _aware(instance: Any, attribute: attr.Attribute[Any], value: Any) -> None:
         raise ValueError(f"{attribute.name} must be a datetime with a time zone, not {shown(value)}")
 
 
-def _moment(**kwargs: Any) -> Any:
+def _timestamp(**kwargs: Any) -> Any:
     return attrs.field(default=None, validator=_aware, **kwargs)
 
 
@@ -143,11 +143,11 @@ class Lister:
     instance_name: str
     id: UUID | None = None
     current_state: dict[str, Any] = attrs.field(factory=dict)
-    created: datetime.datetime | None = _moment()
-    updated: datetime.datetime | None = _moment()
-    last_listing_finished_at: datetime.datetime | None = _moment()
+    created: datetime.datetime | None = _timestamp()
+    updated: datetime.datetime | None = _timestamp()
+    last_listing_finished_at: datetime.datetime | None = _timestamp()
     first_visits_queue_prefix: str | None = None
-    first_visits_scheduled_at: datetime.datetime | None = _moment()
+    first_visits_scheduled_at: datetime.datetime | None = _timestamp()
 
 
 @attrs.define(slots=True, order=True)
@@ -158,10 +158,10 @@ class ListedOrigin:
     url: str
     visit_type: str
     extra_loader_arguments: dict[str, Any] = attrs.field(factory=dict, order=False)
-    last_update: datetime.datetime | None = _moment(order=False)
+    last_update: datetime.datetime | None = _timestamp(order=False)
     enabled: bool = attrs.field(default=True, order=False)
-    first_seen: datetime.datetime | None = _moment(order=False)
-    last_seen: datetime.datetime | None = _moment(order=False)
+    first_seen: datetime.datetime | None = _timestamp(order=False)
+    last_seen: datetime.datetime | None = _timestamp(order=False)
     is_fork: bool | None = attrs.field(default=None, order=False)
     forked_from_url: str | None = attrs.field(default=None, order=False)
 
@@ -176,14 +176,14 @@ class OriginVisitStats:
 
     url: str
     visit_type: str
-    last_successful: datetime.datetime | None = _moment()
-    last_visit: datetime.datetime | None = _moment()
+    last_successful: datetime.datetime | None = _timestamp()
+    last_visit: datetime.datetime | None = _timestamp()
     last_visit_status: LastVisitStatus | None = attrs.field(
         default=None,
         converter=_last_visit_status,
         validator=attrs.validators.optional(attrs.validators.instance_of(LastVisitStatus)),
     )
-    last_scheduled: datetime.datetime | None = _moment()
+    last_scheduled: datetime.datetime | None = _timestamp()
     last_snapshot: bytes | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.instance_of(bytes))
     )
@@ -215,7 +215,7 @@ class SchedulerMetrics:
 
     lister_id: UUID
     visit_type: str
-    last_update: datetime.datetime | None = _moment()
+    last_update: datetime.datetime | None = _timestamp()
     origins_known: int = 0
     origins_enabled: int = 0
     origins_never_visited: int = 0
@@ -234,14 +234,14 @@ class PaginatedListedOriginList:
 class Pause:
     """Since when an operator lets nothing be dispatched, who that is, and why."""
 
-    since: Moment = attrs.field(validator=[attrs.validators.instance_of((datetime.datetime, MomentText)), _aware])
+    since: Timestamp = attrs.field(validator=[attrs.validators.instance_of((datetime.datetime, TimestampText)), _aware])
     by: str | None = None
     reason: str | None = None
 
 
 @attrs.define(slots=True, frozen=True)
 class TypeControls:
-    """What holds a task type back: the bound of its queue, so many tasks in flight, so many dispatched a second.
+    """What holds a task type back: the limit of its queue, so many tasks in flight, so many dispatched a second.
 
     None does not limit. ``pause`` is None while tasks of the type are dispatched.
     """
@@ -256,7 +256,7 @@ class TypeControls:
 
 @attrs.define(slots=True, frozen=True)
 class QueueControls:
-    """A queue, and its pause; None while it is filled."""
+    """A queue, and its pause; None while messages are sent to it."""
 
     queue: str
     pause: Pause | None = None

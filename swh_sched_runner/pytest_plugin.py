@@ -37,7 +37,7 @@ from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.model import TaskType
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.listener.listener import Listener
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Heartbeat
 
 WORKER_START_SECONDS = 40.0
 
@@ -177,12 +177,12 @@ def scheduler_run_until(scheduler_database_url: str, scheduler_broker_url: str) 
     listener = Listener(dispatch, partial(open_consumer, app, settings, listening.prefetch), listening)
 
     def run_until(condition: Callable[[], object], timeout_seconds: float = 30.0) -> None:
-        deadline, pulse = time.monotonic() + timeout_seconds, Pulse()
+        deadline, heartbeat = time.monotonic() + timeout_seconds, Heartbeat()
         while not condition():
             if time.monotonic() > deadline:
                 pytest.fail(f"not within {timeout_seconds:g} s", pytrace=False)
-            runner.run_once(pulse)
-            listener.run_once(pulse)
+            runner.run_once(heartbeat)
+            listener.run_once(heartbeat)
 
     yield run_until
     runner.close()

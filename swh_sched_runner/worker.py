@@ -105,7 +105,7 @@ class EventDispatcher(StockDispatcher):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._queue = self.app.conf.get(EVENT_QUEUE_OPTION) or EVENT_QUEUE
-        # Celery makes its exchange a fanout exactly where events are heard only by those who listen at the moment.
+        # Celery makes its exchange a fanout exactly where events are heard only by those who listen now.
         self._keeps = self.exchange.type == "fanout"
         self._kept = 0
 

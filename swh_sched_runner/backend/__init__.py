@@ -22,9 +22,9 @@ from swh_sched_runner.backend.origins.outcomes import record as record_outcomes 
 from swh_sched_runner.backend.tasks import archive, runs, tasks, types
 from swh_sched_runner.backend.tasks.tasks import create as create_tasks  # the parameter ``tasks`` hides the module
 from swh_sched_runner.config.settings import MAX_ARGUMENTS_BYTES, MAX_ARGUMENTS_DEPTH
+from swh_sched_runner.db.callers import CallersConnection
 from swh_sched_runner.db.connections import create_engine, dsn
 from swh_sched_runner.db.engine import Database
-from swh_sched_runner.db.lent import Lent
 from swh_sched_runner.model import (
     UNCHANGED,
     Controls,
@@ -65,13 +65,13 @@ class SchedulerBackend:
     connection is in autocommit mode and no transaction is open, each method is a transaction. Settings of the session
     are as before after each call, and only one thread at a time is let in.
 
-    Moments go in with any time zone and come out in UTC; those without a ``timestamp`` are the database's ``now()``.
+    Timestamps go in with any time zone and come out in UTC; those without a ``timestamp`` are the database's ``now()``.
     They lie in the years 1 to 9999, and an interval of a task type is at most 365,000 days; a run that ends so late
-    that the next moment would lie behind the year 9999 gets its last one. A URL has at most 2,048 bytes, and a name or
+    that the next one would lie behind the year 9999 gets its last one. A URL has at most 2,048 bytes, and a name or
     identifier (of types, visit types, queues, listers, runs) 500: more fits into no index.
 
-    Rows that others wrote may hold what Python can't. They are read all the same: such a moment is a ``MomentText``,
-    such an interval or JSON is PostgreSQL's text of it.
+    Rows that others wrote may hold what Python can't. They are read all the same: such a timestamp is a
+    ``TimestampText``, such an interval or JSON is PostgreSQL's text of it.
 
     Every method raises ``InvalidArgument`` for a wrong argument, before anything is written; ``DatabaseUnavailable``
     when trying again did not help (``LockTimeout``, ``StatementTimeout`` and ``TransactionConflict`` are of that kind);
@@ -99,9 +99,9 @@ class SchedulerBackend:
     ) -> None:
         validate.integer("min_pool_conns", min_pool_conns, least=0)
         validate.integer("max_pool_conns", max_pool_conns, least=max(min_pool_conns, 1), most=10_000)
-        self._db: Database | Lent
+        self._db: Database | CallersConnection
         if isinstance(db, psycopg2.extensions.connection):
-            self._db = Lent(db)
+            self._db = CallersConnection(db)
         else:
             self._db = Database(create_engine(dsn(db), min_pool_conns, max_pool_conns))
 
@@ -150,7 +150,7 @@ class SchedulerBackend:
         """Let no more tasks of a type be taken, nor visits that it makes, until ``resume_task_type``.
 
         What was taken is still sent. Runners obey within a second. A type that is paused already keeps that pause, with
-        its moment, ``by`` and ``reason``, and it is returned; None is returned when the pause begins. Raises
+        its timestamp, ``by`` and ``reason``, and it is returned; None is returned when the pause begins. Raises
         ``UnknownTaskType``.
         """
         return self._db.run(limits.pause_task_type, task_type, by, reason)
@@ -162,7 +162,7 @@ class SchedulerBackend:
     def pause_queue(self, queue: str, by: str | None = None, reason: str | None = None) -> Pause | None:
         """Let nothing more be sent to a queue until ``resume_queue``; what is in it stays for its workers.
 
-        The queue for tasks with a priority is a queue of its own. Messages that were promised and are not confirmed
+        The queue for tasks with a priority is a queue of its own. Messages in the outbox that are not confirmed
         wait too. Any name will do, that of a queue to come as well. Returns as ``pause_task_type`` does.
         """
         return self._db.run(limits.pause_queue, queue, by, reason)
@@ -186,15 +186,15 @@ class SchedulerBackend:
         """
         self._db.run(limits.set_task_type_limits, task_type, max_queue_length, max_in_flight, rate_limit)
 
-    def set_queue_bound(self, queue: str, max_queue_length: int | None) -> None:
+    def set_queue_limit(self, queue: str, max_queue_length: int | None) -> None:
         """Bound the messages in a queue, and in that for its tasks with a priority; None is unbounded.
 
         Sets the ``max_queue_length`` of all task types with this ``backend_name``. Raises ``UnknownQueue``.
         """
-        self._db.run(limits.set_queue_bound, queue, max_queue_length)
+        self._db.run(limits.set_queue_limit, queue, max_queue_length)
 
     def get_controls(self) -> Controls:
-        """What holds each task type and queue back at the moment."""
+        """What holds each task type and queue back now."""
         return self._db.run(limits.get)
 
     # Tasks
@@ -293,7 +293,7 @@ class SchedulerBackend:
     ) -> TaskRun:
         """Open a run of a task that was grabbed, and return it. The task now follows this run.
 
-        ``backend_id`` is the id of the message in Celery, ``timestamp`` the moment of scheduling. Raises
+        ``backend_id`` is the id of the message in Celery, ``timestamp`` the timestamp of scheduling. Raises
         ``UnknownTask`` and ``DuplicateBackendId``.
         """
         return self._db.run(runs.schedule, task_id, backend_id, metadata, timestamp)
@@ -348,7 +348,7 @@ class SchedulerBackend:
         """A page of the runs to archive: their task is disabled, or completed and one-shot.
 
         Taken are runs whose ``started`` (``scheduled``, if they never started) lies in ``[after_ts, before_ts[``, in
-        order of that moment, at most ``limit``. Bounds are datetimes with a time zone or ISO 8601 texts, which are in
+        order of that time, at most ``limit``. Bounds are datetimes with a time zone or ISO 8601 texts, which are in
         UTC where they name no zone. ``next_page_token`` leads to the next page, and is missing on the last one.
 
         ``tasks`` holds a dict for each run: ``task_id``, ``task_policy``, ``task_status``, ``task_run_id``,
@@ -439,7 +439,7 @@ class SchedulerBackend:
     ) -> list[ListedOrigin]:
         """Take up to ``count`` origins to visit, in the policy's order, and note that they were scheduled.
 
-        No two callers at the same moment get the same url and visit type; two listers that list the same url give
+        No two callers at the same time get the same url and visit type; two listers that list the same url give
         two origins. Left out are origins scheduled less than ``absolute_cooldown`` ago; scheduled less than
         ``scheduled_cooldown`` ago and not visited since; and those whose last visit failed, or found nothing, less than
         ``failed_cooldown`` or ``not_found_cooldown`` ago. None switches a cooldown off. ``tablesample`` is the

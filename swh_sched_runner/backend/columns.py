@@ -12,7 +12,7 @@ def column(values: Sequence[Any]) -> str:
     """The values as the text of a PostgreSQL array, for ``cast(:values as type[])``; a None is a null.
 
     The driver would write a list as ``ARRAY['…', …]``: a literal an element, which costs PostgreSQL more to read than
-    it takes to look the row up (3 µs a text). Columns of text, JSON text, numbers, booleans, bytes, UUIDs and moments.
+    it takes to look the row up (3 µs a text). Columns of text, JSON text, numbers, booleans, bytes, UUIDs, timestamps.
     """
     written = {value: _write(value) for value in set(values)}
     return "{" + ",".join([written[value] for value in values]) + "}"
@@ -33,7 +33,7 @@ def _text(value: str) -> str:
 
 _WRITERS: tuple[tuple[type, Callable[[Any], str]], ...] = (
     (str, _text),
-    (datetime.datetime, lambda moment: f'"{moment.astimezone(datetime.UTC).isoformat()}"'),
+    (datetime.datetime, lambda timestamp: f'"{timestamp.astimezone(datetime.UTC).isoformat()}"'),
     (int, lambda number: str(int(number)) if not isinstance(number, bool) else str(number)),
     (bytes, lambda data: f'"\\\\x{data.hex()}"'),
     (UUID, str),

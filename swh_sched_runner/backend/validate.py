@@ -110,7 +110,7 @@ def percentage(argument: str, value: Any) -> float:
     return float(value)
 
 
-def moment(argument: str, value: Any) -> datetime.datetime:
+def timestamp(argument: str, value: Any) -> datetime.datetime:
     """``value`` in UTC if it is a datetime with a time zone, of the years 1 to 9999 in UTC too."""
     if not isinstance(value, datetime.datetime) or value.tzinfo is None or value.utcoffset() is None:
         refuse(argument, "must be a datetime with a time zone", value)
@@ -128,7 +128,7 @@ def duration(argument: str, value: Any) -> datetime.timedelta:
 
 
 def interval(argument: str, value: Any) -> datetime.timedelta:
-    """``value`` if it is a timedelta that may be added to moments: of at least nothing, at most a thousand years."""
+    """``value`` if it is a timedelta that may be added to timestamps: of at least nothing, at most a thousand years."""
     if duration(argument, value) > LONGEST_INTERVAL:
         refuse(argument, f"must be at most {LONGEST_INTERVAL.days} days", value)
     return value  # type: ignore[no-any-return]

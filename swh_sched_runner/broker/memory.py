@@ -16,7 +16,7 @@ from swh_sched_runner.broker.celery.messages import REFUSALS, Message, SizeLimit
 from swh_sched_runner.broker.delivery import Delivery
 from swh_sched_runner.broker.sent import Sent
 from swh_sched_runner.config.settings import BrokerSettings
-from swh_sched_runner.exc import BrokerUnavailable, OwnershipLost
+from swh_sched_runner.exc import BrokerUnavailable, SessionLost
 
 POLL_SECONDS = 0.005
 CHUNK_MESSAGES = 200
@@ -27,7 +27,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.mutex = threading.Lock()
-        self.owners: set[int] = set()
+        self.session_ids: set[int] = set()
         self.gone: dict[int, int] = {}
         self.fillers: set[str] = set()
 
@@ -38,22 +38,22 @@ _process = _Process()
 class MemoryPublisher:
     """See ``publish.Publisher``."""
 
-    def __init__(self, app: Celery, owner: int, limit: SizeLimit) -> None:
+    def __init__(self, app: Celery, session_id: int, limit: SizeLimit) -> None:
         self.app = app
         self.limit = limit
-        self.owner = owner
+        self.session_id = session_id
         self.open = True
         with _process.mutex:
-            if owner in _process.gone:
-                raise OwnershipLost(owner=owner)
-            if owner in _process.owners:
-                raise BrokerUnavailable(reason=f"another connection holds the name of runner {owner}")
-            _process.owners.add(owner)
+            if session_id in _process.gone:
+                raise SessionLost(session_id=session_id)
+            if session_id in _process.session_ids:
+                raise BrokerUnavailable(reason=f"another connection holds the name of runner {session_id}")
+            _process.session_ids.add(session_id)
         self.connection = connect(app)
         self.producer = app.amqp.Producer(self.connection.default_channel, auto_declare=False)
 
     @contextlib.contextmanager
-    def fill(self, queue: str, bound: int | None) -> Iterator[MemoryFiller | None]:
+    def fill(self, queue: str, max_queue_length: int | None) -> Iterator[MemoryFiller | None]:
         """See ``publish.Publisher.fill``."""
         self.check()
         with _process.mutex:
@@ -63,26 +63,26 @@ class MemoryPublisher:
             yield None
             return
         try:
-            yield MemoryFiller(self, queue, bound)
+            yield MemoryFiller(self, queue, max_queue_length)
         finally:
             with _process.mutex:
                 _process.fillers.discard(queue)
 
-    def owner_is_gone(self, owner: int) -> bool:
-        """See ``publish.Publisher.owner_is_gone``."""
+    def session_is_gone(self, session_id: int) -> bool:
+        """See ``publish.Publisher.session_is_gone``."""
         with _process.mutex:
-            if owner in _process.owners:
+            if session_id in _process.session_ids:
                 return False
-            return _process.gone.setdefault(owner, self.owner) == self.owner
+            return _process.gone.setdefault(session_id, self.session_id) == self.session_id
 
-    def connection_is_gone(self, owner: int) -> bool:
+    def connection_is_gone(self, session_id: int) -> bool:
         """See ``publish.Publisher.connection_is_gone``."""
-        return self.owner_is_gone(owner)
+        return self.session_is_gone(session_id)
 
-    def release(self, owner: int) -> None:
+    def release(self, session_id: int) -> None:
         """See ``publish.Publisher.release``."""
         with _process.mutex:
-            _process.gone.pop(owner, None)
+            _process.gone.pop(session_id, None)
 
     def check(self) -> None:
         """See ``publish.Publisher.check``."""
@@ -93,18 +93,18 @@ class MemoryPublisher:
         """See ``publish.Publisher.close``."""
         self.open = False
         with _process.mutex:
-            _process.owners.discard(self.owner)
-            _process.gone = {owner: by for owner, by in _process.gone.items() if by != self.owner}
+            _process.session_ids.discard(self.session_id)
+            _process.gone = {session_id: by for session_id, by in _process.gone.items() if by != self.session_id}
         self.connection.release()
 
 
 class MemoryFiller:
     """See ``publish.Filler``."""
 
-    def __init__(self, publisher: MemoryPublisher, queue: str, bound: int | None) -> None:
+    def __init__(self, publisher: MemoryPublisher, queue: str, max_queue_length: int | None) -> None:
         self._publisher = publisher
         self._queue = queue
-        self._bound = bound
+        self._max_queue_length = max_queue_length
         self.depth: int | None = None
 
     def room(self) -> int | None:
@@ -112,14 +112,14 @@ class MemoryFiller:
         channel = self._publisher.connection.default_channel
         self._publisher.app.amqp.queues[self._queue](channel).declare()
         self.depth = ready = int(channel._size(self._queue))
-        return None if self._bound is None else max(0, self._bound - ready)
+        return None if self._max_queue_length is None else max(0, self._max_queue_length - ready)
 
-    def write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> Sent:
+    def write(self, messages: Sequence[Message], check_session: Callable[[], None]) -> Sent:
         """See ``publish.Filler.write``: nothing has to be confirmed."""
         sent = Sent(len(messages))
         for at, message in enumerate(messages):
             if at % CHUNK_MESSAGES == 0:
-                still_owner()
+                check_session()
             template = Template(self._publisher.app, message.name, self._publisher.limit)
             try:
                 body, headers = template.body_of(message), template.headers_of(message)

@@ -26,16 +26,16 @@ class Filler(Protocol):
     depth: int | None
 
     def room(self) -> int | None:
-        """How many more messages the queue takes: its bound less those that are ready, None where it has no bound.
+        """How many more messages the queue takes: its limit less those that are ready, None where it has no limit.
 
         The queue is declared where it is missing. Raises ``QueueRefused`` and ``DepthUnreadable``: then send nothing.
         Ask while nothing of this filler's is unconfirmed.
         """
 
-    def write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> Sent:
+    def write(self, messages: Sequence[Message], check_session: Callable[[], None]) -> Sent:
         """Send, without waiting for the broker's confirms: those come during the next calls of the publisher.
 
-        ``still_owner`` is called before each chunk and stops everything by raising. A broken connection does not
+        ``check_session`` is called before each chunk and stops everything by raising. A broken connection does not
         raise here: it does on the next use. What can never be sent is left out: ``sent.unsendable``.
         """
 
@@ -50,20 +50,20 @@ class Filler(Protocol):
 class Publisher(Protocol):
     """The publishing connection of one runner. For one thread; after ``BrokerUnavailable`` open another."""
 
-    def fill(self, queue: str, bound: int | None) -> AbstractContextManager[Filler | None]:
-        """Be the one that fills ``queue``; None while another runner is. ``bound`` is None for no bound."""
+    def fill(self, queue: str, max_queue_length: int | None) -> AbstractContextManager[Filler | None]:
+        """Be the one that fills ``queue``; None while another runner is. ``max_queue_length`` is None for no limit."""
 
-    def owner_is_gone(self, owner: int) -> bool:
-        """Whether nothing can come from ``owner``'s connection any more; from now to ``release`` it can't come back."""
+    def session_is_gone(self, session_id: int) -> bool:
+        """Whether the session's connection can send nothing any more; from now to ``release`` it can't come back."""
 
-    def connection_is_gone(self, owner: int) -> bool:
-        """The same where it can be seen from outside, without barring a living owner; call ``release`` afterwards.
+    def connection_is_gone(self, session_id: int) -> bool:
+        """The same where it can be seen from outside, without barring a living session; call ``release`` afterwards.
 
         False on Redis, where connections hold nothing.
         """
 
-    def release(self, owner: int) -> None:
-        """Forget an owner that was found gone, when nothing that was its is left."""
+    def release(self, session_id: int) -> None:
+        """Forget a session that was found gone, when nothing that was its is left."""
 
     def check(self) -> None:
         """Keep the connection alive; every few seconds. Raises ``BrokerUnavailable`` where it is gone."""
@@ -72,16 +72,18 @@ class Publisher(Protocol):
         """End the connection; never raises."""
 
 
-def open_publisher(app: Celery, settings: BrokerSettings, owner: int, *, limit: SizeLimit | None = None) -> Publisher:
-    """The publishing connection of runner ``owner``. ``limit`` outlives it: what a broker says of sizes stays known.
+def open_publisher(
+    app: Celery, settings: BrokerSettings, session_id: int, *, limit: SizeLimit | None = None
+) -> Publisher:
+    """The publishing connection of a dispatcher session. ``limit`` outlives it and keeps what the broker said of sizes.
 
-    Raises ``BrokerUnavailable``, also while a former connection of the same owner still lives, and ``OwnershipLost``
+    Raises ``BrokerUnavailable``, also while a former connection of the same session still lives, and ``SessionLost``
     when another runner has taken this one for gone. On RabbitMQ the event queue is declared first (``QueueRefused``).
     """
     limit = limit or SizeLimit()
     match kind_of(app):
         case "amqp":
-            publisher = AmqpPublisher(app, settings.confirm_timeout_seconds, owner, limit)
+            publisher = AmqpPublisher(app, settings.confirm_timeout_seconds, session_id, limit)
             try:
                 # A run whose message goes out before the queue is there would lose its events.
                 declare_events(publisher.link, settings)
@@ -90,6 +92,6 @@ def open_publisher(app: Celery, settings: BrokerSettings, owner: int, *, limit: 
                 raise
             return publisher
         case "redis":
-            return RedisPublisher(app, owner, limit)
+            return RedisPublisher(app, session_id, limit)
         case "memory":
-            return MemoryPublisher(app, owner, limit)
+            return MemoryPublisher(app, session_id, limit)

@@ -18,7 +18,7 @@ from swh_sched_runner.broker.redis.connection import RedisLink
 
 @attrs.define(slots=True, frozen=True)
 class Look:
-    """A queue at one moment: ``depth`` messages are ready, ``consumers`` (None: can't be known) take from it.
+    """A queue at one point in time: ``depth`` messages are ready, ``consumers`` (None: can't be known) take from it.
 
     ``holds``: whether a given message is among them, ``ahead``: how many are before it; None where that is unknown.
     """

@@ -105,7 +105,8 @@ def cli(
     from swh_sched_runner.cli.context import Context  # not above: --help and --version need no database driver
 
     logs.configure(log_format or logs.asked_format(), log_level or "info")  # until the settings are read
-    ctx.obj = Context(file, {"log.format": log_format, "log.level": log_level, "data_directory": data_dir})
+    flags = {"log.format": log_format, "log.level": log_level, "data_directory": data_dir}
+    ctx.obj = Context(file, flags, command=ctx.invoked_subcommand or "")
     ctx.call_on_close(ctx.obj.close)
     if ctx.invoked_subcommand in ENDED_AT_ONCE:
         ctx.call_on_close(partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_DFL)))

@@ -27,10 +27,20 @@ LOCK_SHARE = 0.5
 
 
 class Context:
-    """The one place where a program is put together. ``flags`` are options by dotted name; None is not given."""
+    """The one place where a program is put together. ``flags`` are options by dotted name; None is not given.
 
-    def __init__(self, file: Path | None, flags: dict[str, Any], environ: Mapping[str, str] = os.environ) -> None:
+    ``command`` is what its connections are called in pg_stat_activity.
+    """
+
+    def __init__(
+        self,
+        file: Path | None,
+        flags: dict[str, Any],
+        environ: Mapping[str, str] = os.environ,
+        command: str = "client",
+    ) -> None:
         self._file = file
+        self._command = command
         self._environ = environ
         self.flags = flags
         self.takes_time = False  # a command sets it whose statements may take hours, before it asks for the database
@@ -81,7 +91,7 @@ class Context:
             settings.max_pool_conns,
             lock_timeout_seconds=lock,
             statement_timeout_seconds=statement,
-            **({"connect_timeout": CONNECT_SECONDS} | options),
+            **({"connect_timeout": CONNECT_SECONDS, "application_name": f"swh-sched-runner {self._command}"} | options),
         )
         return Database(engine)
 

@@ -127,11 +127,11 @@ class Demo:
                 timer.start()
                 stack.callback(timer.cancel)
 
-            def tend() -> None:
+            def maintain() -> None:
                 private.revive()
                 worker.revive()
 
-            supervisor = Supervisor(services, self._stop, tend)
+            supervisor = Supervisor(services, self._stop, maintain)
             stack.enter_context(web.answering(self._context, "demo", supervisor, instruments))
             supervisor.run()
 

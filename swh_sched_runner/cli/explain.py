@@ -43,10 +43,10 @@ def _print(found: Explanation) -> None:
     _line(f"task {facts.task}, {facts.type}: {found.text}")
     if found.advice:
         _line(f"  {found.advice}")
-    for cause in found.also:
-        _line(f"also: {cause.text}")
-        if cause.advice:
-            _line(f"  {cause.advice}")
+    for reason in found.also:
+        _line(f"also: {reason.text}")
+        if reason.advice:
+            _line(f"  {reason.advice}")
 
 
 def _line(text: str) -> None:

@@ -20,14 +20,14 @@ from rich.table import Table
 from rich.text import Text
 
 from swh_sched_runner.config import mask
-from swh_sched_runner.insight.format import duration, moment
+from swh_sched_runner.insight.format import duration, timestamp
 from swh_sched_runner.model import Pause
 
 log = structlog.get_logger(__name__)
 
 NOTHING = "-"
 KEPT_WHOLE = 10  # a word up to that length, such as a date, is not folded
-UNBOUNDED = "unbounded"
+UNLIMITED = "unlimited"
 # Levels of lists and objects in a document.
 DEEPEST = 100
 
@@ -45,7 +45,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def document(value: Any) -> None:
-    """Print one JSON document: moments as ISO 8601 in UTC, durations in seconds."""
+    """Print one JSON document: timestamps as ISO 8601 in UTC, durations in seconds."""
     click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
 
 
@@ -73,7 +73,7 @@ def cell(value: Any) -> str:
         case timedelta():
             return duration(value)
         case datetime():
-            return moment(value)
+            return timestamp(value)
         case Pause(since, by, reason):
             return cell(since) + (printable(f" by {by}") if by else "") + (printable(f": {reason}") if reason else "")
         case str():

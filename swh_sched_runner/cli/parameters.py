@@ -1,4 +1,4 @@
-"""How arguments of commands are written: durations, moments, limits, and the arguments of a task."""
+"""How arguments of commands are written: durations, timestamps, limits, and the arguments of a task."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def parse_duration(text: str) -> timedelta:
     return _of(parts)
 
 
-def parse_moment(text: str, now: datetime) -> datetime:
-    """An ISO 8601 moment (UTC unless it says otherwise), ``now``, or ``+5m``; else ``ValueError``."""
+def parse_timestamp(text: str, now: datetime) -> datetime:
+    """An ISO 8601 timestamp (UTC unless it says otherwise), ``now``, or ``+5m``; else ``ValueError``."""
     if text == "now":
         return now
     if text.startswith("+"):
@@ -104,12 +104,12 @@ def duration(text: str) -> timedelta:
         ) from None
 
 
-def moment(text: str) -> datetime:
-    """A moment on the command line."""
+def timestamp(text: str) -> datetime:
+    """A timestamp on the command line."""
     try:
-        return parse_moment(text, datetime.now(UTC))
+        return parse_timestamp(text, datetime.now(UTC))
     except (ValueError, OverflowError):
-        raise click.BadParameter(f"{text!r} is no moment: write 2026-01-31T12:00:00Z, now, or +5m") from None
+        raise click.BadParameter(f"{text!r} is no timestamp: write 2026-01-31T12:00:00Z, now, or +5m") from None
 
 
 def seconds(text: str) -> float:

@@ -1,4 +1,4 @@
-"""``queue``: how queues stand; pause, drain and bound them while runners are at work."""
+"""``queue``: how queues stand; pause, drain and limit them while runners are at work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from swh_sched_runner.backend.dispatch.limits import unknown_queue
 from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.cli.context import Context
-from swh_sched_runner.cli.output import UNBOUNDED, document, printable, told_paused, told_resumed, warn
+from swh_sched_runner.cli.output import UNLIMITED, document, printable, told_paused, told_resumed, warn
 from swh_sched_runner.cli.parameters import limit, operator, seconds
 from swh_sched_runner.cli.queue_list import WHOLE, Queue, look, print_queues, read
 from swh_sched_runner.config import mask
@@ -29,7 +29,7 @@ SETTLE_SECONDS = 2.0
 
 @click.group()
 def queue() -> None:
-    """List, pause, drain and bound queues."""
+    """List, pause, drain and limit queues."""
 
 
 @queue.command(name="list")
@@ -39,7 +39,7 @@ def list_queues(context: Context, as_json: bool) -> None:
     """List the queues of all task types, those for tasks with a priority included.
 
     depth: messages ready in the broker. ready: due tasks in the database. in flight: tasks that were taken and have not
-    ended. promised: messages that the broker has not confirmed.
+    ended. unconfirmed: messages that the broker has not confirmed.
     """
     found = read(context)
     if as_json:
@@ -66,7 +66,7 @@ def pause(context: Context, name: str, reason: str | None, by: str | None) -> No
 @click.argument("name")
 @click.pass_obj
 def resume(context: Context, name: str) -> None:
-    """Let the queue NAME be filled again."""
+    """Send messages to the queue NAME again."""
     _find(context, name)
     told_resumed(f"queue {name}", context.backend.resume_queue(name))
 
@@ -92,23 +92,23 @@ def drain(context: Context, name: str, timeout: float | None, reason: str, by: s
         except KeyboardInterrupt:
             warn(f"queue {name} stays paused: swh-sched-runner queue resume {name}")
             raise click.Abort from None
-    waiting = f"; messages promised that wait for it to be resumed: {left.promised}" if left.promised else ""
+    waiting = f"; unconfirmed messages that wait for it to be resumed: {left.unconfirmed}" if left.unconfirmed else ""
     click.echo(f"drained queue {name}, it stays paused{waiting}")
 
 
-@queue.command(context_settings={"ignore_unknown_options": True})  # -1 is a wrong number, not an option
+@queue.command("limit", context_settings={"ignore_unknown_options": True})  # -1 is a wrong number, not an option
 @click.argument("name")
-@click.argument("bound", metavar="N|none")
+@click.argument("length", metavar="N|none")
 @click.pass_obj
-def bound(context: Context, name: str, bound: str) -> None:
+def set_limit(context: Context, name: str, length: str) -> None:
     """Let at most N messages wait in the queue NAME: sets max_queue_length of all its task types."""
-    given = limit(bound, "N|none")
+    given = limit(length, "N|none")
     found = _find(context, name)
     if found.priority:
         of = sorted({row.queue for row in context.backend.get_controls().task_types if row.type in found.types})
-        raise click.ClickException(f"queue {name} is for tasks with a priority: it has the bound of {', '.join(of)}")
-    context.backend.set_queue_bound(name, given)
-    click.echo(f"queue {name}: {UNBOUNDED if given is None else f'bound {given}'}")
+        raise click.ClickException(f"queue {name} is for tasks with a priority: it has the limit of {', '.join(of)}")
+    context.backend.set_queue_limit(name, given)
+    click.echo(f"queue {name}: {UNLIMITED if given is None else f'limit {given}'}")
 
 
 def _find(context: Context, name: str) -> Queue:
@@ -130,10 +130,10 @@ def _wait(context: Context, broker: Queues, name: str, timeout: float) -> Queue:
     started, clear_since = time.monotonic(), math.inf
     while True:
         left, now = _left(context, broker, name), time.monotonic()
-        clear = not (left.unreadable or left.depth or left.in_flight > left.promised_runs)
+        clear = not (left.unreadable or left.depth or left.in_flight > left.unconfirmed_runs)
         clear_since = min(clear_since, now) if clear else math.inf
-        # What is promised may be on its way until the runner gives the connection up that does not confirm it.
-        patience = context.broker.confirm_timeout_seconds if left.promised else SETTLE_SECONDS
+        # What is unconfirmed may be on its way until the runner gives the connection up that does not confirm it.
+        patience = context.broker.confirm_timeout_seconds if left.unconfirmed else SETTLE_SECONDS
         if now - clear_since >= patience:
             progress.end()
             return left
@@ -161,7 +161,7 @@ def _left(context: Context, broker: Queues, name: str) -> Queue:
 def _describe(left: Queue) -> str:
     if left.unreadable:
         return f"what is left can't be read: {printable(mask(left.unreadable))}"
-    return f"depth {left.depth}, in flight {left.in_flight}, promised {left.promised}"
+    return f"depth {left.depth}, in flight {left.in_flight}, unconfirmed {left.unconfirmed}"
 
 
 class _Progress:

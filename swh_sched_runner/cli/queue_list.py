@@ -13,62 +13,62 @@ from swh_sched_runner.backend.inspection import status as facts
 from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.cli.context import Context
-from swh_sched_runner.cli.output import UNBOUNDED, table, warn
+from swh_sched_runner.cli.output import UNLIMITED, table, warn
 from swh_sched_runner.db import migrate
 from swh_sched_runner.exc import BrokerUnavailable, DepthUnreadable, NotRunning
-from swh_sched_runner.model import Controls, Moment, Pause, TypeControls
+from swh_sched_runner.model import Controls, Pause, Timestamp, TypeControls
 
 
 @attrs.define(slots=True)
 class Queue:
-    """A queue, the task types that it serves, and how it stands. ``bound`` is None for unbounded.
+    """A queue, the task types that it serves, and how it stands. ``max_queue_length`` None is no limit.
 
-    ``depth`` counts messages ready in the broker, ``ready`` due tasks in the database, ``in_flight`` tasks that were
-    taken and have not ended. What is promised is not confirmed by the broker: messages of runs, which are in flight,
-    and of visits. ``filled_by`` is host:pid of the runner that filled it last, while that lives.
+    ``depth`` counts messages ready in the broker, ``due`` tasks in the database, ``in_flight`` tasks that were
+    taken and have not ended. What is unconfirmed is not confirmed by the broker: messages of runs, which are in flight,
+    and of visits. ``published_by`` is host:pid of the runner that published to it last, while that lives.
     """
 
     queue: str
     priority: bool
     types: list[str]
-    bound: int | None
+    max_queue_length: int | None
     depth: int | None = None
     unreadable: str | None = None
-    ready: int = 0
-    oldest_due: Moment | None = None
+    due: int = 0
+    oldest_due: Timestamp | None = None
     in_flight: int = 0
-    promised_runs: int = 0
-    promised_visits: int = 0
-    filled_by: str | None = None
-    filled: Moment | None = None
+    unconfirmed_runs: int = 0
+    unconfirmed_visits: int = 0
+    published_by: str | None = None
+    published: Timestamp | None = None
     drain_rate: float | None = None
     pause: Pause | None = None
 
     @property
     def is_used(self) -> bool:
         """Whether there is anything to say of it."""
-        return self.depth != 0 or bool(self.ready or self.in_flight or self.promised or self.pause)
+        return self.depth != 0 or bool(self.due or self.in_flight or self.unconfirmed or self.pause)
 
     @property
-    def promised(self) -> int:
+    def unconfirmed(self) -> int:
         """Messages that the broker has not confirmed."""
-        return self.promised_runs + self.promised_visits
+        return self.unconfirmed_runs + self.unconfirmed_visits
 
 
 _COLUMNS: Mapping[str, Callable[[Queue], Any]] = {
     "queue": lambda queue: queue.queue,
     "depth": lambda queue: "unreadable" if queue.unreadable else queue.depth,
-    "bound": lambda queue: UNBOUNDED if queue.bound is None else queue.bound,
-    "ready": lambda queue: queue.ready,
+    "limit": lambda queue: UNLIMITED if queue.max_queue_length is None else queue.max_queue_length,
+    "due": lambda queue: queue.due,
     "in flight": lambda queue: queue.in_flight,
-    "promised": lambda queue: queue.promised or None,
+    "unconfirmed": lambda queue: queue.unconfirmed or None,
     "oldest due (UTC)": lambda queue: queue.oldest_due,
-    "filled by": lambda queue: queue.filled_by,
-    "filled (UTC)": lambda queue: queue.filled,
+    "published by": lambda queue: queue.published_by,
+    "published (UTC)": lambda queue: queue.published,
     "paused (UTC)": lambda queue: queue.pause,
     "types": lambda queue: ", ".join(queue.types) or None,
 }
-BRIEF = ("queue", "depth", "bound", "paused (UTC)", "types")
+BRIEF = ("queue", "depth", "limit", "paused (UTC)", "types")
 WHOLE = tuple(_COLUMNS)
 
 
@@ -80,42 +80,44 @@ def list_queues(context: Context, backlog: Iterable[facts.Due], standing: Standi
         if paused.pause is not None:
             found.setdefault(paused.queue, Queue(paused.queue, False, [], None)).pause = paused.pause
     _add_tasks(found, backlog, standing, template)
-    for promised in standing.promised:
-        if (queue := found.get(promised.queue)) is not None:
-            queue.promised_runs, queue.promised_visits = promised.runs, promised.visits
-    for seen in standing.filled:
+    for unconfirmed in standing.unconfirmed:
+        if (queue := found.get(unconfirmed.queue)) is not None:
+            queue.unconfirmed_runs, queue.unconfirmed_visits = unconfirmed.runs, unconfirmed.visits
+    for seen in standing.published:
         if (queue := found.get(seen.queue)) is not None:
-            queue.filled, queue.drain_rate = seen.filled, seen.drain_rate
-            queue.filled_by = None if seen.host is None else f"{seen.host}:{seen.pid}"
+            queue.published, queue.drain_rate = seen.published, seen.drain_rate
+            queue.published_by = None if seen.host is None else f"{seen.host}:{seen.pid}"
     return list(found.values())
 
 
 def _add_tasks(found: Mapping[str, Queue], backlog: Iterable[facts.Due], standing: Standing, template: str) -> None:
-    lanes = {
+    groups = {
         (row.type, priority): found[name_of(row, template, priority)]
         for row in standing.controls.task_types
         for priority in (False, True)
     }
     # Read in transactions of their own: a type that came between them is in the next list.
     for due in backlog:
-        if (queue := lanes.get((due.type, due.priority is not None))) is not None:
-            queue.ready += due.tasks
+        if (queue := groups.get((due.type, due.priority is not None))) is not None:
+            queue.due += due.tasks
             queue.oldest_due = due.oldest if queue.oldest_due is None else min(queue.oldest_due, due.oldest)
     for row in standing.in_flight:
-        if (queue := lanes.get((row.type, row.priority))) is not None:
+        if (queue := groups.get((row.type, row.priority))) is not None:
             queue.in_flight += row.tasks
 
 
 def _of_types(state: Controls, template: str) -> dict[str, Queue]:
-    """The queues of the task types by name, the ordinary ones first; what several types share has the least bound."""
+    """The queues of the task types by name, the ordinary ones first; what several types share has the least limit."""
     found: dict[str, Queue] = {}
     for priority in (False, True):
         for row in state.task_types:
-            name, bound = name_of(row, template, priority), row.max_queue_length
-            queue = found.setdefault(name, Queue(name, priority, [], bound))
+            name, max_queue_length = name_of(row, template, priority), row.max_queue_length
+            queue = found.setdefault(name, Queue(name, priority, [], max_queue_length))
             if row.type not in queue.types:
                 queue.types.append(row.type)
-            queue.bound = min((b for b in (queue.bound, bound) if b is not None), default=None)
+            queue.max_queue_length = min(
+                (b for b in (queue.max_queue_length, max_queue_length) if b is not None), default=None
+            )
     return found
 
 

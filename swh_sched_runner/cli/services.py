@@ -18,7 +18,7 @@ from swh_sched_runner.db import migrate
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.listener.listener import Listener
-from swh_sched_runner.services.service import Pulse, Service
+from swh_sched_runner.services.service import Heartbeat, Service
 from swh_sched_runner.services.supervisor import Supervisor
 from swh_sched_runner.services.visits.scheduler import VisitScheduler
 
@@ -52,7 +52,7 @@ def supervise(context: Context, command: str, name: str) -> None:
 
 @click.command()
 @click.option("--task-type", "task_types", multiple=True, metavar="TYPE", help="Only these types; may be repeated.")
-@click.option("--once", is_flag=True, help="Dispatch what is due and has room now, and exit.")
+@click.option("--once", is_flag=True, help="Dispatch what is due and fits now, and exit.")
 @click.option("--period", "period_seconds", type=float, metavar="SECONDS", help="How often to look for due tasks.")
 @click.option("--batch-size", type=int, metavar="TASKS", help="How many tasks to take at a time, at most.")
 @web.port_option
@@ -65,7 +65,7 @@ def run(
     batch_size: int | None,
     web_port: int | None,
 ) -> None:
-    """Dispatch due tasks to their queues, each within its bound."""
+    """Dispatch due tasks to their queues, each within its limit."""
     context.flags |= {
         "runner.task_types": task_types or None,
         "runner.period_seconds": period_seconds,
@@ -75,9 +75,9 @@ def run(
     if not once:
         supervise(context, "run", "runner")
         return
-    runner, pulse = factories(context)["runner"](), Pulse()
+    runner, heartbeat = factories(context)["runner"](), Heartbeat()
     try:
-        while runner.run_once(pulse):
+        while runner.run_once(heartbeat):
             pass
     finally:
         runner.close()

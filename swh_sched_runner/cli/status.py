@@ -21,7 +21,7 @@ from swh_sched_runner.model import TypeControls
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def status(context: Context, as_json: bool) -> None:
-    """Show queues with depth and bound, what is held back, due tasks, runs in flight, and the last failures.
+    """Show queues with depth and limit, what is throttled, due tasks, runs in flight, and the last failures.
 
     A queue whose depth can't be read is shown as unreadable, with a warning.
     """
@@ -52,10 +52,10 @@ def _print(found: Sequence[Queue], held: Sequence[TypeControls], overview: facts
     click.echo()
     failures = [(row.ended, row.type, row.task, row.run, row.status, row.error) for row in overview.failures]
     table("last failures", ("ended (UTC)", "type", "task", "run", "status", "error"), failures)
-    ledger = overview.ledger
-    if ledger.batches:
+    outbox = overview.outbox
+    if outbox.batches:
         click.echo(
-            f"\nnot confirmed by the broker yet: {ledger.batches} batches, {ledger.runs} runs, {ledger.visits} visits"
+            f"\nnot confirmed by the broker yet: {outbox.batches} batches, {outbox.runs} runs, {outbox.visits} visits"
         )
-    if ledger.set_aside:
-        click.echo(f"\nevents that could not be read: {ledger.set_aside} (table event_set_aside)")
+    if outbox.rejected:
+        click.echo(f"\nrejected events: {outbox.rejected} (table rejected_event)")

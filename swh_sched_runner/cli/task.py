@@ -11,7 +11,7 @@ import click
 from swh_sched_runner.backend.tasks.tasks import POLICIES, PRIORITIES, STATUSES
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import cell, document, json_text, table, warn
-from swh_sched_runner.cli.parameters import moment, parse_arguments
+from swh_sched_runner.cli.parameters import parse_arguments, timestamp
 from swh_sched_runner.exc import UnknownTask
 from swh_sched_runner.model import Task, TaskRun
 
@@ -29,7 +29,7 @@ def task() -> None:
 @click.argument("words", metavar="[ARGUMENT|KEY=VALUE]...", nargs=-1)
 @click.option("--policy", type=click.Choice(POLICIES), default="recurring", show_default=True)
 @click.option("--priority", type=click.Choice(PRIORITIES), help="Goes to the queue for tasks with a priority.")
-@click.option("--next-run", type=moment, help="When it becomes due: ISO 8601 (UTC), or +5m; now unless given.")
+@click.option("--next-run", type=timestamp, help="When it becomes due: ISO 8601 (UTC), or +5m; now unless given.")
 @click.option("--json-arguments", is_flag=True, help="Read every value as JSON; else values are strings.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
@@ -68,8 +68,8 @@ def add(
 @click.option("--status", type=click.Choice(STATUSES))
 @click.option("--priority", type=click.Choice(PRIORITIES))
 @click.option("--policy", type=click.Choice(POLICIES))
-@click.option("--before", type=moment, help="Next run not after this moment.")
-@click.option("--after", type=moment, help="Next run not before this moment.")
+@click.option("--before", type=timestamp, help="Next run not after this time.")
+@click.option("--after", type=timestamp, help="Next run not before this time.")
 @click.option("--limit", type=click.IntRange(0), default=LIST_LIMIT, show_default=True, help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
@@ -152,7 +152,7 @@ def _run_row(run: TaskRun) -> tuple[Any, ...]:
 
 
 def _took(started: Any, ended: Any) -> timedelta | None:
-    """To the millisecond. Two processes of a worker tell the moments: a short task may seem to end before it began."""
+    """To the millisecond. Two processes of a worker tell the times: a short task may seem to end before it began."""
     if not isinstance(started, datetime) or not isinstance(ended, datetime):
         return None
     return max(timedelta(milliseconds=(ended - started) // timedelta(milliseconds=1)), timedelta(0))

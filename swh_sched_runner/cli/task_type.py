@@ -9,7 +9,7 @@ from typing import Any, cast
 import click
 
 from swh_sched_runner.cli.context import Context
-from swh_sched_runner.cli.output import UNBOUNDED, cell, document, table, told_paused, told_resumed
+from swh_sched_runner.cli.output import UNLIMITED, cell, document, table, told_paused, told_resumed
 from swh_sched_runner.cli.parameters import duration, limit, operator
 from swh_sched_runner.exc import UnknownTaskType
 from swh_sched_runner.model import TaskType
@@ -17,7 +17,7 @@ from swh_sched_runner.model import TaskType
 _COLUMNS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
     "type": itemgetter("type"),
     "queue": itemgetter("backend_name"),
-    "bound": lambda row: UNBOUNDED if row["max_queue_length"] is None else row["max_queue_length"],
+    "limit": lambda row: UNLIMITED if row["max_queue_length"] is None else row["max_queue_length"],
     "interval": itemgetter("default_interval"),
     "min": itemgetter("min_interval"),
     "max": itemgetter("max_interval"),

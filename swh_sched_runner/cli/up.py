@@ -19,7 +19,7 @@ from swh_sched_runner.embedded import directory, process
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.maintenance.restart import recover
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Heartbeat
 from swh_sched_runner.services.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ def up(context: Context, web_port: int | None) -> None:
         if not context.settings.visits:
             del services["visits"]
         log.info("running", services=",".join(services))
-        supervisor = Supervisor(services, tend=private.revive if private else None)
+        supervisor = Supervisor(services, maintain=private.revive if private else None)
         with web.answering(context, "up", supervisor, instruments):
             supervisor.run()
 
@@ -77,8 +77,8 @@ def settle(context: Context, patience_seconds: float = 0.0) -> None:
     listener = factories(context)["listener"]()
     assert isinstance(listener, Listener)
     try:
-        pulse = Pulse()
-        while listener.run_once(pulse):  # what was queued is evidence: apply it first
+        heartbeat = Heartbeat()
+        while listener.run_once(heartbeat):  # what was queued is evidence: apply it first
             pass
     finally:
         listener.close()

@@ -84,7 +84,7 @@ class RunnerSettings(Struct, frozen=True):
 class ListenerSettings(Struct, frozen=True):
     """How the listener writes events. The oldest event in hand waits ``flush_seconds`` at most.
 
-    A message longer than ``max_event_bytes`` is no event. What can't be read or recorded is set aside, in so many rows,
+    A message longer than ``max_event_bytes`` is no event. What can't be read or recorded is rejected, in so many rows,
     bytes and seconds at most.
     """
 
@@ -92,9 +92,9 @@ class ListenerSettings(Struct, frozen=True):
     flush_seconds: Seconds = 0.5
     prefetch: Annotated[int, Meta(ge=1, le=65_535)] = 2000
     max_event_bytes: Annotated[int, Meta(ge=1_024, le=16_777_216)] = 1_000_000
-    set_aside_rows: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
-    set_aside_bytes: Annotated[int, Meta(ge=1, le=1_099_511_627_776)] = 67_108_864
-    set_aside_seconds: Seconds = 30 * 86_400.0
+    rejected_event_rows: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
+    rejected_event_bytes: Annotated[int, Meta(ge=1, le=1_099_511_627_776)] = 67_108_864
+    rejected_event_seconds: Seconds = 30 * 86_400.0
 
 
 class VisitSettings(Struct, frozen=True):

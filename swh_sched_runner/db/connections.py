@@ -22,7 +22,7 @@ from sqlalchemy.pool import QueuePool
 from swh_sched_runner.config import urls
 from swh_sched_runner.db.deadline import Guarded, NoAnswer, watchdog
 from swh_sched_runner.db.queries import Queries
-from swh_sched_runner.db.values import INTERVAL, JSON, MOMENT
+from swh_sched_runner.db.values import INTERVAL, JSON, TIMESTAMP
 from swh_sched_runner.exc import InvalidArgument
 
 # Longer than any transaction of ours, short enough that somebody learns of a lock that was left behind.
@@ -36,7 +36,8 @@ HASTY_CONNECT_SECONDS = 2
 # A peer that vanished without a word is noticed within 10 s at both ends (libpq 12 or newer; not on socket files).
 DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
-    "application_name": "swh-sched-runner",
+    # Not the program's name alone: by that 0009_standard_terms.sql knows the releases before it.
+    "application_name": "swh-sched-runner client",
     "keepalives_idle": 3,
     "keepalives_interval": 2,
     "keepalives_count": 3,
@@ -54,7 +55,7 @@ _READERS: tuple[Any, ...] = (
     *(getattr(driver, name) for name in ("UNICODEARRAY", "LONGINTEGERARRAY")),
     psycopg2.BINARY,
     _UUID,
-    MOMENT,
+    TIMESTAMP,
     INTERVAL,
     JSON,
 )

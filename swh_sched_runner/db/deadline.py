@@ -159,7 +159,7 @@ class Guarded(driver.connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cursor_factory = _Cursor
-        # Another descriptor of the same socket: libpq may close its own at any moment, and its number be used anew.
+        # Another descriptor of the same socket: libpq may close its own at any time, and its number be used anew.
         self._socket = socket.socket(fileno=os.dup(self.fileno()))
 
     def guard(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

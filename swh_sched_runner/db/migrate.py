@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg2.errors
 import sqlalchemy
 from alembic import op
 from alembic.config import Config
@@ -106,7 +107,8 @@ def _refuse_foreign(conn: Connection) -> None:
 def upgrade(engine: Engine) -> list[str]:
     """Apply what is missing and return the applied versions; several callers at once apply each once.
 
-    A migration that waits more than 10 s for a lock gives up, and may be run again.
+    A migration that waits more than 10 s for a lock gives up, and may be run again. Raises ``SchemaError`` where
+    programs are at work that would not know the new schema, and names them.
     """
     try:
         with only_one(engine), unhurried(engine) as conn:
@@ -121,6 +123,8 @@ def upgrade(engine: Engine) -> list[str]:
                 _run(version, connection=conn)
             return missing
     except sqlalchemy.exc.DBAPIError as error:
+        if isinstance(error.orig, psycopg2.errors.ObjectInUse):
+            raise SchemaError(reason=error.orig.diag.message_primary) from error.orig
         raise translate(error) from error.orig
 
 

@@ -58,7 +58,7 @@ TABLE: dict[str, tuple[Meaning, str]] = {
     "42": (Meaning.REFUSED, "a table, column, function or right that is missing: an administrator can mend it"),
     "44": (Meaning.REFUSED, "a view's check option: we write into tables, so somebody put a view there"),
     "53": (Meaning.REFUSED, "a resource of the server is used up: disk, memory, a configured limit"),
-    "53300": (Meaning.AWAY, "too many connections: one may be free in a moment"),
+    "53300": (Meaning.AWAY, "too many connections: one may be free shortly"),
     "54": (Meaning.REFUSED, "a limit that statements meet, not values"),
     "54000": (Meaning.DATA, "a value larger than the server can store or index: it never fits"),
     "54001": (Meaning.DATA, "a value nested deeper than the server's stack: it never fits"),

@@ -1,4 +1,4 @@
-"""How moments, intervals and JSON are read: what Python's types can't hold comes as PostgreSQL's text of it."""
+"""How timestamps, intervals and JSON are read: what Python's types can't hold comes as PostgreSQL's text of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 import psycopg2
 import psycopg2.extensions as driver
 
-from swh_sched_runner.model import MomentText
+from swh_sched_runner.model import TimestampText
 
 # What the driver raises for a value that is beyond datetime or timedelta.
 _BEYOND = (ArithmeticError, ValueError, psycopg2.Error)
@@ -18,7 +18,7 @@ _datetime: Any = driver.PYDATETIMETZ
 _timedelta: Any = driver.PYINTERVAL
 
 
-def _moment(value: Any, cursor: Any) -> Any:
+def _timestamp(value: Any, cursor: Any) -> Any:
     if value is None:
         return None
     if not value.endswith(_INFINITE):
@@ -26,7 +26,7 @@ def _moment(value: Any, cursor: Any) -> Any:
             return _datetime(value, cursor)
         except _BEYOND:
             pass
-    return MomentText(value)
+    return TimestampText(value)
 
 
 def _interval(value: Any, cursor: Any) -> Any:
@@ -49,6 +49,6 @@ def _json(value: Any, _: Any) -> Any:
         return value
 
 
-MOMENT = driver.new_type((1184,), "MOMENT", _moment)
+TIMESTAMP = driver.new_type((1184,), "TIMESTAMP", _timestamp)
 INTERVAL = driver.new_type((1186,), "INTERVAL", _interval)
 JSON = driver.new_type((114, 3802), "JSON", _json)

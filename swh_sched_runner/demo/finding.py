@@ -78,12 +78,12 @@ def last_update(repository: Path) -> datetime | None:
     """When a ref of the repository last changed, as its files tell; None where they can't be read."""
     try:
         folders = _git_folders(repository)
-        moments = [os.stat(path).st_mtime_ns for folder in folders for path in _telling(folder)]
+        timestamps = [os.stat(path).st_mtime_ns for folder in folders for path in _telling(folder)]
     except (OSError, ValueError):
         return None
-    if not moments:
+    if not timestamps:
         return None
-    return EPOCH + timedelta(microseconds=min(max(moments), time.time_ns()) // 1000)
+    return EPOCH + timedelta(microseconds=min(max(timestamps), time.time_ns()) // 1000)
 
 
 def _read(directory: Path) -> tuple[set[str], list[str]]:

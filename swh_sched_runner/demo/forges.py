@@ -14,7 +14,7 @@ import attrs
 import structlog
 
 from swh_sched_runner.demo import git
-from swh_sched_runner.services.service import Periodic, Pulse
+from swh_sched_runner.services.service import Heartbeat, Periodic
 
 COMMITTING_SECONDS = 600.0
 GIT_SECONDS = 30.0
@@ -79,16 +79,16 @@ class Commits(Periodic):
     period_seconds = 0.25
 
     def __init__(self, folder: Path, until: float) -> None:
-        """``until`` is a moment of ``time.monotonic``."""
+        """``until`` is a timestamp of ``time.monotonic``."""
         self._folder = folder
         self._until = until
         self._next = {forge: _soon(forge) for forge in FORGES}
 
-    def run_once(self, pulse: Pulse) -> bool:
+    def run_once(self, heartbeat: Heartbeat) -> bool:
         """Commit wherever it is time to."""
         now = time.monotonic()
-        for forge, moment in self._next.items():
-            if moment <= now < self._until and not pulse.stopping:
+        for forge, timestamp in self._next.items():
+            if timestamp <= now < self._until and not heartbeat.stopping:
                 self._next[forge] = _soon(forge)
                 self._commit(forge)
         return False

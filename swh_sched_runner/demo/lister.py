@@ -40,11 +40,11 @@ def list_origins(backend: SchedulerBackend, source: str, tells_last_update: bool
     lister = backend.get_or_create_lister(LISTER, source)
     assert lister.id is not None
     known = {origin.url: origin.last_update for origin in origins_of(backend, lister)}
-    origins = [ListedOrigin(lister.id, url, VISIT_TYPE, last_update=moment) for url, moment in found.items()]
+    origins = [ListedOrigin(lister.id, url, VISIT_TYPE, last_update=timestamp) for url, timestamp in found.items()]
     for first in range(0, len(origins), PAGE):
         backend.record_listed_origins(origins[first : first + PAGE])
     new = len(found.keys() - known.keys())
-    changed = sum(url in known and known[url] != moment for url, moment in found.items())
+    changed = sum(url in known and known[url] != timestamp for url, timestamp in found.items())
     _note(backend, lister, {"repositories": len(found), "cut_short": cut_short})
     counts = {"listed": len(found), "new": new, "changed": changed}
     log.debug("listed", source=source, cut_short=cut_short, **counts)

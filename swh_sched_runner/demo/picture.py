@@ -23,11 +23,11 @@ NEVER = "never visited"
 
 @attrs.define(slots=True, frozen=True)
 class Queue:
-    """A queue; ``depth`` None could not be read, ``bound`` None is unbounded."""
+    """A queue; ``depth`` None could not be read, ``max_queue_length`` None is no limit."""
 
     name: str
     depth: int | None
-    bound: int | None
+    max_queue_length: int | None
 
 
 @attrs.define(slots=True, frozen=True)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swh_sched_runner.demo.picture import NEVER, Listing, Observer, Picture, Queue, Visit
-from swh_sched_runner.services.service import Periodic, Pulse
+from swh_sched_runner.services.service import Heartbeat, Periodic
 
 LOOK_SECONDS = 0.5
 SUMMARY_SECONDS = 5.0
@@ -37,7 +37,7 @@ class Summary(Periodic):
         self.period_seconds = SUMMARY_SECONDS
         self._observer = observer
 
-    def run_once(self, pulse: Pulse) -> bool:
+    def run_once(self, heartbeat: Heartbeat) -> bool:
         """Look and say."""
         picture = self._observer.look()
         log.info(
@@ -66,7 +66,7 @@ class Screen(Periodic):
         self._title = title
         self._footer = footer
 
-    def run_once(self, pulse: Pulse) -> bool:
+    def run_once(self, heartbeat: Heartbeat) -> bool:
         """Look and draw."""
         picture = self._observer.look()
         console = self._live.console
@@ -133,12 +133,12 @@ def _intervals(intervals: Sequence[timedelta]) -> Text:
 
 
 def _queues(queues: Sequence[Queue]) -> Table:
-    table = _table("queue", "waiting", "bound", left=(0,))
+    table = _table("queue", "waiting", "limit", left=(0,))
     for queue in queues:
         table.add_row(
             Text(queue.name),
             "?" if queue.depth is None else str(queue.depth),
-            "unbounded" if queue.bound is None else str(queue.bound),
+            "unlimited" if queue.max_queue_length is None else str(queue.max_queue_length),
         )
     return table
 
@@ -146,10 +146,10 @@ def _queues(queues: Sequence[Queue]) -> Table:
 def _recent(visits: Sequence[Visit]) -> Table:
     table = _table("last visits", "", "", left=(0, 1, 2), header=bool(visits))
     for visit in visits:
-        moment = visit.date.astimezone().strftime("%H:%M:%S")
+        timestamp = visit.date.astimezone().strftime("%H:%M:%S")
         outcome = visit.outcome.replace("_", " ")
         table.add_row(
-            moment, Text(outcome, OUTCOMES[visit.outcome]), Text(visit.origin, no_wrap=True, overflow="ellipsis")
+            timestamp, Text(outcome, OUTCOMES[visit.outcome]), Text(visit.origin, no_wrap=True, overflow="ellipsis")
         )
     return table
 

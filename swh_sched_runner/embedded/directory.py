@@ -111,7 +111,7 @@ def running(directory: Path) -> Running | None:
 
 @contextmanager
 def worker_lock(directory: Path) -> Iterator[None]:
-    """Held by a worker process on the private broker, and by the children that it forks, until all are dead."""
+    """RetryBuffer by a worker process on the private broker, and by the children that it forks, until all are dead."""
     prepare(directory)
     with _opened(directory / "workers.lock", os.O_RDWR | os.O_CREAT) as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)

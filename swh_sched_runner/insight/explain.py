@@ -15,15 +15,15 @@ from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import BrokerUnavailable, DepthUnreadable, NotRunning
 from swh_sched_runner.insight.format import end_of
 from swh_sched_runner.insight.in_flight import AGAIN, in_flight
-from swh_sched_runner.insight.reason import Cause, Code, Seen
+from swh_sched_runner.insight.reason import Code, Reason, Seen
 from swh_sched_runner.insight.waiting import waiting
 
-__all__ = ["Cause", "Code", "Explanation", "Seen", "explain"]
+__all__ = ["Code", "Explanation", "Reason", "Seen", "explain"]
 
 
 @attrs.define(slots=True, frozen=True)
 class Explanation:
-    """Why a task is not running, or where it runs: the cause that decides, and all others that hold.
+    """Why a task is not running, or where it runs: the reason that decides, and all others that hold.
 
     ``text`` says it in a sentence, ``advice`` what to do about it if something can be done, ``expected_wait`` how long
     it is likely to hold, as far as anybody can tell. ``also`` is in order of weight. ``missing`` says why the broker
@@ -35,7 +35,7 @@ class Explanation:
     text: str
     advice: str | None
     expected_wait: timedelta | None
-    also: list[Cause]
+    also: list[Reason]
     missing: str | None
     facts: TaskFacts
     seen: Seen
@@ -79,7 +79,7 @@ def _conclude(facts: TaskFacts, seen: Seen) -> Explanation:
     )
 
 
-def _done(facts: TaskFacts) -> Cause:
+def _done(facts: TaskFacts) -> Reason:
     code: Code = "completed" if facts.status == "completed" else "disabled"
     run = facts.run
     if run is not None and run.moved:
@@ -88,7 +88,7 @@ def _done(facts: TaskFacts) -> Cause:
         text = f"{code} by the end of run {facts.run_id}, which was deleted since"
     else:
         text = f"{code} by an operator, not by the end of a run"
-    return Cause(code, text, f"to have it run again: {AGAIN.format(task=facts.task)}")
+    return Reason(code, text, f"to have it run again: {AGAIN.format(task=facts.task)}")
 
 
 def _look(open_queues: Callable[[], Queues], settings: BrokerSettings, facts: TaskFacts) -> Seen:

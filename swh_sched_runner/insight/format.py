@@ -1,18 +1,18 @@
-"""How moments, durations and numbers are written for people."""
+"""How timestamps, durations and numbers are written for people."""
 
 from __future__ import annotations
 
 from datetime import UTC, timedelta
 
-from swh_sched_runner.model import Moment, MomentText
+from swh_sched_runner.model import Timestamp, TimestampText
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 SAID_CHARACTERS = 200
 
 
-def moment(value: Moment) -> str:
+def timestamp(value: Timestamp) -> str:
     """``2026-03-01 12:00:00``, in UTC; one that no datetime holds is its text."""
-    return str(value) if isinstance(value, MomentText) else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return str(value) if isinstance(value, TimestampText) else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def duration(value: timedelta) -> str:
@@ -39,8 +39,8 @@ def count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def end_of(status: str, ended: Moment | None, error: str | None) -> str:
+def end_of(status: str, ended: Timestamp | None, error: str | None) -> str:
     """``ended failed at 2026-03-01 12:00:00 UTC: it said so``, the first line of what it said."""
-    at = f" at {moment(ended)} UTC" if ended else ""
+    at = f" at {timestamp(ended)} UTC" if ended else ""
     said = (error or "").strip().splitlines()[:1]
     return f"ended {status}{at}" + "".join(f": {line[:SAID_CHARACTERS]}" for line in said)

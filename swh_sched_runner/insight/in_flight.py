@@ -1,4 +1,4 @@
-"""Where a task is that a runner has taken, and why it is not done: every cause, and how it is said."""
+"""Where a task is that a runner has taken, and why it is not done: every reason, and how it is said."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from datetime import timedelta
 from shlex import quote
 
-from swh_sched_runner.backend.inspection.explain import Promised, Run, TaskFacts
+from swh_sched_runner.backend.inspection.explain import Run, TaskFacts, Unconfirmed
 from swh_sched_runner.broker.queues import Look
-from swh_sched_runner.insight.format import about, count, moment
-from swh_sched_runner.insight.reason import Cause, Seen
+from swh_sched_runner.insight.format import about, count, timestamp
+from swh_sched_runner.insight.reason import Reason, Seen
 from swh_sched_runner.insight.waiting import no_runner, queue_full, queue_paused, queue_unreadable
-from swh_sched_runner.model import Moment, MomentText
+from swh_sched_runner.model import Timestamp, TimestampText
 
 AGAIN = 'SchedulerBackend.set_status_tasks([{task}], status="next_run_not_scheduled")'
 LOST = 'SchedulerBackend.end_task_run("{run}", "lost")'
 
 
-def in_flight(facts: TaskFacts, seen: Seen) -> list[Cause]:
+def in_flight(facts: TaskFacts, seen: Seen) -> list[Reason]:
     """Where it is, first; then what else is known to be in its way."""
     run = facts.run
     if run is None or run.ended is not None:
@@ -25,44 +25,45 @@ def in_flight(facts: TaskFacts, seen: Seen) -> list[Cause]:
             "marked as scheduled, but no run of it is open that an event could end: it was taken by grab_ready_tasks "
             "or the like, or an operator set its status"
         )
-        return [Cause("no_run", text, f"to have it sent: {AGAIN.format(task=facts.task)}")]
-    if run.started is None and run.worker is None and facts.promised is not None:
-        return [*_promised(facts, facts.promised, seen)]
+        return [Reason("no_run", text, f"to have it sent: {AGAIN.format(task=facts.task)}")]
+    if run.started is None and run.worker is None and facts.unconfirmed is not None:
+        return [*_unconfirmed(facts, facts.unconfirmed, seen)]
     return [_where(facts, run, seen), *_silence(run, seen)]
 
 
-def _promised(facts: TaskFacts, promised: Promised, seen: Seen) -> Iterator[Cause]:
+def _unconfirmed(facts: TaskFacts, unconfirmed: Unconfirmed, seen: Seen) -> Iterator[Reason]:
     """A paused queue decides; whether there is room, and who sends, is told beside."""
     if paused := queue_paused(facts):
         yield paused
-    alive = "alive" if promised.alive else "gone"
+    alive = "alive" if unconfirmed.alive else "gone"
     text = (
-        f"promised to queue {promised.queue} since {moment(promised.opened)} UTC in batch {promised.batch} of owner "
-        f"{promised.owner} ({promised.host}:{promised.pid}, {alive}), which the broker has not confirmed yet"
+        f"in the outbox since {timestamp(unconfirmed.opened)} UTC: batch {unconfirmed.batch} for queue "
+        f"{unconfirmed.queue}, of dispatcher session {unconfirmed.session_id} ({unconfirmed.host}:{unconfirmed.pid}, "
+        f"{alive}), is not confirmed by the broker yet"
     )
-    successor = None if promised.alive else "the next living runner takes it over, within half a minute"
-    yield Cause("promised", text, successor if facts.living_runners else None)
+    successor = None if unconfirmed.alive else "the next living runner takes it over, within half a minute"
+    yield Reason("unconfirmed", text, successor if facts.living_runners else None)
     beside = (no_runner(facts), queue_unreadable(facts, seen), queue_full(facts, seen))
-    yield from (cause for cause in beside if cause)
+    yield from (reason for reason in beside if reason)
 
 
-def _where(facts: TaskFacts, run: Run, seen: Seen) -> Cause:
+def _where(facts: TaskFacts, run: Run, seen: Seen) -> Reason:
     attempt = f", attempt {run.attempts}" if run.attempts and run.attempts > 1 else ""
     if run.started is not None:
         worker = f"worker {run.worker}" if run.worker else "a worker"
         running = _running(facts, run.started)
-        text = f"started on {worker} at {moment(run.started)} UTC{attempt}, running{running} as {run.backend_id}"
-        return Cause("started", text)
+        text = f"started on {worker} at {timestamp(run.started)} UTC{attempt}, running{running} as {run.backend_id}"
+        return Reason("started", text)
     if run.worker is not None:
         text = f"received by worker {run.worker}{attempt} and not started: it has others in hand; {_sent(facts, run)}"
-        return Cause("received", text)
+        return Reason("received", text)
     if seen.queue is None:
         why = seen.unreadable or seen.missing or "not asked"
-        return Cause("sent", f"{_sent(facts, run)} and not received; the queue can't be seen: {why}")
+        return Reason("sent", f"{_sent(facts, run)} and not received; the queue can't be seen: {why}")
     return _unreceived(facts, run, seen.queue)
 
 
-def _unreceived(facts: TaskFacts, run: Run, queue: Look) -> Cause:
+def _unreceived(facts: TaskFacts, run: Run, queue: Look) -> Reason:
     sent = f"{_sent(facts, run)} and not received"
     if queue.holds is False:
         gone = "the queue does not hold it any more" if queue.exists else "the queue is not there any more"
@@ -71,38 +72,38 @@ def _unreceived(facts: TaskFacts, run: Run, queue: Look) -> Cause:
             "purged, or the worker died with it"
         )
         advice = f"if no worker has it (celery inspect query_task {run.backend_id}): {LOST.format(run=run.backend_id)}"
-        return Cause("not_in_queue", text, advice)
+        return Reason("not_in_queue", text, advice)
     waiting = f"{count(queue.depth, 'message')} {'waits' if queue.depth == 1 else 'wait'} there"
     if queue.consumers == 0:
         name = quote(facts.queue)
         advice = f"start a worker with -Q {name}, or tell one: celery control add_consumer {name}"
-        return Cause("no_consumer", f"{sent}: no worker consumes the queue; {waiting}", advice)
+        return Reason("no_consumer", f"{sent}: no worker consumes the queue; {waiting}", advice)
     if queue.ahead is not None:
         waiting += f", {queue.ahead:,} of them before it"
     if queue.consumers is None:
         advice = "whether a worker consumes the queue is unknown here: celery inspect active_queues"
-        return Cause("queued", f"{sent}: {waiting}", advice)
-    return Cause("queued", f"{sent}: {waiting}, for {count(queue.consumers, 'consumer')}")
+        return Reason("queued", f"{sent}: {waiting}", advice)
+    return Reason("queued", f"{sent}: {waiting}, for {count(queue.consumers, 'consumer')}")
 
 
-def _silence(run: Run, seen: Seen) -> Iterator[Cause]:
+def _silence(run: Run, seen: Seen) -> Iterator[Reason]:
     """Why nothing may be heard of the run any more."""
     if seen.worker_lives is False:
         text = f"worker {run.worker} is not connected: it is gone, on its way back, or runs without remote control"
-        yield Cause("worker_gone", text, f"if it died: {LOST.format(run=run.backend_id)}")
+        yield Reason("worker_gone", text, f"if it died: {LOST.format(run=run.backend_id)}")
     events = seen.events
     if events is not None and events.consumers == 0:
         text = f"no listener takes what workers report, {count(events.depth, 'message')} so far: this may be outdated"
-        yield Cause("no_listener", text, "start one: swh-sched-runner listen, or up")
+        yield Reason("no_listener", text, "start one: swh-sched-runner listen, or up")
     elif events is not None and events.depth:
         text = f"{count(events.depth, 'message')} of what workers report not recorded yet: this may be outdated"
-        yield Cause("events_waiting", text)
+        yield Reason("events_waiting", text)
 
 
-def _running(facts: TaskFacts, started: Moment) -> str:
-    return "" if isinstance(started, MomentText) else f" for {about(max(facts.now - started, timedelta(0)))}"
+def _running(facts: TaskFacts, started: Timestamp) -> str:
+    return "" if isinstance(started, TimestampText) else f" for {about(max(facts.now - started, timedelta(0)))}"
 
 
 def _sent(facts: TaskFacts, run: Run) -> str:
-    at = f" at {moment(run.scheduled)} UTC" if run.scheduled else ""
+    at = f" at {timestamp(run.scheduled)} UTC" if run.scheduled else ""
     return f"sent{at} as {run.backend_id} to queue {facts.queue}"

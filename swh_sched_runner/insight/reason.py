@@ -1,4 +1,4 @@
-"""What an explanation is made of: causes, and what the broker said."""
+"""What an explanation is made of: reasons, and what the broker said."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Code = Literal[
     # It will not run again.
     "completed",
     "disabled",
-    # It waits for its moment, or for a runner.
+    # It waits for its timestamp, or for a runner.
     "not_due",
     "type_paused",
     "queue_paused",
@@ -27,7 +27,7 @@ Code = Literal[
     "ready",
     # It is in flight.
     "no_run",
-    "promised",
+    "unconfirmed",
     "no_consumer",
     "queued",
     "not_in_queue",
@@ -42,7 +42,7 @@ Code = Literal[
 
 
 @attrs.define(slots=True, frozen=True)
-class Cause:
+class Reason:
     """One reason: a ``code`` for programs, a ``text`` and an ``advice`` for people.
 
     ``expected_wait`` is how long it is likely to hold, None where nobody can tell.

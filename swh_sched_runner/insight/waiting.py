@@ -1,4 +1,4 @@
-"""Why a task that no runner has taken yet still waits: every cause, whether it holds, and how it is said."""
+"""Why a task that no runner has taken yet still waits: every reason, whether it holds, and how it is said."""
 
 from __future__ import annotations
 
@@ -7,87 +7,87 @@ from datetime import timedelta
 from shlex import quote
 
 from swh_sched_runner.backend.inspection.explain import Ahead, TaskFacts
-from swh_sched_runner.insight.format import about, count, end_of, moment
-from swh_sched_runner.insight.reason import Cause, Seen
-from swh_sched_runner.model import MomentText, Pause
+from swh_sched_runner.insight.format import about, count, end_of, timestamp
+from swh_sched_runner.insight.reason import Reason, Seen
+from swh_sched_runner.model import Pause, TimestampText
 
-# Confirms take milliseconds. A batch that is open for longer waits for its broker, for room, or for a successor.
+# Confirms take milliseconds. A batch that is open for longer waits for its broker, for capacity, or for a successor.
 OPEN_BATCH = timedelta(seconds=10)
 NOW = 'SchedulerBackend.set_status_tasks([{task}], "next_run_not_scheduled", datetime.now(UTC))'
 # What takes longer is told as longer than this.
 LONGEST = timedelta(days=36_500)
 
 
-def waiting(facts: TaskFacts, seen: Seen) -> list[Cause]:
+def waiting(facts: TaskFacts, seen: Seen) -> list[Reason]:
     """All that holds the task back, what decides first. Of a task that is not due only what may last until it is."""
-    causes = [cause for look in _LASTING if (cause := look(facts))]
+    reasons = [reason for look in _LASTING if (reason := look(facts))]
     if facts.due:
-        causes += [cause for look in _MOMENTARY if (cause := look(facts, seen))]
-        causes = causes or [_ready(facts, seen)]
-    return causes
+        reasons += [reason for look in _PASSING if (reason := look(facts, seen))]
+        reasons = reasons or [_ready(facts, seen)]
+    return reasons
 
 
-def queue_paused(facts: TaskFacts) -> Cause | None:
+def queue_paused(facts: TaskFacts) -> Reason | None:
     """That an operator lets nothing be sent to the queue."""
     pause = facts.of_queue.pause
     if pause is None:
         return None
     advice = f"swh-sched-runner queue resume {quote(facts.queue)}"
-    return Cause("queue_paused", f"queue {facts.queue} is paused {_since(pause)}", advice)
+    return Reason("queue_paused", f"queue {facts.queue} is paused {_since(pause)}", advice)
 
 
-def no_runner(facts: TaskFacts) -> Cause | None:
+def no_runner(facts: TaskFacts) -> Reason | None:
     """That nobody is there to send anything."""
     if facts.living_runners:
         return None
-    due = f"due since {moment(facts.next_run)} UTC, and " if facts.due else ""
-    return Cause("no_runner", f"{due}no runner is alive", "start one: swh-sched-runner run, or up")
+    due = f"due since {timestamp(facts.next_run)} UTC, and " if facts.due else ""
+    return Reason("no_runner", f"{due}no runner is alive", "start one: swh-sched-runner run, or up")
 
 
-def queue_unreadable(facts: TaskFacts, seen: Seen) -> Cause | None:
-    """That nobody can tell how much room the queue has."""
+def queue_unreadable(facts: TaskFacts, seen: Seen) -> Reason | None:
+    """That the capacity of the queue is unknown."""
     if seen.unreadable is None:
         return None
     text = f"nothing is sent to queue {facts.queue}, its length can't be read: {seen.unreadable}"
-    return Cause("queue_unreadable", text)
+    return Reason("queue_unreadable", text)
 
 
-def queue_full(facts: TaskFacts, seen: Seen) -> Cause | None:
-    """That the queue has no room."""
-    if seen.queue is None or facts.bound is None or seen.queue.depth < facts.bound:
+def queue_full(facts: TaskFacts, seen: Seen) -> Reason | None:
+    """That the queue is full."""
+    if seen.queue is None or facts.max_queue_length is None or seen.queue.depth < facts.max_queue_length:
         return None
-    if facts.bound == 0:
-        return Cause("queue_full", f"queue {facts.queue} has a bound of 0: nothing is sent to it")
-    full = f"queue {facts.queue} is full ({seen.queue.depth:,}/{facts.bound:,})"
+    if facts.max_queue_length == 0:
+        return Reason("queue_full", f"queue {facts.queue} has max_queue_length 0: nothing is sent to it")
+    full = f"queue {facts.queue} is full ({seen.queue.depth:,}/{facts.max_queue_length:,})"
     ahead = facts.ahead or Ahead(0, 0, False)
     before = f", and {_tasks(ahead)} before it" if ahead.tasks else ""
-    wait = _in(seen.queue.depth - facts.bound + ahead.tasks + 1, facts.of_queue.drain_rate)
+    wait = _in(seen.queue.depth - facts.max_queue_length + ahead.tasks + 1, facts.of_queue.drain_rate)
     if wait is None:
-        return Cause("queue_full", f"{full}{before}; how long that lasts is not known yet")
+        return Reason("queue_full", f"{full}{before}; how long that lasts is not known yet")
     expected = f"{_about(wait, ahead)}, if its workers go on taking {facts.of_queue.drain_rate:.3g} messages a second"
-    return Cause("queue_full", f"{full}{before}; it is expected to be sent {expected}", None, wait)
+    return Reason("queue_full", f"{full}{before}; it is expected to be sent {expected}", None, wait)
 
 
-def _not_due(facts: TaskFacts) -> Cause | None:
+def _not_due(facts: TaskFacts) -> Reason | None:
     if facts.due:
         return None
     run = facts.run
     last = f"; its last run {run.id} {end_of(run.status, run.ended, run.error)}" if run and run.moved else ""
-    until = f"not due until {moment(facts.next_run)} UTC"
-    if isinstance(facts.next_run, MomentText):
-        return Cause("not_due", f"{until}{last}", f"to have it run: {NOW.format(task=facts.task)}")
+    until = f"not due until {timestamp(facts.next_run)} UTC"
+    if isinstance(facts.next_run, TimestampText):
+        return Reason("not_due", f"{until}{last}", f"to have it run: {NOW.format(task=facts.task)}")
     wait = facts.next_run - facts.now
-    return Cause("not_due", f"{until}, in {about(wait)}{last}", None, wait)
+    return Reason("not_due", f"{until}, in {about(wait)}{last}", None, wait)
 
 
-def _type_paused(facts: TaskFacts) -> Cause | None:
+def _type_paused(facts: TaskFacts) -> Reason | None:
     if facts.type_pause is None:
         return None
     advice = f"swh-sched-runner task-type resume {quote(facts.type)}"
-    return Cause("type_paused", f"task type {facts.type} is paused {_since(facts.type_pause)}", advice)
+    return Reason("type_paused", f"task type {facts.type} is paused {_since(facts.type_pause)}", advice)
 
 
-def _in_flight_cap(facts: TaskFacts, seen: Seen) -> Cause | None:
+def _in_flight_cap(facts: TaskFacts, seen: Seen) -> Reason | None:
     if facts.max_in_flight is None or facts.in_flight is None or facts.in_flight < facts.max_in_flight:
         return None
     text = (
@@ -95,10 +95,10 @@ def _in_flight_cap(facts: TaskFacts, seen: Seen) -> Cause | None:
         "none is sent until enough of them have ended"
     )
     advice = f"to let more pass: swh-sched-runner task-type set {quote(facts.type)} --max-in-flight N"
-    return Cause("in_flight_cap", text, advice)
+    return Reason("in_flight_cap", text, advice)
 
 
-def _rate_limit(facts: TaskFacts, seen: Seen) -> Cause | None:
+def _rate_limit(facts: TaskFacts, seen: Seen) -> Reason | None:
     ahead = facts.ahead or Ahead(0, 0, False)
     if facts.rate_limit is None or facts.tokens is None or facts.tokens >= ahead.tasks + 1:
         return None
@@ -109,41 +109,44 @@ def _rate_limit(facts: TaskFacts, seen: Seen) -> Cause | None:
         f"{count(int(max(facts.tokens, 0)), 'task')} pass now{before}; it passes {_about(wait, ahead)}"
     )
     advice = f"to let more pass: swh-sched-runner task-type set {quote(facts.type)} --rate-limit N"
-    return Cause("rate_limit", text, advice, wait)
+    return Reason("rate_limit", text, advice, wait)
 
 
-def _open_batch(facts: TaskFacts, seen: Seen) -> Cause | None:
+def _open_batch(facts: TaskFacts, seen: Seen) -> Reason | None:
     opened = facts.of_queue.oldest_batch
     if opened is None or opened > facts.now - OPEN_BATCH:
         return None
-    text = f"what was promised to queue {facts.queue} at {moment(opened)} UTC is not all confirmed, and goes first"
-    return Cause("open_batch", text)
+    text = f"batch for queue {facts.queue} of {timestamp(opened)} UTC is not all confirmed, and goes first"
+    return Reason("open_batch", text)
 
 
-def _behind(facts: TaskFacts, seen: Seen) -> Cause | None:
+def _behind(facts: TaskFacts, seen: Seen) -> Reason | None:
     ahead = facts.ahead
     if ahead is None or not ahead.tasks:
         return None
-    text = f"due since {moment(facts.next_run)} UTC, waiting behind {_tasks(ahead)}"
-    room = None if seen.queue is None or facts.bound is None else facts.bound - seen.queue.depth
-    if room is None or room <= 0 or ahead.tasks < room:
-        return Cause("behind", text)
-    wait = _in(ahead.tasks + 1 - room, facts.of_queue.drain_rate)
+    text = f"due since {timestamp(facts.next_run)} UTC, waiting behind {_tasks(ahead)}"
+    limit = facts.max_queue_length
+    capacity = None if seen.queue is None or limit is None else limit - seen.queue.depth
+    if capacity is None or capacity <= 0 or ahead.tasks < capacity:
+        return Reason("behind", text)
+    wait = _in(ahead.tasks + 1 - capacity, facts.of_queue.drain_rate)
     expected = "" if wait is None else f"; it is expected to be sent {_about(wait, ahead)}"
-    return Cause("behind", f"{text}, more than the room of the queue ({room:,}){expected}", None, wait)
+    return Reason("behind", f"{text}, more than the capacity of the queue ({capacity:,}){expected}", None, wait)
 
 
-def _ready(facts: TaskFacts, seen: Seen) -> Cause:
+def _ready(facts: TaskFacts, seen: Seen) -> Reason:
     unless = f"; the queue can't be seen: {seen.missing}" if seen.missing else ""
-    text = f"due since {moment(facts.next_run)} UTC, next in its turn, and nothing that is known holds it back{unless}"
+    text = (
+        f"due since {timestamp(facts.next_run)} UTC, next to be taken, and nothing that is known holds it back{unless}"
+    )
     advice = (
         f"runners alive: {facts.living_runners}; a runner that is told other types (runner.task_types) leaves it out"
     )
-    return Cause("ready", text, advice)
+    return Reason("ready", text, advice)
 
 
-_LASTING: tuple[Callable[[TaskFacts], Cause | None], ...] = (_not_due, _type_paused, queue_paused, no_runner)
-_MOMENTARY: tuple[Callable[[TaskFacts, Seen], Cause | None], ...] = (
+_LASTING: tuple[Callable[[TaskFacts], Reason | None], ...] = (_not_due, _type_paused, queue_paused, no_runner)
+_PASSING: tuple[Callable[[TaskFacts, Seen], Reason | None], ...] = (
     _in_flight_cap,
     _rate_limit,
     queue_unreadable,
@@ -155,7 +158,7 @@ _MOMENTARY: tuple[Callable[[TaskFacts, Seen], Cause | None], ...] = (
 
 def _since(pause: Pause) -> str:
     by = f" by {pause.by}" if pause.by else ""
-    return f"since {moment(pause.since)} UTC{by}" + (f": {pause.reason}" if pause.reason else "")
+    return f"since {timestamp(pause.since)} UTC{by}" + (f": {pause.reason}" if pause.reason else "")
 
 
 def _tasks(ahead: Ahead) -> str:

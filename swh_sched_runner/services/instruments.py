@@ -47,14 +47,16 @@ class Instruments:
             "task_type",
         )
         self._round = self._histogram("round_seconds", "Duration of a round over all queues", WORK_SECONDS)
-        self._woken = self._counter("wakeups", "Times that the runner's rest ended, by what ended it", "reason")
+        self._woken = self._counter("wakeups", "Times that the runner's wait ended, by what ended it", "reason")
 
     def _measure_listening(self) -> None:
         self._events = self._counter("events", "Events received, by Celery's name of their type", "kind")
         self._ended = self._counter("runs_ended", "Ends of runs that were recorded, by status", "status")
-        self._set_aside = self._counter("events_set_aside", "Messages that could not be read, events not recorded")
-        self._dropped = self._counter("events_set_aside_dropped", "Rows of what was set aside, dropped as too many")
-        self._held = self._gauge("events_held", "Messages kept in hand, since the database refuses them for now")
+        self._rejected = self._counter("events_rejected", "Messages that could not be read, events not recorded")
+        self._dropped = self._counter("rejected_events_dropped", "Rows of what was rejected, dropped as too many")
+        self._held = self._gauge(
+            "events_awaiting_retry", "Messages kept in hand, since the database refuses them for now"
+        )
 
     def dispatched(self, task_type: str, queue: str, messages: int) -> None:
         """So many messages of one task type were confirmed for the first time."""
@@ -72,9 +74,9 @@ class Instruments:
         """So many messages can never be sent."""
         self._unsendable.labels(queue).inc(messages)
 
-    def queue_seen(self, queue: str, depth: int | None, bound: int | None) -> None:
-        """So many messages are ready in a queue, None if that can't be read; and its bound, None if it has none."""
-        self._queues.see(queue, depth, bound)
+    def queue_seen(self, queue: str, depth: int | None, max_queue_length: int | None) -> None:
+        """So many messages are ready in a queue, None if that can't be read; and its limit, None if it has none."""
+        self._queues.see(queue, depth, max_queue_length)
         self._resent.labels(queue)  # from 0 on: a rate needs to see the first one come
         self._unconfirmed.labels(queue)
         self._unsendable.labels(queue)
@@ -82,7 +84,7 @@ class Instruments:
     def blocked(self, queue: str, reason: str | None) -> None:
         """Nothing is sent to a queue from now on though tasks for it are due, for that reason; None ends it.
 
-        Reasons: full, paused, in_flight, rate, filled_elsewhere, unreadable, open_batch.
+        Reasons: full, paused, in_flight, rate, leased_elsewhere, unreadable, open_batch.
         """
         self._queues.block(queue, reason)
 
@@ -121,12 +123,12 @@ class Instruments:
         """So many ends of runs were recorded."""
         self._ended.labels(status).inc(n)
 
-    def set_aside(self, n: int) -> None:
+    def rejected(self, n: int) -> None:
         """So many messages could not be read, or events not be recorded."""
-        self._set_aside.inc(n)
+        self._rejected.inc(n)
 
-    def set_aside_dropped(self, n: int) -> None:
-        """So many rows of what was set aside were dropped, since it was too much or too old."""
+    def rejected_dropped(self, n: int) -> None:
+        """So many rows of what was rejected were dropped, since it was too much or too old."""
         self._dropped.inc(n)
 
     def held(self, messages: int) -> None:
@@ -153,9 +155,9 @@ class _Queues(Collector):
         self._blocked: dict[str, tuple[str, float]] = {}  # by queue: the reason, and since when
         self._blocked_seconds: dict[tuple[str, str], float] = {}
 
-    def see(self, queue: str, depth: int | None, bound: int | None) -> None:
+    def see(self, queue: str, depth: int | None, max_queue_length: int | None) -> None:
         with self._lock:
-            self._seen[queue] = depth, bound
+            self._seen[queue] = depth, max_queue_length
 
     def block(self, queue: str, reason: str | None) -> None:
         with self._lock:
@@ -178,16 +180,16 @@ class _Queues(Collector):
         for queue, (reason, since) in blocked.items():
             seconds[queue, reason] += now - since
         length = GaugeMetricFamily(f"{PREFIX}queue_length", "Messages ready in a queue, as last seen", labels=["queue"])
-        limit = GaugeMetricFamily(f"{PREFIX}queue_bound", "Messages that may wait in a queue", labels=["queue"])
+        limit = GaugeMetricFamily(f"{PREFIX}max_queue_length", "Messages that may wait in a queue", labels=["queue"])
         unreadable = GaugeMetricFamily(
             f"{PREFIX}queue_unreadable", "1 while the length of a queue can't be read", labels=["queue"]
         )
-        for queue, (depth, bound) in seen.items():
+        for queue, (depth, max_queue_length) in seen.items():
             unreadable.add_metric([queue], depth is None)
             if depth is not None:
                 length.add_metric([queue], depth)
-            if bound is not None:
-                limit.add_metric([queue], bound)
+            if max_queue_length is not None:
+                limit.add_metric([queue], max_queue_length)
         waited = CounterMetricFamily(
             f"{PREFIX}blocked_seconds", "Time for which due tasks were not sent to a queue", labels=["queue", "reason"]
         )
@@ -197,7 +199,7 @@ class _Queues(Collector):
 
 
 class _OldestDue(Collector):
-    """How long the oldest due task of each lane had waited when the runner last looked."""
+    """How long the oldest due task of each group had waited when the runner last looked."""
 
     def __init__(self) -> None:
         self._lags: Mapping[tuple[str, bool], float] = {}

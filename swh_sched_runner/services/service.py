@@ -10,7 +10,7 @@ from typing import Protocol
 BEAT_SECONDS = 1.0
 
 
-class Pulse:
+class Heartbeat:
     """A service's tie to its supervisor: whether to stop, and signs of life."""
 
     def __init__(self, stop: threading.Event | None = None) -> None:
@@ -49,11 +49,11 @@ class Service(Protocol):
 
     name: str
 
-    def run_once(self, pulse: Pulse) -> bool:
+    def run_once(self, heartbeat: Heartbeat) -> bool:
         """Do one round. True if there may be more to do at once."""
         ...
 
-    def rest(self, pulse: Pulse) -> None:
+    def wait_for_work(self, heartbeat: Heartbeat) -> None:
         """Wait until there may be something to do, or the service is to stop."""
         ...
 
@@ -67,6 +67,6 @@ class Periodic:
 
     period_seconds: float
 
-    def rest(self, pulse: Pulse) -> None:
+    def wait_for_work(self, heartbeat: Heartbeat) -> None:
         """Wait for the next round."""
-        pulse.wait(self.period_seconds)
+        heartbeat.wait(self.period_seconds)

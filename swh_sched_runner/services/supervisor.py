@@ -14,7 +14,7 @@ import structlog
 
 from swh_sched_runner.db.deadline import watchdog
 from swh_sched_runner.exc import ConfigurationError, SchedulerException, ServiceInTrouble
-from swh_sched_runner.services.service import Pulse, Service
+from swh_sched_runner.services.service import Heartbeat, Service
 
 log = structlog.get_logger(__name__)
 
@@ -22,7 +22,7 @@ FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
 # A service that gives no sign of life for longer is stuck; systemd is not told that all is well any more.
 SILENCE_SECONDS = 90.0
-TEND_SECONDS = 1.0
+MAINTAIN_SECONDS = 1.0
 
 
 def notify(message: str) -> None:
@@ -53,14 +53,14 @@ class Supervisor:
         self,
         factories: Mapping[str, Callable[[], Service]],
         stop: threading.Event | None = None,
-        tend: Callable[[], object] | None = None,
+        maintain: Callable[[], object] | None = None,
     ) -> None:
-        """``tend`` is called every few seconds in the main thread."""
+        """``maintain`` is called every few seconds in the main thread."""
         self.stop = stop or threading.Event()
         self._factories = factories
-        self._tend = tend
+        self._maintain = maintain
         self._refused: ConfigurationError | None = None
-        self._pulses = {name: Pulse(self.stop) for name in factories}
+        self._heartbeats = {name: Heartbeat(self.stop) for name in factories}
 
     def run(self) -> None:
         """Start all services and return when they have stopped, after SIGTERM, SIGINT or ``stop``.
@@ -84,30 +84,30 @@ class Supervisor:
     @property
     def names(self) -> list[str]:
         """The services, by name."""
-        return list(self._pulses)
+        return list(self._heartbeats)
 
     def silent(self) -> dict[str, float]:
         """The services that are stuck, and for how many seconds each gave no sign of life. Any thread may ask."""
         if self.stop.is_set():  # one that has ended is silent as well
             return {}
-        seconds = {name: pulse.silent_seconds() for name, pulse in self._pulses.items()}
+        seconds = {name: heartbeat.silent_seconds() for name, heartbeat in self._heartbeats.items()}
         return {name: silent for name, silent in seconds.items() if silent >= SILENCE_SECONDS}
 
     def require_working(self, name: str) -> None:
         """Raise ``ServiceInTrouble`` while something keeps this service from its work. Any thread may ask."""
-        trouble = self._pulses[name].trouble
+        trouble = self._heartbeats[name].trouble
         if trouble is not None:
             raise ServiceInTrouble(reason=trouble)
 
     def _watch(self, threads: list[threading.Thread]) -> None:
         told = os.environ.get("WATCHDOG_USEC", "")
         watchdog_usec = int(told) if told.isascii() and told.isdigit() else 0
-        period = min(watchdog_usec / 2_000_000, TEND_SECONDS) if watchdog_usec else TEND_SECONDS
+        period = min(watchdog_usec / 2_000_000, MAINTAIN_SECONDS) if watchdog_usec else MAINTAIN_SECONDS
         while not self.stop.wait(period):
-            self._tend_servers()
+            self._maintain_servers()
             if not self.silent():
                 notify("WATCHDOG=1")
-            notify("STATUS=" + "; ".join(f"{name}: {pulse.status}" for name, pulse in self._pulses.items()))
+            notify("STATUS=" + "; ".join(f"{name}: {heartbeat.status}" for name, heartbeat in self._heartbeats.items()))
         log.info("stopping", reason="told to stop, finishing what is in hand")
         notify("STOPPING=1")
         with watchdog.hurried():  # an answer of the database that may never come is not worth waiting for
@@ -116,48 +116,48 @@ class Supervisor:
                     thread.join(period)
                     notify("WATCHDOG=1")
 
-    def _tend_servers(self) -> None:
+    def _maintain_servers(self) -> None:
         try:
-            if self._tend is not None:
-                self._tend()
+            if self._maintain is not None:
+                self._maintain()
         except Exception as error:  # the services wait and say so; the next call may help
             log.error("private servers not revived", reason=str(error), exc_info=error)
 
     def _keep_running(self, name: str, factory: Callable[[], Service]) -> None:
-        pulse, failures = self._pulses[name], 0
-        while not pulse.stopping:
+        heartbeat, failures = self._heartbeats[name], 0
+        while not heartbeat.stopping:
             service: Service | None = None
             try:
                 service = factory()
-                while not pulse.stopping:
-                    more = service.run_once(pulse)
+                while not heartbeat.stopping:
+                    more = service.run_once(heartbeat)
                     if failures:
-                        failures, pulse.trouble = 0, None
-                    pulse.beat()
+                        failures, heartbeat.trouble = 0, None
+                    heartbeat.beat()
                     if not more:
-                        service.rest(pulse)
+                        service.wait_for_work(heartbeat)
             except ConfigurationError as error:
                 # No try helps before somebody changes the configuration, and none of the others is asked either.
                 self._refused = error
                 self.stop.set()
             except SchedulerException as error:
                 failures += 1
-                self._wait(pulse, name, failures, error, known=True)
+                self._wait(heartbeat, name, failures, error, known=True)
             except Exception as error:  # a service that dies must not stay dead, whatever it died of
                 failures += 1
-                self._wait(pulse, name, failures, error, known=False)
+                self._wait(heartbeat, name, failures, error, known=False)
             finally:
                 _close(name, service)
 
-    def _wait(self, pulse: Pulse, name: str, failures: int, error: Exception, *, known: bool) -> None:
+    def _wait(self, heartbeat: Heartbeat, name: str, failures: int, error: Exception, *, known: bool) -> None:
         seconds = backoff_seconds(failures)
-        pulse.status = f"waits {seconds:.0f} s: {error}"
-        pulse.trouble = str(error)
+        heartbeat.status = f"waits {seconds:.0f} s: {error}"
+        heartbeat.trouble = str(error)
         if known:
             log.warning("service waits", service=name, reason=str(error), seconds=round(seconds, 1))
         else:
             log.error("service died, is started anew", service=name, seconds=round(seconds, 1), exc_info=error)
-        pulse.wait(seconds)
+        heartbeat.wait(seconds)
 
 
 def _close(name: str, service: Service | None) -> None:

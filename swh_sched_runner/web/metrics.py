@@ -1,4 +1,4 @@
-"""``/metrics``: what the process has measured, what the database says at the moment, and the process itself."""
+"""``/metrics``: what the process has measured, what the database says now, and the process itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from swh_sched_runner import __version__
 from swh_sched_runner.backend.inspection.status import Flow, flow
 from swh_sched_runner.db.engine import Database
-from swh_sched_runner.model import MomentText
+from swh_sched_runner.model import TimestampText
 from swh_sched_runner.web.recent import Recent
 from swh_sched_runner.web.server import Page
 
@@ -67,7 +67,7 @@ class _Build(Collector):
 
 
 class _WithoutCreated(Collector):
-    """A registry without the moments when its series began: one more series for each, which nobody reads."""
+    """A registry without the timestamps when its series began: one more series for each, which nobody reads."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -103,12 +103,12 @@ class _InDatabase(Collector):
 
 
 def _measures(found: Flow) -> Iterator[Metric]:
-    ledger = found.ledger
-    yield _gauge("open_batches", "Batches that the broker has not confirmed yet", ledger.batches)
-    yield _gauge("promised_messages", "Messages in those batches", ledger.runs + ledger.visits)
-    if ledger.oldest is not None and not isinstance(ledger.oldest, MomentText):
-        yield _gauge("oldest_batch_timestamp_seconds", "When the oldest of them was opened", ledger.oldest.timestamp())
-    yield _gauge("event_set_aside_rows", "Events that nobody could read, in that table", ledger.set_aside)
+    outbox = found.outbox
+    yield _gauge("open_batches", "Batches that the broker has not confirmed yet", outbox.batches)
+    yield _gauge("outbox_messages", "Messages in those batches", outbox.runs + outbox.visits)
+    if outbox.oldest is not None and not isinstance(outbox.oldest, TimestampText):
+        yield _gauge("oldest_batch_timestamp_seconds", "When the oldest of them was opened", outbox.oldest.timestamp())
+    yield _gauge("rejected_event_rows", "Events that nobody could read, in that table", outbox.rejected)
     in_flight = GaugeMetricFamily(f"{PREFIX}in_flight_tasks", "Tasks dispatched and not ended", labels=["task_type"])
     for task_type, tasks in found.in_flight.items():
         in_flight.add_metric([task_type], tasks)

@@ -1,4 +1,4 @@
-"""Answers that may be slow, kept for a moment: whoever asks never waits long, and asking often costs nothing."""
+"""Answers that may be slow, kept briefly: whoever asks never waits long, and asking often costs nothing."""
 
 from __future__ import annotations
 

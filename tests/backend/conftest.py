@@ -1,4 +1,4 @@
-"""The smaller door of the backend, and an owner of batches."""
+"""The interface for services, and a dispatcher session."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
-from swh_sched_runner.backend.dispatch.session import Owner
+from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.db.engine import Database
 
 
@@ -17,7 +17,7 @@ def dispatch(database: Database) -> Dispatch:
 
 
 @pytest.fixture
-def owner(dispatch: Dispatch) -> Iterator[Owner]:
-    owner = dispatch.open_owner()
-    yield owner
-    owner.close()
+def session(dispatch: Dispatch) -> Iterator[DispatcherSession]:
+    session = dispatch.open_session()
+    yield session
+    session.close()

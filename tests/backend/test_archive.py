@@ -115,7 +115,7 @@ def test_only_what_is_done_with_may_be_archived(
     assert shown(backend) == (["run"] if archived else [])
 
 
-def test_the_interval_begins_with_its_first_moment_and_ends_before_its_last(backend: SchedulerBackend) -> None:
+def test_the_interval_begins_with_its_first_timestamp_and_ends_before_its_last(backend: SchedulerBackend) -> None:
     for n, at in enumerate([NOW - timedelta(microseconds=1), NOW, NOW + HOUR - timedelta(microseconds=1), NOW + HOUR]):
         ended(backend, f"run-{n}", at=at, number=n)
 
@@ -141,7 +141,7 @@ def test_a_run_that_never_started_counts_by_when_it_was_opened(backend: Schedule
         (NOW, "2026-03-02"),
     ],
 )
-def test_bounds_are_moments_or_iso_texts_in_utc(backend: SchedulerBackend, after: Any, before: Any) -> None:
+def test_bounds_are_timestamps_or_iso_texts_in_utc(backend: SchedulerBackend, after: Any, before: Any) -> None:
     ended(backend, "run")
 
     assert shown(backend, after, before) == ["run"]
@@ -149,7 +149,7 @@ def test_bounds_are_moments_or_iso_texts_in_utc(backend: SchedulerBackend, after
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
 def test_pages_show_every_run_once_in_order_and_end(backend: SchedulerBackend, limit: int) -> None:
-    # Three runs of one task at the same moment, more than fit on a page of two, and others before and after.
+    # Three runs of one task at the same time, more than fit on a page of two, and others before and after.
     [task] = backend.create_tasks([a_task(policy="oneshot")])
     for name in ("same-1", "same-2", "same-3"):
         backend.schedule_task_run(task["id"], name, timestamp=NOW)
@@ -253,20 +253,20 @@ def test_a_run_named_with_another_task_is_refused_and_nothing_is_deleted(backend
 def test_a_batch_that_is_open_forgets_the_runs_that_were_deleted(backend: SchedulerBackend, database: Database) -> None:
     backend.create_tasks([a_task(n, policy="oneshot") for n in range(2)])
     dispatch = Dispatch(database)
-    owner = dispatch.open_owner()
-    [lane] = dispatch.look(now=NOW).lanes
-    batch = dispatch.open_batch(owner.id, "q", lane, 10, NOW)
+    session = dispatch.open_session()
+    [group] = dispatch.look(now=NOW).groups
+    batch = dispatch.open_batch(session.id, "q", group, 10, NOW)
     assert batch is not None
-    gone, kept = batch.promises
+    gone, kept = batch.messages
     runs = backend.get_task_runs(task["id"] for task in backend.search_tasks())
     [run] = [run for run in runs if run["backend_id"] == gone.backend_id]
 
     backend.delete_archived_tasks([{"task_id": run["task"], "task_run_id": run["id"]}])
 
-    again = dispatch.read_batch(owner.id, OpenBatch(batch.id, "q"))
+    again = dispatch.read_batch(session.id, OpenBatch(batch.id, "q"))
     assert again is not None
-    assert [promise.backend_id for promise in again.promises] == [kept.backend_id]
-    owner.close()
+    assert [message.backend_id for message in again.messages] == [kept.backend_id]
+    session.close()
 
 
 def test_a_run_that_is_opened_meanwhile_waits_and_learns_that_its_task_is_gone(
@@ -364,7 +364,7 @@ def test_a_wrong_argument_is_named(backend: SchedulerBackend, call: Any, named: 
         call(backend)
 
 
-def test_moments_of_a_page_are_in_utc(backend: SchedulerBackend) -> None:
+def test_timestamps_of_a_page_are_in_utc(backend: SchedulerBackend) -> None:
     ended(backend, "run")
 
     [row] = backend.filter_task_to_archive(NOW, NOW + HOUR)["tasks"]

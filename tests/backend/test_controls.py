@@ -15,8 +15,8 @@ from sqlalchemy import text
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch import limits, outbox
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
-from swh_sched_runner.backend.dispatch.ready import Lane
-from swh_sched_runner.backend.dispatch.session import Owner
+from swh_sched_runner.backend.dispatch.ready import TaskGroup
+from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import InvalidArgument, UnknownQueue, UnknownTaskType
 from swh_sched_runner.model import UNCHANGED, Controls, Pause, QueueControls, TypeControls
@@ -24,22 +24,22 @@ from tests.support.samples import a_task, a_type
 from tests.support.wait import until
 
 QUEUE = "tests.load-git"
-LANE = Lane("load-git", QUEUE, 100, priority=False)
+LANE = TaskGroup("load-git", QUEUE, 100, priority=False)
 SLOW = 1e-6  # tasks a second: the bucket holds one, and no test sees a second one
 
 Call = Callable[[SchedulerBackend], object]
 
 
 @pytest.fixture
-def ledger(database: Database) -> Dispatch:
+def dispatch(database: Database) -> Dispatch:
     return Dispatch(database)
 
 
 @pytest.fixture
-def owner(ledger: Dispatch) -> Any:
-    owner = ledger.open_owner()
-    yield owner
-    owner.close()
+def session(dispatch: Dispatch) -> Any:
+    session = dispatch.open_session()
+    yield session
+    session.close()
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def due(backend: SchedulerBackend) -> SchedulerBackend:
 
 
 @pytest.fixture
-def taken(ledger: Dispatch, owner: Owner) -> Callable[[], int]:
+def taken(dispatch: Dispatch, session: DispatcherSession) -> Callable[[], int]:
     """How many of ten tasks a grab gets."""
 
     def take() -> int:
-        batch = ledger.open_batch(owner.id, QUEUE, LANE, 10)
-        return 0 if batch is None else len(batch.promises)
+        batch = dispatch.open_batch(session.id, QUEUE, LANE, 10)
+        return 0 if batch is None else len(batch.messages)
 
     return take
 
@@ -67,8 +67,8 @@ def type_controls(backend: SchedulerBackend, name: str = "load-git") -> TypeCont
 
 
 def now(database: Database) -> datetime:
-    moment: datetime = database.run(lambda conn: conn.execute(text("select clock_timestamp()")).scalar_one())
-    return moment
+    timestamp: datetime = database.run(lambda conn: conn.execute(text("select clock_timestamp()")).scalar_one())
+    return timestamp
 
 
 def test_without_controls_nothing_holds_back(due: SchedulerBackend) -> None:
@@ -141,7 +141,7 @@ def test_the_first_pause_stays_and_whoever_comes_next_is_told(
 
 
 @each_pause
-def test_of_pauses_at_the_same_moment_one_is_the_first(
+def test_of_pauses_at_the_same_time_one_is_the_first(
     due: SchedulerBackend, pause: Callable[..., Pause | None], resume: Callable[..., Pause | None]
 ) -> None:
     together = threading.Barrier(4)
@@ -161,12 +161,12 @@ def test_of_pauses_at_the_same_moment_one_is_the_first(
 
 
 def test_a_pause_waits_for_the_grab_that_obeys_the_controls_and_nothing_is_taken_after_it(
-    due: SchedulerBackend, database: Database, owner: Owner, taken: Callable[[], int]
+    due: SchedulerBackend, database: Database, session: DispatcherSession, taken: Callable[[], int]
 ) -> None:
     # given a grab under a limit that is not committed
     due.set_task_type_limits("load-git", max_in_flight=5)
     with database.engine.connect() as grab, ThreadPoolExecutor(1) as pool:
-        outbox._open_batch(grab, owner.id, QUEUE, LANE, 10, None)
+        outbox._open_batch(grab, session.id, QUEUE, LANE, 10, None)
         # when
         paused = pool.submit(due.pause_task_type, "load-git")
         until(partial(_somebody_waits, database), what="the pause waits")
@@ -253,24 +253,24 @@ def test_the_bound_of_a_queue_is_that_of_all_types_that_share_it(backend: Schedu
     def bounds() -> list[int | None]:
         return [row["max_queue_length"] for row in backend.get_task_types()]
 
-    backend.set_queue_bound("shared", 5)
+    backend.set_queue_limit("shared", 5)
     assert bounds() == [5, 5, 100]
-    backend.set_queue_bound("shared", None)
+    backend.set_queue_limit("shared", None)
     assert bounds() == [None, None, 100]
-    backend.set_queue_bound("other", 0)
+    backend.set_queue_limit("other", 0)
     assert bounds() == [None, None, 0]
 
 
 def test_the_bound_of_an_unknown_queue_is_an_error_that_names_it(backend: SchedulerBackend) -> None:
     with pytest.raises(UnknownQueue, match=r"^No task type has the queue 'nosuch': there are no task types yet$"):
-        backend.set_queue_bound("nosuch", 5)
+        backend.set_queue_limit("nosuch", 5)
     for n in range(12):
         backend.create_task_type(a_type(f"{n:02}"))
 
     with pytest.raises(UnknownQueue, match=r"queue 'test\.11': did you mean 'tests\.11'\?$"):
-        backend.set_queue_bound("test.11", 5)
+        backend.set_queue_limit("test.11", 5)
     with pytest.raises(UnknownQueue, match=r"queue '\?': known are 'tests\.00', .*, 'tests\.09' and 2 more$"):
-        backend.set_queue_bound("?", 5)
+        backend.set_queue_limit("?", 5)
 
 
 @pytest.mark.parametrize(
@@ -299,9 +299,9 @@ WRONG = [
     ("by", lambda backend: backend.pause_queue(QUEUE, by=b"bytes")),
     ("reason", lambda backend: backend.pause_queue(QUEUE, reason="\udcff")),
     ("queue", lambda backend: backend.resume_queue("\0")),
-    ("queue", lambda backend: backend.set_queue_bound("", 5)),
+    ("queue", lambda backend: backend.set_queue_limit("", 5)),
     *[
-        ("max_queue_length", lambda backend, n=n: backend.set_queue_bound(QUEUE, n))
+        ("max_queue_length", lambda backend, n=n: backend.set_queue_limit(QUEUE, n))
         for n in (-1, 2**63, 1.5, True, "5", UNCHANGED)
     ],
     *[
@@ -332,56 +332,58 @@ def test_wrong_arguments_are_named_and_nothing_is_written(due: SchedulerBackend)
         lambda backend: backend.resume_queue(QUEUE),
         lambda backend: backend.set_task_type_limits("load-git", max_in_flight=10),
         lambda backend: backend.set_task_type_limits("load-git", rate_limit=None),
-        lambda backend: backend.set_queue_bound(QUEUE, 1000),
+        lambda backend: backend.set_queue_limit(QUEUE, 1000),
     ],
 )
-def test_what_lets_more_pass_wakes_a_runner_that_sleeps(due: SchedulerBackend, owner: Owner, call: Call) -> None:
+def test_what_lets_more_pass_wakes_a_runner_that_sleeps(
+    due: SchedulerBackend, session: DispatcherSession, call: Call
+) -> None:
     due.pause_task_type("load-git")
     due.pause_queue(QUEUE)
-    assert owner.fall_asleep(600)
-    assert not owner.wait(0)
+    assert session.fall_asleep(600)
+    assert not session.wait(0)
 
     call(due)
 
-    assert owner.wait(10)
+    assert session.wait(10)
 
 
 def test_no_runner_falls_asleep_while_a_resume_is_under_way(
-    due: SchedulerBackend, database: Database, owner: Owner
+    due: SchedulerBackend, database: Database, session: DispatcherSession
 ) -> None:
     due.pause_queue(QUEUE)
     with database.engine.connect() as conn:
         limits.resume_queue(conn, QUEUE)
-        during = owner.fall_asleep(600)
+        during = session.fall_asleep(600)
         conn.commit()
-    after = owner.fall_asleep(600)
+    after = session.fall_asleep(600)
 
     assert (during, after) == (False, True)
 
 
-def test_a_pause_wakes_nobody(due: SchedulerBackend, owner: Owner) -> None:
-    assert owner.fall_asleep(600)
+def test_a_pause_wakes_nobody(due: SchedulerBackend, session: DispatcherSession) -> None:
+    assert session.fall_asleep(600)
 
     due.pause_task_type("load-git")
     due.pause_queue(QUEUE)
 
-    assert not owner.wait(0.05)
+    assert not session.wait(0.05)
 
 
 def test_how_queues_stand_tells_tasks_with_a_priority_and_promises_apart(
-    due: SchedulerBackend, database: Database, ledger: Dispatch, owner: Owner
+    due: SchedulerBackend, database: Database, dispatch: Dispatch, session: DispatcherSession
 ) -> None:
     # given seven tasks in flight without priority and one with: two batches, one of them confirmed in part
     due.create_tasks([a_task(99, priority="high")])
-    sent = ledger.open_batch(owner.id, QUEUE, LANE, 4)
-    ledger.open_batch(owner.id, QUEUE, LANE, 3)
-    high = ledger.open_batch(owner.id, "urgent", Lane("load-git", QUEUE, 100, priority=True), 3)
+    sent = dispatch.open_batch(session.id, QUEUE, LANE, 4)
+    dispatch.open_batch(session.id, QUEUE, LANE, 3)
+    high = dispatch.open_batch(session.id, "urgent", TaskGroup("load-git", QUEUE, 100, priority=True), 3)
     assert sent is not None
     assert high is not None
-    ledger.close_batch(owner.id, sent.id, [sent.promises[0].backend_id, sent.promises[1].backend_id])
-    due.start_task_run(sent.promises[0].backend_id)  # it has arrived, whatever the broker says
-    ledger.close_batch(owner.id, high.id)
-    due.end_task_run(sent.promises[3].backend_id, "eventful")
+    dispatch.close_batch(session.id, sent.id, [sent.messages[0].backend_id, sent.messages[1].backend_id])
+    due.start_task_run(sent.messages[0].backend_id)  # it has arrived, whatever the broker says
+    dispatch.close_batch(session.id, high.id)
+    due.end_task_run(sent.messages[3].backend_id, "eventful")
     # when
     standing = database.run(limits.standing)
     # then
@@ -389,31 +391,31 @@ def test_how_queues_stand_tells_tasks_with_a_priority_and_promises_apart(
         ("load-git", False, 6),
         ("load-git", True, 1),
     ]
-    assert [(row.queue, row.runs, row.visits) for row in standing.promised] == [(QUEUE, 4, 0)]
+    assert [(row.queue, row.runs, row.visits) for row in standing.unconfirmed] == [(QUEUE, 4, 0)]
 
 
 def test_who_fills_a_queue_is_known_while_that_runner_lives(
-    due: SchedulerBackend, database: Database, ledger: Dispatch
+    due: SchedulerBackend, database: Database, dispatch: Dispatch
 ) -> None:
-    owner = ledger.open_owner()
-    batch = ledger.open_batch(owner.id, QUEUE, LANE, 1)
+    session = dispatch.open_session()
+    batch = dispatch.open_batch(session.id, QUEUE, LANE, 1)
     assert batch is not None
-    ledger.close_batch(owner.id, batch.id, batch_ids(batch), outbox.QueueSeen(QUEUE, 1, 2.5))
+    dispatch.close_batch(session.id, batch.id, batch_ids(batch), outbox.QueueSeen(QUEUE, 1, 2.5))
 
-    [alive] = database.run(limits.standing).filled
-    owner.close()
+    [alive] = database.run(limits.standing).published
+    session.close()
     [gone] = until(partial(_without_host, database), what="the runner is gone")
 
     assert alive.host is not None
     assert (alive.queue, alive.drain_rate) == (QUEUE, 2.5)
     assert gone.pid is None
-    assert gone.filled == alive.filled
+    assert gone.published == alive.published
 
 
 def batch_ids(batch: outbox.Batch) -> list[str]:
-    """What keeps the batch open, so that its owner stays known after its end."""
-    return [promise.backend_id for promise in batch.promises]
+    """What keeps the batch open, so that its session stays known after its end."""
+    return [message.backend_id for message in batch.messages]
 
 
-def _without_host(database: Database) -> list[limits.Filled]:
-    return [row for row in database.run(limits.standing).filled if row.host is None]
+def _without_host(database: Database) -> list[limits.Published]:
+    return [row for row in database.run(limits.standing).published if row.host is None]

@@ -172,13 +172,13 @@ def test_a_result_corrects_a_loss_as_if_the_loss_had_never_been(
 ) -> None:
     backend.create_task_type(a_type())
     task = run_of_a_task(backend, "corrected", policy=policy, retries_left=retries)
-    twin = run_of_a_task(backend, "plain", number=1, policy=policy, retries_left=retries)
+    other = run_of_a_task(backend, "plain", number=1, policy=policy, retries_left=retries)
     result = {"status": "uneventful", "evidence": Evidence.RESULT}
 
     Dispatch(database).record_events([end("corrected", "lost", Evidence.LOST, ENDED - HOUR / 4)])
     Dispatch(database).record_events([end("corrected", **result), end("plain", **result)])  # type: ignore[arg-type]
 
-    [corrected], [plain] = backend.get_tasks([task["id"]]), backend.get_tasks([twin["id"]])
+    [corrected], [plain] = backend.get_tasks([task["id"]]), backend.get_tasks([other["id"]])
     assert state(corrected) == state(plain)
     [run] = backend.get_task_runs([task["id"]])
     assert (run["status"], run["ended"], run["metadata"]["reason"]) == ("uneventful", ENDED, "uneventful")
@@ -220,7 +220,7 @@ def test_equal_evidence_changes_nothing(backend: SchedulerBackend, database: Dat
     assert (backend.get_tasks([task["id"]]), backend.get_task_runs([task["id"]])) == before
 
 
-def test_moments_of_events_lie_between_the_opening_of_the_run_and_now(
+def test_timestamps_of_events_lie_between_the_opening_of_the_run_and_now(
     backend: SchedulerBackend, database: Database
 ) -> None:
     backend.create_task_type(a_type())

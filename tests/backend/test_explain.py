@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
-from swh_sched_runner.backend.dispatch.ready import Lane, queue_filled
-from swh_sched_runner.backend.dispatch.session import Owner
+from swh_sched_runner.backend.dispatch.ready import TaskGroup, note_published
+from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.backend.inspection import explain
 from swh_sched_runner.backend.inspection.explain import TaskFacts
 from swh_sched_runner.db.engine import Database
@@ -25,10 +25,10 @@ TEMPLATE = "save_code_now:{backend_name}"
 
 
 @pytest.fixture
-def owner(database: Database) -> Iterator[Owner]:
-    owner = Dispatch(database).open_owner()
-    yield owner
-    owner.close()
+def session(database: Database) -> Iterator[DispatcherSession]:
+    session = Dispatch(database).open_session()
+    yield session
+    session.close()
 
 
 def read(database: Database, task: Task, **more: Any) -> TaskFacts:
@@ -53,22 +53,22 @@ def test_the_bound_is_the_least_of_the_types_that_share_the_queue(
         backend.create_task_type(a_type(f"type-{number}", backend_name=QUEUE, max_queue_length=each))
     [task] = backend.create_tasks([a_task(task_type="type-0")])
 
-    assert read(database, task).bound == bound
+    assert read(database, task).max_queue_length == bound
 
 
-def test_a_task_is_due_from_its_moment_on(backend: SchedulerBackend, database: Database) -> None:
+def test_a_task_is_due_from_its_timestamp_on(backend: SchedulerBackend, database: Database) -> None:
     backend.create_task_type(a_type())
     task, later = backend.create_tasks([a_task(1), a_task(2, next_run=NOW + timedelta(seconds=1))])
 
-    at_its_moment, before = read(database, task, now=NOW), read(database, later, now=NOW)
+    at_its_timestamp, before = read(database, task, now=NOW), read(database, later, now=NOW)
 
-    assert (at_its_moment.due, before.due, before.waiting) == (True, False, True)
-    assert at_its_moment.ahead is not None
+    assert (at_its_timestamp.due, before.due, before.waiting) == (True, False, True)
+    assert at_its_timestamp.ahead is not None
     assert before.ahead is None
 
 
 def test_tasks_ahead_are_those_that_the_grab_takes_before(backend: SchedulerBackend, database: Database) -> None:
-    # given tasks in a muddle of moments and priorities, some of them due at the same moment
+    # given tasks in a mix of timestamps and priorities, some of them due at the same time
     backend.create_task_type(a_type())
     tasks = backend.create_tasks(
         a_task(n, next_run=NOW - timedelta(days=n * 7 % 5), priority=(None, "high", "normal", "low")[n % 4])
@@ -98,15 +98,17 @@ def test_tasks_ahead_are_counted_no_further_than_needed(
     assert beyond == explain.Ahead(0, 3, more=True)
 
 
-def test_controls_are_read_with_what_they_count(backend: SchedulerBackend, database: Database, owner: Owner) -> None:
+def test_controls_are_read_with_what_they_count(
+    backend: SchedulerBackend, database: Database, session: DispatcherSession
+) -> None:
     backend.create_task_type(a_type())
     task, _ = backend.create_tasks([a_task(1), a_task(2)])
-    Dispatch(database).open_batch(owner.id, QUEUE, Lane("load-git", QUEUE, 100, priority=False), 1)
+    Dispatch(database).open_batch(session.id, QUEUE, TaskGroup("load-git", QUEUE, 100, priority=False), 1)
     assert read(database, task).in_flight is None  # nothing limits it
     backend.pause_task_type("load-git", by="ops@here", reason="storm")
     backend.pause_queue(QUEUE, by="me")
     backend.set_task_type_limits("load-git", max_in_flight=2**62, rate_limit=10.0)
-    database.run(queue_filled, owner.id, QUEUE, 42, 1.5)
+    database.run(note_published, session.id, QUEUE, 42, 1.5)
 
     facts = read(database, task)
 
@@ -116,8 +118,8 @@ def test_controls_are_read_with_what_they_count(backend: SchedulerBackend, datab
     assert (facts.of_queue.pause.by, facts.of_queue.pause.reason) == ("me", None)
     assert (facts.max_in_flight, facts.in_flight) == (2**62, 1)
     assert facts.rate_limit == 10.0
-    assert (facts.of_queue.filled_depth, facts.of_queue.drain_rate) == (42, 1.5)
-    assert facts.of_queue.filled is not None
+    assert (facts.of_queue.published_depth, facts.of_queue.drain_rate) == (42, 1.5)
+    assert facts.of_queue.published is not None
     assert facts.of_queue.oldest_batch is not None
 
 
@@ -206,22 +208,22 @@ def test_a_run_that_was_archived_and_deleted_leaves_its_number(backend: Schedule
 
 
 def test_owners_are_counted_while_their_sessions_live(backend: SchedulerBackend, database: Database) -> None:
-    # given two owners with open batches, one of them gone
+    # given two sessions with open batches, one of them gone
     backend.create_task_type(a_type())
     tasks = backend.create_tasks([a_task(1), a_task(2)])
     dispatch = Dispatch(database)
-    alive, dead = dispatch.open_owner(), dispatch.open_owner()
-    for owner in (alive, dead):
-        dispatch.open_batch(owner.id, QUEUE, Lane("load-git", QUEUE, 100, priority=False), 1)
+    alive, dead = dispatch.open_session(), dispatch.open_session()
+    for session in (alive, dead):
+        dispatch.open_batch(session.id, QUEUE, TaskGroup("load-git", QUEUE, 100, priority=False), 1)
     assert read(database, tasks[0]).living_runners == 2
     dead.close()
     # when
     of_living, of_dead = (read(database, task) for task in tasks)
     # then
-    assert of_living.promised is not None
-    assert of_dead.promised is not None
-    assert (of_living.promised.owner, of_living.promised.alive) == (alive.id, True)
-    assert (of_dead.promised.owner, of_dead.promised.alive) == (dead.id, False)
+    assert of_living.unconfirmed is not None
+    assert of_dead.unconfirmed is not None
+    assert (of_living.unconfirmed.session_id, of_living.unconfirmed.alive) == (alive.id, True)
+    assert (of_dead.unconfirmed.session_id, of_dead.unconfirmed.alive) == (dead.id, False)
     assert of_living.living_runners == of_dead.living_runners == 1
     alive.close()
 

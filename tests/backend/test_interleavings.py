@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch.outbox import Dispatch, Lane, OpenBatch
+from swh_sched_runner.backend.dispatch.outbox import Dispatch, OpenBatch, TaskGroup
 from swh_sched_runner.backend.dispatch.visit_batches import Cooldowns, VisitPlan
 from swh_sched_runner.backend.origins import policies
 from swh_sched_runner.backend.tasks.runs import RunChange
@@ -37,7 +37,7 @@ URLS = 30
 RETRIES = 100_000
 TAKEN = "run-that-stays"
 OFF = Cooldowns(absolute_cooldown=None, scheduled_cooldown=None, failed_cooldown=None, not_found_cooldown=None)
-MOMENTS = text(
+TIMESTAMPS = text(
     """
     select r.id, t.type, t.id as task, r.started, r.ended, r.status, r.retries_before, t.retries_left
     from task_run r join task t on t.id = r.task
@@ -55,13 +55,13 @@ class Shared:
     runs: list[str] = attrs.field(factory=list)
     told: defaultdict[str, list[Any]] = attrs.field(factory=lambda: defaultdict(list))
 
-    def moment(self) -> datetime:
-        """A moment that nobody else has, before now."""
+    def timestamp(self) -> datetime:
+        """A timestamp that nobody else has, before now."""
         return NOW + timedelta(seconds=next(self.numbers))
 
     def later(self) -> datetime:
         """The same far behind now, which batches of visits write: they may not take it back."""
-        return self.moment() + timedelta(days=36_500)
+        return self.timestamp() + timedelta(days=36_500)
 
 
 class Program:
@@ -70,7 +70,7 @@ class Program:
     def __init__(self, database: Database, dice: Random, shared: Shared) -> None:
         self.backend, self.dispatch = SchedulerBackend.of(database), Dispatch(database)
         self.dice, self.shared = dice, shared
-        self.owner = self.dispatch.open_owner()
+        self.owner = self.dispatch.open_session()
         self.batches: list[tuple[int, list[str]]] = []
         event.listen(database.engine, "after_cursor_execute", self.linger)
 
@@ -80,7 +80,7 @@ class Program:
             time.sleep(self.dice.random() * 0.003)
 
     def run(self, together: list[str], meet: threading.Barrier) -> None:
-        """First calls that start at the same moment as the other program's and are of the same kind, then any."""
+        """First calls that start at the same time as the other program's and are of the same kind, then any."""
         try:
             for step in together:
                 meet.wait(30)
@@ -142,8 +142,8 @@ class Program:
 
     def step_start(self) -> None:
         for name in self.some(self.shared.runs[-12:]):
-            moment = self.shared.moment()
-            if (run := self.backend.start_task_run(name, {"worker": 1}, moment)) is not None:
+            timestamp = self.shared.timestamp()
+            if (run := self.backend.start_task_run(name, {"worker": 1}, timestamp)) is not None:
                 self.tell("started", name, run["started"])
 
     def step_end(self) -> None:
@@ -151,7 +151,7 @@ class Program:
             self.end(name)
 
     def end(self, name: str) -> None:
-        if (run := self.backend.end_task_run(name, "failed", {"by": id(self)}, self.shared.moment())) is not None:
+        if (run := self.backend.end_task_run(name, "failed", {"by": id(self)}, self.shared.timestamp())) is not None:
             self.tell("ended", name, (run["ended"], run["status"], run["metadata"]["by"]))
 
     def step_record_events(self) -> None:
@@ -184,10 +184,10 @@ class Program:
 
     def step_open_batch(self) -> None:
         kind = self.dice.choice(["operated", "archived", "grabbed"])
-        lane = Lane(kind, f"tests.{kind}", None, priority=self.dice.random() < 0.5)
-        batch = self.dispatch.open_batch(self.owner.id, "queue", lane, 3)
+        group = TaskGroup(kind, f"tests.{kind}", None, priority=self.dice.random() < 0.5)
+        batch = self.dispatch.open_batch(self.owner.id, "queue", group, 3)
         if batch is not None:
-            names = [promise.backend_id for promise in batch.promises]
+            names = [message.backend_id for message in batch.messages]
             self.batches.append((batch.id, names))
             if kind == "grabbed":
                 for run in names:
@@ -244,18 +244,18 @@ class Program:
         )
 
     def step_grab_visits(self) -> None:
-        moment, policy = self.shared.later(), self.dice.choice(policies.POLICIES[:5])
+        timestamp, policy = self.shared.later(), self.dice.choice(policies.POLICIES[:5])
         lister = self.dice.choice([None, *self.shared.listers])
-        for row in self.backend.grab_next_visits("git", 3, policy, timestamp=moment, lister_uuid=lister, **OFF):
-            self.tell("scheduled", row.url, moment)
+        for row in self.backend.grab_next_visits("git", 3, policy, timestamp=timestamp, lister_uuid=lister, **OFF):
+            self.tell("scheduled", row.url, timestamp)
 
     def step_record_outcomes(self) -> None:
         self.step_read_stats()  # what was lost must be seen before it is written anew
         outcomes = []
         for number in self.some(range(URLS), URLS):
             status = self.dice.choice(["full", "failed", "not_found"])
-            moment = self.shared.later()
-            outcomes.append(VisitOutcome(url_of(number), "git", moment, status, str(moment).encode()))
+            timestamp = self.shared.later()
+            outcomes.append(VisitOutcome(url_of(number), "git", timestamp, status, str(timestamp).encode()))
         self.backend.record_visit_outcomes(outcomes)
         for outcome in outcomes:
             self.tell("visited", outcome.url, outcome.date, outcome.status)
@@ -266,8 +266,8 @@ class Program:
         for it in self.backend.origin_visit_stats_get((url_of(number), "git") for number in range(URLS)):
             dates = [date for url, date, _ in visited if url == it.url]
             assert not dates or (it.last_visit is not None and it.last_visit >= max(dates))
-            moments = [moment for url, moment in scheduled if url == it.url]
-            assert not moments or (it.last_scheduled is not None and it.last_scheduled >= max(moments))
+            timestamps = [timestamp for url, timestamp in scheduled if url == it.url]
+            assert not timestamps or (it.last_scheduled is not None and it.last_scheduled >= max(timestamps))
 
     def step_update_metrics(self) -> None:
         self.backend.update_metrics(self.dice.choice([None, *self.shared.listers]))
@@ -342,7 +342,7 @@ def check_runs(engine: Engine, shared: Shared) -> None:
     assert each_has_one(shared.told["started"])
     assert each_has_one(shared.told["ended"])
     with engine.connect() as conn:
-        runs = conn.execute(MOMENTS).all()
+        runs = conn.execute(TIMESTAMPS).all()
     for run in runs:
         expected = {"scheduled"} if run.started is None else {"started"}
         assert run.status in (expected if run.ended is None else {"failed"}), run
@@ -363,7 +363,7 @@ def check_visits(backend: SchedulerBackend, engine: Engine, shared: Shared) -> N
         assert sorted(written) == list(range(1, lister.current_state["n"] + 1))
     stats = {it.url: it for it in backend.origin_visit_stats_get((url_of(n), "git") for n in range(URLS))}
     for url, it in stats.items():
-        assert it.last_scheduled == max((moment for of, moment in told["scheduled"] if of == url), default=None)
+        assert it.last_scheduled == max((timestamp for of, timestamp in told["scheduled"] if of == url), default=None)
         date, status = max((date, status) for of, date, status in told["visited"] if of == url)
         assert (it.last_visit, it.last_visit_status and it.last_visit_status.value) == (
             date,

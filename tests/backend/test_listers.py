@@ -68,12 +68,12 @@ def test_an_update_writes_the_state_and_moves_updated_forward(backend: Scheduler
 
 def test_updates_in_one_transaction_move_updated_forward_too(backend: SchedulerBackend) -> None:
     lister = backend.get_or_create_lister("github")
-    moments = [lister.updated]
+    timestamps = [lister.updated]
     for _ in range(50):
         lister = backend.update_lister(lister)
-        moments.append(lister.updated)
+        timestamps.append(lister.updated)
 
-    assert moments == sorted(set(moments))  # type: ignore[type-var]
+    assert timestamps == sorted(set(timestamps))  # type: ignore[type-var]
 
 
 def test_of_two_updates_of_one_reading_the_second_is_stale(backend: SchedulerBackend) -> None:

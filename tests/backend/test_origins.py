@@ -197,7 +197,7 @@ def test_an_origin_that_is_listed_by_another_lister_brings_its_visits_along(
     assert taken.url == url_of(0)
 
 
-def test_a_listing_and_an_outcome_at_the_same_moment_know_of_each_other(
+def test_a_listing_and_an_outcome_at_the_same_time_know_of_each_other(
     backend: SchedulerBackend, engine: Engine
 ) -> None:
     lister = a_lister(backend)

@@ -80,7 +80,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
         "task_type": NOTHING,
         **dict.fromkeys(["max_queue_length", "max_in_flight", "rate_limit"], model.UNCHANGED),
     },
-    "set_queue_bound": {"queue": NOTHING, "max_queue_length": NOTHING},
+    "set_queue_limit": {"queue": NOTHING, "max_queue_length": NOTHING},
     "get_controls": {},
 }
 

@@ -142,7 +142,7 @@ def test_next_run_tells_one_shot_tasks_apart_and_not_recurring_ones(backend: Sch
     assert len(set(ids(recurring))) == 1
 
 
-def test_a_recurring_task_in_flight_gets_no_twin_and_a_finished_one_does(backend: SchedulerBackend) -> None:
+def test_a_recurring_task_in_flight_gets_no_duplicate_and_a_finished_one_does(backend: SchedulerBackend) -> None:
     backend.create_task_type(a_type())
     [task] = backend.create_tasks([a_task()])
     backend.grab_ready_tasks("load-git", NOW)

@@ -93,19 +93,19 @@ def is_due(stats: OriginVisitStats, cooldowns: dict[str, timedelta | None]) -> b
 
 
 def random_stats(dice: random.Random, number: int) -> OriginVisitStats:
-    """Statistics of every kind, also such as only an upsert can make; no two moments are the same."""
+    """Statistics of every kind, also such as only an upsert can make; no two timestamps are the same."""
 
-    def moment() -> datetime | None:
+    def timestamp() -> datetime | None:
         days, seconds = dice.choice([0, 1, 3, 9, 20, 50]), dice.random() * 40_000
         return None if dice.random() < 0.3 else NOW - days * DAY - timedelta(seconds=seconds)
 
     return OriginVisitStats(
         url_of(number),
         "git",
-        last_successful=moment(),
-        last_visit=moment(),
+        last_successful=timestamp(),
+        last_visit=timestamp(),
         last_visit_status=dice.choice([None, "successful", "failed", "not_found"]),
-        last_scheduled=moment(),
+        last_scheduled=timestamp(),
         last_snapshot=dice.choice([None, b"s"]),
         next_visit_queue_position=dice.choice([None, 1000 * number]),
     )

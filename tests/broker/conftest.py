@@ -52,11 +52,11 @@ def queue() -> str:
 
 @pytest.fixture
 def publishers(app: Celery, settings: BrokerSettings) -> Iterator[Callable[[int], Publisher]]:
-    """Opens publishers for owners, and closes them in the end."""
+    """Opens publishers for sessions, and closes them in the end."""
     opened: list[Publisher] = []
 
-    def open_one(owner: int) -> Publisher:
-        opened.append(open_publisher(app, settings, owner))
+    def open_one(session_id: int) -> Publisher:
+        opened.append(open_publisher(app, settings, session_id))
         return opened[-1]
 
     yield open_one
@@ -101,12 +101,12 @@ def messages(count: int, name: str = "load") -> list[Message]:
     return [Message(str(uuid.uuid4()), name, [f"https://example.org/{n}"], {"visit": n}) for n in range(count)]
 
 
-def still_owner() -> None:
+def check_session() -> None:
     """The lock session is fine."""
 
 
-def send_all(filler: Filler, sent: Sequence[Message], still_owner: Callable[[], None]) -> set[str]:
+def send_all(filler: Filler, sent: Sequence[Message], check_session: Callable[[], None]) -> set[str]:
     """Send, and wait for the confirms: the ids that the broker has for certain."""
-    written = filler.write(sent, still_owner)
+    written = filler.write(sent, check_session)
     filler.settle(written)
     return written.confirmed

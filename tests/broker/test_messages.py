@@ -19,7 +19,7 @@ from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.celery.messages import AmqpTemplate, Message, Template, show
 from swh_sched_runner.broker.publish import Publisher, open_publisher
 from swh_sched_runner.config.settings import BrokerSettings
-from tests.broker.conftest import messages, send_all, still_owner
+from tests.broker.conftest import check_session, messages, send_all
 from tests.support.releases import Release
 from tests.support.sources import CHECKOUT
 from tests.support.wait import until
@@ -52,7 +52,7 @@ def test_a_message_equals_what_send_task_publishes(
     with publisher.fill(queue, None) as filler:
         assert filler is not None
         filler.room()
-        assert send_all(filler, [Message(task_id, "load", args, kwargs)], still_owner) == {task_id}
+        assert send_all(filler, [Message(task_id, "load", args, kwargs)], check_session) == {task_id}
     ours = receive(app, queue)
 
     # What people read is cut at the same length, but not at the same depth.
@@ -75,7 +75,7 @@ def test_a_message_equals_what_send_task_of_each_release_publishes(
     with publisher.fill(queue, None) as filler:
         assert filler is not None
         filler.room()
-        assert len(send_all(filler, sent, still_owner)) == len(sent)
+        assert len(send_all(filler, sent, check_session)) == len(sent)
 
     for message in sent:
         theirs, ours = receive(app, f"{queue}-theirs"), receive(app, queue)
@@ -171,7 +171,7 @@ def test_a_stock_worker_runs_our_messages(
     with publisher.fill("echo", 100) as filler:
         assert filler is not None
         assert filler.room() == 100
-        assert len(send_all(filler, sent, still_owner)) == 20
+        assert len(send_all(filler, sent, check_session)) == 20
     publisher.close()
 
     worker = start_worker(settings.url, ["echo"], stock=True)

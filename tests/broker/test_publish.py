@@ -12,8 +12,8 @@ from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.publish import Publisher, open_publisher
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.config.settings import BrokerSettings
-from swh_sched_runner.exc import BrokerUnavailable, OwnershipLost
-from tests.broker.conftest import messages, send_all, still_owner
+from swh_sched_runner.exc import BrokerUnavailable, SessionLost
+from tests.broker.conftest import check_session, messages, send_all
 from tests.support.wait import until
 
 Open = Callable[[int], Publisher]
@@ -24,7 +24,7 @@ def send(publisher: Publisher, queue: str, count: int, bound: int | None = None)
     with publisher.fill(queue, bound) as filler:
         assert filler is not None
         filler.room()
-        return send_all(filler, messages(count), still_owner)
+        return send_all(filler, messages(count), check_session)
 
 
 def depth(app: Celery, queue: str) -> int:
@@ -32,10 +32,10 @@ def depth(app: Celery, queue: str) -> int:
         return queues.depth(queue)
 
 
-def opened(app: Celery, settings: BrokerSettings, owner: int) -> Publisher | None:
+def opened(app: Celery, settings: BrokerSettings, session_id: int) -> Publisher | None:
     """A publisher, if it can be opened now."""
     try:
-        return open_publisher(app, settings, owner)
+        return open_publisher(app, settings, session_id)
     except BrokerUnavailable:
         return None
 
@@ -67,7 +67,7 @@ def test_what_was_sent_is_confirmed_and_ready(app: Celery, publisher: Publisher,
     with publisher.fill(queue, 2000) as filler:
         assert filler is not None
         assert filler.room() == 2000
-        assert send_all(filler, sent, still_owner) == {message.id for message in sent}
+        assert send_all(filler, sent, check_session) == {message.id for message in sent}
         assert filler.room() == 500
     assert depth(app, queue) == 1500
 
@@ -92,7 +92,7 @@ def test_redis_takes_no_message_beyond_the_bound_whatever_is_sent(valkey_url: st
 
     with publisher.fill(queue, 320) as filler:
         assert filler is not None
-        confirmed = send_all(filler, sent, still_owner)
+        confirmed = send_all(filler, sent, check_session)
 
     assert confirmed == {message.id for message in sent[:320]}
     assert depth(app, queue) == 320
@@ -105,13 +105,13 @@ def test_many_fillers_at_once_never_pass_the_bound(
     bound, seen, stop = 300, [0], threading.Event()
     drained: list[int] = [0]
 
-    def run(owner: int) -> None:
-        publisher = publishers(owner)
+    def run(session_id: int) -> None:
+        publisher = publishers(session_id)
         while not stop.is_set():
             publisher.check()
             with publisher.fill(queue, bound) as filler:
                 if filler is not None and (room := filler.room()):
-                    send_all(filler, messages(room), still_owner)
+                    send_all(filler, messages(room), check_session)
 
     def consume() -> None:
         with connect(app) as connection:
@@ -122,7 +122,7 @@ def test_many_fillers_at_once_never_pass_the_bound(
 
     publishers(10)
     send(publishers(11), queue, 0, bound)
-    threads = [threading.Thread(target=run, args=(owner,)) for owner in (1, 2, 3)]
+    threads = [threading.Thread(target=run, args=(session,)) for session in (1, 2, 3)]
     threads.append(threading.Thread(target=consume))
     for thread in threads:
         thread.start()
@@ -138,7 +138,7 @@ def test_many_fillers_at_once_never_pass_the_bound(
 
 def test_a_lost_lock_session_stops_the_sending_at_the_next_chunk(app: Celery, publishers: Open, queue: str) -> None:
     publisher = publishers(7)
-    calls = iter([None, OwnershipLost(owner=7)])
+    calls = iter([None, SessionLost(session_id=7)])
 
     def lost_after_the_first_chunk() -> None:
         if (error := next(calls)) is not None:
@@ -147,44 +147,44 @@ def test_a_lost_lock_session_stops_the_sending_at_the_next_chunk(app: Celery, pu
     with publisher.fill(queue, None) as filler:
         assert filler is not None
         filler.room()
-        with pytest.raises(OwnershipLost):
+        with pytest.raises(SessionLost):
             send_all(filler, messages(1000), lost_after_the_first_chunk)
 
     assert depth(app, queue) < 1000
 
 
 @pytest.mark.parametrize("broker_url", ["rabbitmq_url", "memory_url"], indirect=True)
-def test_an_owner_is_gone_when_its_connection_is_and_can_not_come_back(publishers: Open) -> None:
+def test_an_session_is_gone_when_its_connection_is_and_can_not_come_back(publishers: Open) -> None:
     old, successor, third = publishers(1), publishers(2), publishers(3)
-    assert not successor.owner_is_gone(1)
-    assert not successor.owner_is_gone(2)  # itself
+    assert not successor.session_is_gone(1)
+    assert not successor.session_is_gone(2)  # itself
 
     old.close()
 
-    assert until(lambda: successor.owner_is_gone(1))
-    assert successor.owner_is_gone(1)
-    assert not third.owner_is_gone(1)  # one successor only
-    with pytest.raises((BrokerUnavailable, OwnershipLost)):
+    assert until(lambda: successor.session_is_gone(1))
+    assert successor.session_is_gone(1)
+    assert not third.session_is_gone(1)  # one successor only
+    with pytest.raises((BrokerUnavailable, SessionLost)):
         publishers(1)
     successor.release(1)
     assert publishers(1) is not None
 
 
-def test_on_redis_an_owner_that_was_taken_for_gone_pushes_nothing_any_more(valkey_url: str, queue: str) -> None:
+def test_on_redis_an_session_that_was_taken_for_gone_pushes_nothing_any_more(valkey_url: str, queue: str) -> None:
     settings = BrokerSettings(url=valkey_url)
     app = create_app(settings)
     old, successor = open_publisher(app, settings, 1), open_publisher(app, settings, 2)
     with old.fill(queue, None) as filler:
         assert filler is not None
-        assert len(send_all(filler, messages(1), still_owner)) == 1
+        assert len(send_all(filler, messages(1), check_session)) == 1
         # While it pauses here, a successor takes over.
-        assert successor.owner_is_gone(1)
+        assert successor.session_is_gone(1)
         successor.release(1)
-        with pytest.raises(OwnershipLost):
-            send_all(filler, messages(1), still_owner)
+        with pytest.raises(SessionLost):
+            send_all(filler, messages(1), check_session)
 
     assert depth(app, queue) == 1
-    with pytest.raises(OwnershipLost):
+    with pytest.raises(SessionLost):
         open_publisher(app, settings, 1)
     for publisher in (old, successor):
         publisher.close()

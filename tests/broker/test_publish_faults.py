@@ -16,7 +16,7 @@ from swh_sched_runner.broker.redis.publisher import RedisPublisher
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.exc import BrokerUnavailable
-from tests.broker.conftest import messages, send_all, still_owner
+from tests.broker.conftest import check_session, messages, send_all
 from tests.broker.proxy import Proxy
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.wait import until
@@ -27,7 +27,7 @@ def send(publisher: Publisher, queue: str, count: int, bound: int | None = None)
     with publisher.fill(queue, bound) as filler:
         assert filler is not None
         filler.room()
-        return send_all(filler, messages(count), still_owner)
+        return send_all(filler, messages(count), check_session)
 
 
 def depth(app: Celery, queue: str) -> int:
@@ -35,10 +35,10 @@ def depth(app: Celery, queue: str) -> int:
         return queues.depth(queue)
 
 
-def opened(app: Celery, settings: BrokerSettings, owner: int) -> Publisher | None:
+def opened(app: Celery, settings: BrokerSettings, session_id: int) -> Publisher | None:
     """A publisher, if it can be opened now."""
     try:
-        return open_publisher(app, settings, owner)
+        return open_publisher(app, settings, session_id)
     except BrokerUnavailable:
         return None
 
@@ -52,10 +52,10 @@ def test_a_message_that_has_no_queue_is_not_confirmed(rabbitmq_url: str, queue: 
         with connect(create_app(settings)) as connection:
             connection.default_channel.queue_delete(queue)
 
-        assert send_all(filler, messages(10), still_owner) == set()
+        assert send_all(filler, messages(10), check_session) == set()
 
         assert filler.room() is None  # declares it again
-        assert len(send_all(filler, messages(10), still_owner)) == 10
+        assert len(send_all(filler, messages(10), check_session)) == 10
     publisher.close()
 
 
@@ -82,7 +82,7 @@ def test_a_message_too_large_for_the_broker_leaves_its_fate_open(rabbitmq_url: s
     with publisher.fill(queue, None) as filler:
         assert filler is not None
         filler.room()
-        assert send_all(filler, [large], still_owner) == set()
+        assert send_all(filler, [large], check_session) == set()
 
     with pytest.raises(BrokerUnavailable), publisher.fill(queue, None):
         pass
@@ -129,16 +129,16 @@ def test_a_confirm_that_never_comes_ends_the_connection_and_the_lock_with_it(
     with publisher.fill(queue, None) as filler:
         assert filler is not None
         filler.room()
-        assert len(send_all(filler, messages(10), still_owner)) == 10
+        assert len(send_all(filler, messages(10), check_session)) == 10
         silent.mute_answers()
-        assert send_all(filler, messages(10), still_owner) == set()
+        assert send_all(filler, messages(10), check_session) == set()
 
     with pytest.raises(BrokerUnavailable, match="no confirm of 10 messages"):
         publisher.check()
     silent.stop()  # the network is back: both ends know
     direct = BrokerSettings(url=rabbitmq_url)
     other = open_publisher(create_app(direct), direct, 2)
-    assert until(lambda: other.owner_is_gone(1))
+    assert until(lambda: other.session_is_gone(1))
     with other.fill(queue, None) as filler:
         assert filler is not None
     other.close()
@@ -168,7 +168,7 @@ def test_a_broker_short_of_memory_is_sent_nothing_more(
     successor.close()
 
 
-def test_a_former_connection_that_the_broker_still_keeps_bars_its_owner(
+def test_a_former_connection_that_the_broker_still_keeps_bars_its_session(
     rabbitmq_url: str, proxy: Callable[[str], Proxy]
 ) -> None:
     silent = proxy(rabbitmq_url)
@@ -212,9 +212,9 @@ def test_a_push_is_never_tried_twice_by_itself(valkey_url: str, proxy: Callable[
     publisher = open_publisher(create_app(settings), settings, 1)
     with publisher.fill(queue, None) as filler:
         assert filler is not None
-        assert len(send_all(filler, messages(1), still_owner)) == 1
+        assert len(send_all(filler, messages(1), check_session)) == 1
         silent.drop_at_next_answer()
-        assert send_all(filler, messages(5), still_owner) == set()
+        assert send_all(filler, messages(5), check_session) == set()
 
     assert depth(create_app(BrokerSettings(url=valkey_url)), queue) == 6
 

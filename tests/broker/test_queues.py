@@ -14,7 +14,7 @@ from swh_sched_runner.broker.redis import search as redis_search
 from swh_sched_runner.broker.redis.connection import RedisLink
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.exc import BrokerUnavailable, DepthUnreadable, QueueRefused
-from tests.broker.conftest import messages, send_all, still_owner
+from tests.broker.conftest import check_session, messages, send_all
 from tests.support.wait import until
 
 
@@ -34,7 +34,7 @@ def test_the_depth_is_the_number_of_ready_messages(app: Celery, publisher: Publi
     with publisher.fill(queue, None) as filler:
         assert filler is not None
         assert filler.room() is None
-        send_all(filler, messages(7), still_owner)
+        send_all(filler, messages(7), check_session)
 
     with Queues(app) as queues:
         assert queues.depth(queue) == 7
@@ -44,7 +44,7 @@ def test_what_a_worker_holds_unacknowledged_is_not_counted(app: Celery, publishe
     with publisher.fill(queue, None) as filler:
         assert filler is not None
         filler.room()
-        send_all(filler, messages(3), still_owner)
+        send_all(filler, messages(3), check_session)
 
     with connect(app) as connection, Queues(app) as queues:
         connection.default_channel.basic_get(queue)
@@ -69,7 +69,7 @@ def test_on_redis_a_key_prefix_is_heeded(valkey_url: str, queue: str) -> None:
     with publisher.fill(queue, 3) as filler:
         assert filler is not None
         assert filler.room() == 2
-        assert len(send_all(filler, messages(3), still_owner)) == 2
+        assert len(send_all(filler, messages(3), check_session)) == 2
 
     with connect(app) as connection, Queues(app) as queues:
         assert queues.depth(queue) == 3
@@ -87,8 +87,8 @@ def test_a_length_that_redis_cannot_tell_is_an_error_and_never_zero(valkey_url: 
 
 def test_a_length_that_rabbitmq_refuses_to_tell_is_an_error_and_never_zero(rabbitmq_url: str, queue: str) -> None:
     app = create_app(BrokerSettings(url=rabbitmq_url))
-    with connect(app) as owner, Queues(app) as queues:
-        owner.default_channel.queue_declare(queue, exclusive=True)
+    with connect(app) as session, Queues(app) as queues:
+        session.default_channel.queue_declare(queue, exclusive=True)
 
         with pytest.raises(DepthUnreadable, match=rf"{queue}.*RESOURCE_LOCKED"):
             queues.depth(queue)
@@ -149,7 +149,7 @@ def test_an_existing_queue_is_used_whatever_its_arguments(rabbitmq_url: str, que
     with publisher.fill(queue, 10) as filler:
         assert filler is not None
         assert filler.room() == 10
-        assert len(send_all(filler, messages(10), still_owner)) == 10
+        assert len(send_all(filler, messages(10), check_session)) == 10
         assert filler.room() == 0
     publisher.close()
 
@@ -163,7 +163,7 @@ def test_long_names_of_queues_work(publishers: Callable[[int], Publisher], lengt
         assert filler is not None
         assert second is None
         assert filler.room() == 10
-        assert len(send_all(filler, messages(1), still_owner)) == 1
+        assert len(send_all(filler, messages(1), check_session)) == 1
 
 
 def test_a_name_that_amqp_can_not_carry_is_refused(rabbitmq_url: str) -> None:

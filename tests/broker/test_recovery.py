@@ -14,7 +14,7 @@ from swh_sched_runner.broker.publish import open_publisher
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.broker.redis.restore import restore_unacked, waiting_ids
 from swh_sched_runner.config.settings import BrokerSettings
-from tests.broker.conftest import messages, send_all, still_owner
+from tests.broker.conftest import check_session, messages, send_all
 from tests.support.wait import until
 from tests.support.workers import StartWorker
 
@@ -32,7 +32,7 @@ def test_what_dead_workers_had_in_hand_goes_back_into_its_queues(
         Queues(app) as queues,
         closing(redis.Redis.from_url(valkey_url.replace("redis+socket://", "unix://"))) as client,
     ):
-        # A worker notes what it has in hand after it took it: what is lost in between, recovery promises again.
+        # A worker notes what it has in hand after it took it: what is lost in between, recovery messages again.
         until(lambda: client.hlen("unacked") == 3 and (tmp_path / "never.started").exists(), 20)
         worker.kill()
         assert waiting_ids(app, [queue]) == set()
@@ -71,7 +71,7 @@ def test_waiting_ids_are_read_without_being_taken_whatever_lies_there(valkey_url
     sent = messages(2500)
     with publisher.fill(queue, None) as filler:
         assert filler is not None
-        send_all(filler, sent, still_owner)
+        send_all(filler, sent, check_session)
     publisher.close()
     app.send_task("load", queue=queue, task_id="with priority", priority=9)
 

@@ -15,7 +15,7 @@ from swh_sched_runner.broker.consumer import open_consumer
 from swh_sched_runner.broker.publish import open_publisher
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import BrokerUnavailable
-from tests.broker.conftest import messages, send_all, still_owner
+from tests.broker.conftest import check_session, messages, send_all
 from tests.broker.proxy import Proxy
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
@@ -67,7 +67,7 @@ def test_messages_and_events_go_over_tls(tls_broker: TlsBroker, broker: str, que
     with publisher.fill(queue, 5000) as filler:
         assert filler is not None
         assert filler.room() == 5000
-        assert len(send_all(filler, messages(3000), still_owner)) == 3000
+        assert len(send_all(filler, messages(3000), check_session)) == 3000
         assert filler.room() == 2000
     with app.events.default_dispatcher(hostname="w@h") as dispatcher:
         for number in range(300):

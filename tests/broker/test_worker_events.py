@@ -183,7 +183,7 @@ def test_events_of_a_time_without_a_listener_are_kept(
     seen.close()
 
 
-def test_on_redis_events_are_still_heard_by_those_who_listen_at_the_moment(
+def test_on_redis_events_are_still_heard_by_those_who_listen_now(
     valkey_url: str, queue: str, start_worker: StartWorker
 ) -> None:
     app = create_app(BrokerSettings(url=valkey_url))

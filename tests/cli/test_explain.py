@@ -18,7 +18,7 @@ QUEUE = "tests.load-git"
 
 @pytest.fixture
 def task(backend: SchedulerBackend) -> int:
-    """A due task, the second of its lane."""
+    """A due task, the second of its group."""
     backend.create_task_type(a_type(max_queue_length=2))
     _, second = backend.create_tasks([a_task(1), a_task(2)])
     return second["id"]
@@ -59,7 +59,7 @@ def test_programs_read_codes_and_facts(
     found = outcome.json
     assert (outcome.status, outcome.err) == (0, "")
     assert (found["task"], found["code"], found["missing"]) == (task, "no_runner", None)
-    assert [cause["code"] for cause in found["also"]] == ["behind"]
+    assert [reason["code"] for reason in found["also"]] == ["behind"]
     assert found["facts"]["next_run"] == NOW.isoformat()
     assert found["facts"]["queue"] == QUEUE
     assert found["facts"]["ahead"] == {"higher": 0, "earlier": 1, "more": False}

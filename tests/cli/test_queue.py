@@ -1,4 +1,4 @@
-"""``queue``: what people and programs read of queues, and what pause, drain and bound do."""
+"""``queue``: what people and programs read of queues, and what pause, drain and limit do."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from celery import Celery
 
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Batch, Dispatch, QueueSeen
-from swh_sched_runner.backend.dispatch.ready import Lane
-from swh_sched_runner.backend.dispatch.session import Owner
+from swh_sched_runner.backend.dispatch.ready import TaskGroup
+from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.cli import queue as command
 from swh_sched_runner.cli.queue_list import Queue
@@ -33,7 +33,7 @@ from tests.support.wait import until
 BROKER = "SWH_SCHED_RUNNER_BROKER__URL"
 QUEUE = "tests.load-git"
 PRIORITY_QUEUE = f"save_code_now:{QUEUE}"
-LANE = Lane("load-git", QUEUE, 100, priority=False)
+LANE = TaskGroup("load-git", QUEUE, 100, priority=False)
 
 
 @pytest.fixture
@@ -45,18 +45,18 @@ def due(backend: SchedulerBackend) -> SchedulerBackend:
 
 
 @pytest.fixture
-def owner(database: Database) -> Iterator[Owner]:
-    owner = Dispatch(database).open_owner()
-    yield owner
-    owner.close()
+def session(database: Database) -> Iterator[DispatcherSession]:
+    session = Dispatch(database).open_session()
+    yield session
+    session.close()
 
 
 @pytest.fixture
-def open_batch(database: Database, owner: Owner) -> Callable[[int], Batch]:
-    """Takes tasks and promises their messages, as a runner does."""
+def open_batch(database: Database, session: DispatcherSession) -> Callable[[int], Batch]:
+    """Takes tasks and messages their messages, as a runner does."""
 
     def take_tasks(tasks: int) -> Batch:
-        batch = Dispatch(database).open_batch(owner.id, QUEUE, LANE, tasks)
+        batch = Dispatch(database).open_batch(session.id, QUEUE, LANE, tasks)
         assert batch is not None
         return batch
 
@@ -83,38 +83,43 @@ def pause_of(backend: SchedulerBackend, queue: str = QUEUE) -> Pause | None:
     return {row.queue: row.pause for row in backend.get_controls().queues}.get(queue)
 
 
-def test_the_list_tells_depth_and_bound_what_is_due_and_in_flight_and_who_fills(
-    run: Run, due: SchedulerBackend, database: Database, owner: Owner, open_batch: Callable[[int], Batch], app: Celery
+def test_the_list_tells_depth_limit_what_is_due_and_in_flight_and_who_publishes(
+    run: Run,
+    due: SchedulerBackend,
+    database: Database,
+    session: DispatcherSession,
+    open_batch: Callable[[int], Batch],
+    app: Celery,
 ) -> None:
-    # given two messages sent, one promised, two tasks due; and one due with priority
+    # given two messages sent, one unconfirmed, two tasks due; and one due with priority
     due.create_tasks([a_task(9, priority="low")])
     batch = open_batch(3)
-    for promise in batch.promises[:2]:
-        app.send_task(QUEUE, kwargs=promise.kwargs, task_id=promise.backend_id, queue=QUEUE)
-    unconfirmed = [batch.promises[2].backend_id]
-    Dispatch(database).close_batch(owner.id, batch.id, unconfirmed, QueueSeen(QUEUE, 2, 1.5))
+    for message in batch.messages[:2]:
+        app.send_task(QUEUE, kwargs=message.kwargs, task_id=message.backend_id, queue=QUEUE)
+    unconfirmed = [batch.messages[2].backend_id]
+    Dispatch(database).close_batch(session.id, batch.id, unconfirmed, QueueSeen(QUEUE, 2, 1.5))
     due.pause_queue(PRIORITY_QUEUE, by="ada@host", reason="looking")
     # when
     ordinary, priority = run("queue", "list", "--json").json
     # then
-    assert datetime.fromisoformat(ordinary.pop("filled")) > NOW
-    assert re.fullmatch(rf"{socket.gethostname()}:\d+", ordinary.pop("filled_by"))
+    assert datetime.fromisoformat(ordinary.pop("published")) > NOW
+    assert re.fullmatch(rf"{socket.gethostname()}:\d+", ordinary.pop("published_by"))
     assert ordinary == {
         "queue": QUEUE,
         "priority": False,
         "types": ["load-git"],
-        "bound": 100,
+        "max_queue_length": 100,
         "depth": 2,
         "unreadable": None,
-        "ready": 2,
+        "due": 2,
         "oldest_due": "2026-03-01T15:00:00+00:00",
         "in_flight": 3,
-        "promised_runs": 1,
-        "promised_visits": 0,
+        "unconfirmed_runs": 1,
+        "unconfirmed_visits": 0,
         "drain_rate": 1.5,
         "pause": None,
     }
-    assert (priority["queue"], priority["ready"], priority["in_flight"]) == (PRIORITY_QUEUE, 1, 0)
+    assert (priority["queue"], priority["due"], priority["in_flight"]) == (PRIORITY_QUEUE, 1, 0)
     assert (priority["pause"]["by"], priority["pause"]["reason"]) == ("ada@host", "looking")
     assert datetime.fromisoformat(priority["pause"]["since"]) > NOW
 
@@ -126,14 +131,24 @@ def test_the_list_for_people_has_a_line_a_queue(run: Run, due: SchedulerBackend,
     header, ordinary, priority, gone = run("queue", "list").out.splitlines()
 
     assert re.split(" {2,}", header) == [
-        *("queue", "depth", "bound", "ready", "in flight", "promised", "oldest due (UTC)", "filled by", "filled (UTC)"),
+        *(
+            "queue",
+            "depth",
+            "limit",
+            "due",
+            "in flight",
+            "unconfirmed",
+            "oldest due (UTC)",
+            "published by",
+            "published (UTC)",
+        ),
         *("paused (UTC)", "types"),
     ]
     assert re.split(" {2,}", ordinary) == [
         *(QUEUE, "0", "100", "5", "0", "-", "2026-03-01 12:00:00", "-", "-", "-", "load-git, other"),
     ]
     assert priority.startswith(PRIORITY_QUEUE)
-    assert re.fullmatch(r"gone +0 +unbounded +.* \S+ \S+ by ada: odd\\x1b\[31m +-", gone)
+    assert re.fullmatch(r"gone +0 +unlimited +.* \S+ \S+ by ada: odd\\x1b\[31m +-", gone)
 
 
 def test_an_empty_list_says_what_to_do(run: Run, app: Celery) -> None:
@@ -151,7 +166,7 @@ def test_the_list_without_a_broker_tells_what_the_database_knows(
     outcome = run("queue", "list", "--json")
 
     assert outcome.status == 0
-    assert (outcome.json[0]["depth"], outcome.json[0]["ready"]) == (None, 5)
+    assert (outcome.json[0]["depth"], outcome.json[0]["due"]) == (None, 5)
     assert outcome.err.startswith("warning: no depths: The broker can't be reached: ")
 
 
@@ -183,7 +198,7 @@ def test_the_queue_for_priorities_is_paused_on_its_own(run: Run, due: SchedulerB
     assert pause_of(due, PRIORITY_QUEUE) is not None
 
 
-@pytest.mark.parametrize("words", [("pause",), ("resume",), ("bound", "5"), ("drain",)], ids=lambda words: words[0])
+@pytest.mark.parametrize("words", [("pause",), ("resume",), ("limit", "5"), ("drain",)], ids=lambda words: words[0])
 def test_a_name_that_is_no_queue_is_an_error_that_says_which_is_meant(
     run: Run, due: SchedulerBackend, app: Celery, words: tuple[str, ...]
 ) -> None:
@@ -216,40 +231,40 @@ def test_words_that_can_not_be_stored_are_refused_in_one_line(run: Run, due: Sch
     assert pause_of(due) is None
 
 
-def test_a_bound_is_changed_while_runners_are_at_work(run: Run, due: SchedulerBackend) -> None:
+def test_a_limit_is_changed_while_runners_are_at_work(run: Run, due: SchedulerBackend) -> None:
     due.create_task_type(a_type("other", backend_name=QUEUE))
 
-    def bounds() -> list[int | None]:
+    def limits_now() -> list[int | None]:
         return [row["max_queue_length"] for row in due.get_task_types()]
 
-    assert run("queue", "bound", QUEUE, "7").out == f"queue {QUEUE}: bound 7\n"
-    assert bounds() == [7, 7]
-    assert run("queue", "bound", QUEUE, "none").out == f"queue {QUEUE}: unbounded\n"
-    assert bounds() == [None, None]
+    assert run("queue", "limit", QUEUE, "7").out == f"queue {QUEUE}: limit 7\n"
+    assert limits_now() == [7, 7]
+    assert run("queue", "limit", QUEUE, "none").out == f"queue {QUEUE}: unlimited\n"
+    assert limits_now() == [None, None]
 
 
-def test_a_wrong_bound_is_refused(run: Run, due: SchedulerBackend) -> None:
+def test_a_wrong_limit_is_refused(run: Run, due: SchedulerBackend) -> None:
     before = due.get_controls()
 
-    no_number, negative = run("queue", "bound", QUEUE, "many"), run("queue", "bound", QUEUE, "-1")
-    of_priority = run("queue", "bound", PRIORITY_QUEUE, "5")
+    no_number, negative = run("queue", "limit", QUEUE, "many"), run("queue", "limit", QUEUE, "-1")
+    of_priority = run("queue", "limit", PRIORITY_QUEUE, "5")
 
     assert (no_number.status, negative.status, of_priority.status) == (64, 1, 1)
     assert "'many' is no number and not `none`" in no_number.err
     assert "max_queue_length: must be a whole number from 0 to" in negative.err
-    assert f"{PRIORITY_QUEUE} is for tasks with a priority: it has the bound of {QUEUE}\n" in of_priority.err
+    assert f"{PRIORITY_QUEUE} is for tasks with a priority: it has the limit of {QUEUE}\n" in of_priority.err
     assert due.get_controls() == before
 
 
 def test_a_drain_pauses_and_waits_for_messages_and_workers(
-    run: Run, due: SchedulerBackend, database: Database, owner: Owner, open_batch: Callable[[int], Batch],
+    run: Run, due: SchedulerBackend, database: Database, session: DispatcherSession, open_batch: Callable[[int], Batch],
     app: Celery, quick: None, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     # given two messages in the queue, and a worker that takes them once the drain has told what is left
     batch = open_batch(2)
-    for promise in batch.promises:
-        app.send_task(QUEUE, kwargs=promise.kwargs, task_id=promise.backend_id, queue=QUEUE)
-    Dispatch(database).close_batch(owner.id, batch.id)
+    for message in batch.messages:
+        app.send_task(QUEUE, kwargs=message.kwargs, task_id=message.backend_id, queue=QUEUE)
+    Dispatch(database).close_batch(session.id, batch.id)
     told: list[str] = []
     describe = command._describe
 
@@ -262,7 +277,7 @@ def test_a_drain_pauses_and_waits_for_messages_and_workers(
     def work() -> None:
         until(lambda: told)
         taken = take(app, QUEUE)
-        until(lambda: "depth 0, in flight 2, promised 0" in told)
+        until(lambda: "depth 0, in flight 2, unconfirmed 0" in told)
         for message in taken:
             due.end_task_run(message.headers["id"], "eventful")
 
@@ -275,15 +290,15 @@ def test_a_drain_pauses_and_waits_for_messages_and_workers(
     paused, *progress, drained = outcome.out.splitlines()
     assert (outcome.status, outcome.err) == (0, "")
     assert paused == f"paused queue {QUEUE}"
-    assert progress[0] == "depth 2, in flight 2, promised 0"
-    assert progress[-1] == "depth 0, in flight 0, promised 0"
+    assert progress[0] == "depth 2, in flight 2, unconfirmed 0"
+    assert progress[-1] == "depth 0, in flight 0, unconfirmed 0"
     assert drained == f"drained queue {QUEUE}, it stays paused"
     pause = pause_of(due)
     assert pause is not None
     assert pause.reason == "drain"
 
 
-def test_a_drain_does_not_wait_for_what_is_promised_and_held_back(
+def test_a_drain_does_not_wait_for_what_is_unconfirmed_and_held_back(
     run: Run, due: SchedulerBackend, open_batch: Callable[[int], Batch], app: Celery, quick: None
 ) -> None:
     open_batch(3)
@@ -292,7 +307,7 @@ def test_a_drain_does_not_wait_for_what_is_promised_and_held_back(
 
     assert outcome.status == 0
     assert outcome.out.splitlines()[-1] == (
-        f"drained queue {QUEUE}, it stays paused; messages promised that wait for it to be resumed: 3"
+        f"drained queue {QUEUE}, it stays paused; unconfirmed messages that wait for it to be resumed: 3"
     )
 
 
@@ -305,7 +320,7 @@ def test_a_drain_that_takes_too_long_says_what_is_left(
 
     assert outcome.status == 1
     assert outcome.err == (
-        f"Error: queue {QUEUE} is not drained after 0.2 s, it stays paused: depth 1, in flight 0, promised 0\n"
+        f"Error: queue {QUEUE} is not drained after 0.2 s, it stays paused: depth 1, in flight 0, unconfirmed 0\n"
     )
     pause = pause_of(due)
     assert pause is not None
@@ -355,7 +370,7 @@ def test_a_drain_that_is_interrupted_leaves_the_queue_paused_and_says_so(
     finally:
         drain.kill()
     # then
-    assert said == f"paused queue {QUEUE}\ndepth 1, in flight 0, promised 0\n"
+    assert said == f"paused queue {QUEUE}\ndepth 1, in flight 0, unconfirmed 0\n"
     assert (drain.returncode, err) == (130, f"queue {QUEUE} stays paused: swh-sched-runner queue resume {QUEUE}\n")
     assert pause_of(due) is not None
 

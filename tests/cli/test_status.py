@@ -101,7 +101,7 @@ def test_an_empty_scheduler_has_an_empty_status(run: Run) -> None:
         "backlog": [],
         "in_flight": [],
         "failures": [],
-        "ledger": {"batches": 0, "runs": 0, "visits": 0, "oldest": None, "set_aside": 0},
+        "outbox": {"batches": 0, "runs": 0, "visits": 0, "oldest": None, "rejected": 0},
     }
 
 
@@ -124,16 +124,16 @@ def test_depths_are_read_from_the_broker(
         "queue": "my.git",
         "priority": False,
         "types": ["load-git"],
-        "bound": 1000,
+        "max_queue_length": 1000,
         "depth": 2,
         "unreadable": None,
-        "ready": 0,
+        "due": 0,
         "oldest_due": None,
         "in_flight": 0,
-        "promised_runs": 0,
-        "promised_visits": 0,
-        "filled_by": None,
-        "filled": None,
+        "unconfirmed_runs": 0,
+        "unconfirmed_visits": 0,
+        "published_by": None,
+        "published": None,
         "drain_rate": None,
         "pause": None,
     }
@@ -143,7 +143,7 @@ def test_depths_are_read_from_the_broker(
     assert "save_code_now" not in for_people.out
 
 
-def test_types_that_share_a_queue_are_held_to_the_least_bound(
+def test_types_that_share_a_queue_are_held_to_the_least_limit(
     run: Run, backend: SchedulerBackend, load_git: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend.create_task_type(
@@ -156,7 +156,7 @@ def test_types_that_share_a_queue_are_held_to_the_least_bound(
 
     ordinary, _ = run("status", "--json").json["queues"]
 
-    assert (ordinary["bound"], ordinary["types"]) == (5, ["load-git", "other", "third"])
+    assert (ordinary["max_queue_length"], ordinary["types"]) == (5, ["load-git", "other", "third"])
 
 
 def test_depths_that_can_not_be_read_are_said_and_the_rest_is_shown(
@@ -209,7 +209,7 @@ def test_status_reads_indexes_and_the_newest_runs_alone(database: Database) -> N
     plans = {}
     with database.engine.connect() as conn:
         named = {name: facts._sql.statements[name] for name in ("backlog", "in_flight", "last_failures")}
-        named |= {f"of queues: {name}": limits._sql.statements[name] for name in ("in_flight", "promised")}
+        named |= {f"of queues: {name}": limits._sql.statements[name] for name in ("in_flight", "unconfirmed")}
         for name, found in named.items():
             statement = text("explain " + found.text)
             plan = conn.execute(statement, {"now": None, "window": 10_000, "limit": 10})

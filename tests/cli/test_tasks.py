@@ -118,7 +118,7 @@ def test_task_types_are_listed_for_programs_in_seconds(run: Run, load_git: str) 
 def test_task_types_are_listed_for_people_in_columns(run: Run, load_git: str) -> None:
     header, row = run("task-type", "list").out.splitlines()
 
-    assert header.split()[:4] == ["type", "queue", "bound", "interval"]
+    assert header.split()[:4] == ["type", "queue", "limit", "interval"]
     assert row.split(maxsplit=12) == [
         "load-git", "swh.loader.git", "1000", "1d", *"--------", "Load a git repository",
     ]  # fmt: skip
@@ -160,7 +160,7 @@ def test_json_arguments_are_read_as_json(run: Run, backend: SchedulerBackend, lo
     [
         (("--json-arguments", "a"), "'a' is not JSON (a string needs its quotes)"),
         (("a=1", "a=2"), "a is given twice"),
-        (("--next-run", "whenever"), "'whenever' is no moment"),
+        (("--next-run", "whenever"), "'whenever' is no timestamp"),
     ],
 )
 def test_arguments_that_can_not_be_read_exit_64(
@@ -179,7 +179,7 @@ def test_an_equal_task_is_not_created_twice(run: Run, load_git: str) -> None:
     assert first["id"] == second["id"]
 
 
-def test_a_relative_moment_counts_from_now(run: Run, backend: SchedulerBackend, load_git: str) -> None:
+def test_a_relative_timestamp_counts_from_now(run: Run, backend: SchedulerBackend, load_git: str) -> None:
     before = datetime.now(UTC)
 
     run("task", "add", load_git, "--next-run", "+1h30m")

@@ -401,7 +401,7 @@ def test_nothing_is_tried_again_in_the_caller_s_transaction(database_url: str) -
         backend.create_task_type(a_type())
         [task] = backend.create_tasks([a_task()])
         one.commit()
-        assert len(backend.search_tasks()) == 1  # from here on the caller sees that moment
+        assert len(backend.search_tasks()) == 1  # from here on the caller sees that time
         SchedulerBackend(two).set_status_tasks([task["id"]], "disabled")
         two.commit()
 

@@ -144,7 +144,7 @@ def test_a_database_that_can_t_be_reached_is_said_so(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
-def test_moments_are_read_in_utc_whatever_the_server_s_zone(database_url: str, zone: str) -> None:
+def test_timestamps_are_read_in_utc_whatever_the_server_s_zone(database_url: str, zone: str) -> None:
     engine = create_engine(database_url)
     with engine.connect() as conn:
         conn.execute(text(f"alter role current_user set timezone = '{zone}'"))
@@ -153,10 +153,10 @@ def test_moments_are_read_in_utc_whatever_the_server_s_zone(database_url: str, z
     try:
         fresh = create_engine(database_url)
         with fresh.connect() as conn:
-            moment = conn.execute(text("select now()")).scalar_one()
+            timestamp = conn.execute(text("select now()")).scalar_one()
         fresh.dispose()
-        assert moment.tzinfo is not None
-        assert moment.utcoffset() == datetime.now(UTC).utcoffset()
+        assert timestamp.tzinfo is not None
+        assert timestamp.utcoffset() == datetime.now(UTC).utcoffset()
     finally:
         engine = create_engine(database_url)
         with engine.connect() as conn:

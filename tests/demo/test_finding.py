@@ -52,7 +52,7 @@ def test_a_linked_working_tree_is_a_repository_of_its_own(tmp_path: Path) -> Non
 def test_links_are_not_followed_so_that_a_circle_ends(tmp_path: Path) -> None:
     repository(tmp_path / "a" / "one")
     (tmp_path / "a" / "circle").symlink_to(tmp_path)
-    (tmp_path / "twin").symlink_to(tmp_path / "a" / "one")
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "one")
 
     assert names(tmp_path, finding.find(tmp_path)) == ["a/one"]
 

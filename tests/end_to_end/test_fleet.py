@@ -24,7 +24,7 @@ from tests.support.workers import StartWorker
 
 TYPES = ("load-git", "load-svn", "load-hg")
 QUEUES = [f"tests.{name}" for name in TYPES]
-BOUND = 50
+LIMIT = 50
 
 
 @pytest.fixture(params=["rabbitmq_url", "valkey_url"])
@@ -58,7 +58,7 @@ def test_every_task_runs_once_within_the_bounds_and_every_run_is_ended(
 ) -> None:
     count = int(os.environ.get("FLEET_TASKS", "300"))
     for name in TYPES:
-        backend.create_task_type(a_type(name, max_queue_length=BOUND))
+        backend.create_task_type(a_type(name, max_queue_length=LIMIT))
     tasks = backend.create_tasks(some_tasks(count), "oneshot")
     workers = [start_worker(broker_url, QUEUES, echoes=QUEUES) for _ in range(2)]
     processes = [programs.start("run", "--period", "0.2"), programs.start("listen")]
@@ -76,7 +76,7 @@ def test_every_task_runs_once_within_the_bounds_and_every_run_is_ended(
     executed = Counter(task_id for worker in workers for task_id, _ in worker.executions())
     assert executed == Counter(run["backend_id"] for run in runs)  # each once, under the id of its run
     assert {task["status"] for task in backend.get_tasks(task["id"] for task in tasks)} == {"completed"}
-    assert max(depths) <= BOUND
+    assert max(depths) <= LIMIT
     assert [terminate(process) for process in processes] == [0, 0]
 
 

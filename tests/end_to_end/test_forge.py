@@ -200,9 +200,9 @@ class Day:
         return [self.tasks.runs[name] for name in names]
 
     def start(self, backend_id: str) -> None:
-        note, moment = {"worker": self.tick % 3}, self.now + MINUTE
-        got = self.backend.start_task_run(backend_id, note, moment)
-        assert got == self.tasks.start(backend_id, note, moment)
+        note, timestamp = {"worker": self.tick % 3}, self.now + MINUTE
+        got = self.backend.start_task_run(backend_id, note, timestamp)
+        assert got == self.tasks.start(backend_id, note, timestamp)
 
     def end(self, backend_id: str, status: str, note: dict[str, Any], after: timedelta) -> None:
         got = self.backend.end_task_run(backend_id, status, note, self.now + after)

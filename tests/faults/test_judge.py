@@ -67,7 +67,7 @@ def test_nothing_is_objected_to_where_all_is_well_and_repetitions_are_counted() 
             ["subjects under two ids", "tasks without exactly one run", "tasks that don't know their run"],
         ),
         (Tables([task(1), task(2, run=9)], RUNS, [], []), NOTES, ["tasks that don't know their run"]),
-        (Tables(TASKS, RUNS, [(5, 1, QUEUE)], []), NOTES, ["batches left in the ledger"]),
+        (Tables(TASKS, RUNS, [(5, 1, QUEUE)], []), NOTES, ["batches left in the outbox"]),
         (Tables([*TASKS, task(2)], RUNS, [], []), NOTES, ["tasks created twice"]),
         (Tables(TASKS[:1], RUNS[:1], [], []), NOTES[:1], ["tasks planned and not there"]),
         (

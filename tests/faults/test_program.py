@@ -53,7 +53,7 @@ def test_a_runner_that_was_killed_finishes_its_batches_when_it_is_started_again(
 
     first = programs.start("run")
     with closing(Window(room.database_url)) as window:
-        until(lambda: window.promising() == first.pid, 30)
+        until(lambda: window.unconfirmed() == first.pid, 30)
         kill_all(first)
         second = programs.start("run")
         until(lambda: window.left() == 0, 60)

@@ -28,7 +28,7 @@ from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.embedded.postgres import Postgres
 from swh_sched_runner.exc import SchedulerException, StatementRefused
 from swh_sched_runner.services.listener.listener import Listener
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Heartbeat
 from tests.support.programs import Programs, terminate
 from tests.support.rabbitmq import free_ports
 from tests.support.samples import NOW, a_task, a_type
@@ -48,7 +48,7 @@ class Line:
         self._dispatch = dispatch
         self._settings = settings
         self.errors: list[SchedulerException] = []
-        self.pulse = Pulse()
+        self.heartbeat = Heartbeat()
         self.listener = self._open()
 
     def _open(self) -> Listener:
@@ -56,7 +56,7 @@ class Line:
 
     def round(self) -> bool:
         try:
-            return self.listener.run_once(self.pulse)
+            return self.listener.run_once(self.heartbeat)
         except SchedulerException as error:
             self.errors.append(error)
             self.listener.close()
@@ -138,7 +138,7 @@ def statuses(database: Database) -> dict[str, int]:
 
 def aside(database: Database) -> list[tuple[str, bytes]]:
     with database.engine.connect() as conn:
-        rows = conn.execute(text("select reason, body from event_set_aside order by id"))
+        rows = conn.execute(text("select reason, body from rejected_event order by id"))
         return [(reason, bytes(body)) for reason, body in rows]
 
 
@@ -184,7 +184,7 @@ def test_events_wait_while_the_database_refuses_all(
     line.listen_until(lambda: line.errors)
     assert statuses(database) == {"scheduled": 150}
     heal(database)
-    # then all of them are recorded, and none was set aside
+    # then all of them are recorded, and none was rejected
     line.listen_until(lambda: statuses(database) == {"eventful": 150})
     assert aside(database) == []
     assert all("on purpose" in str(error) for error in line.errors)
@@ -260,8 +260,8 @@ def test_a_row_that_is_refused_waits_while_its_neighbours_go_on(
     put(broker, [ended(run) for run in runs])
     line.listen_until(lambda: statuses(database) == {"eventful": 58, "scheduled": 2})
     # then the service says why it keeps them, more events go through, and what is told of them waits with them
-    assert line.pulse.trouble is not None
-    assert "on purpose" in line.pulse.trouble
+    assert line.heartbeat.trouble is not None
+    assert "on purpose" in line.heartbeat.trouble
     [task] = backend.create_tasks([a_task(1_000)])
     backend.schedule_task_run(task["id"], "run-later", timestamp=NOW)
     put(broker, [ended("run-later"), event("task-received", "run-7", retries=3)])
@@ -269,7 +269,7 @@ def test_a_row_that_is_refused_waits_while_its_neighbours_go_on(
     # and they are recorded once they can be
     heal(database)
     line.listen_until(lambda: statuses(database) == {"eventful": 61})
-    assert (line.errors, line.pulse.trouble, aside(database)) == ([], None, [])
+    assert (line.errors, line.heartbeat.trouble, aside(database)) == ([], None, [])
     with database.engine.connect() as conn:
         attempts = conn.execute(text("select metadata -> 'attempts' from task_run where backend_id = 'run-7'"))
         assert attempts.scalar() == 4
@@ -317,7 +317,7 @@ def test_more_than_can_be_kept_in_hand_ends_the_service_and_nothing_is_lost(
     assert aside(database) == []
 
 
-def test_nothing_is_acknowledged_while_what_is_set_aside_can_t_be_written(
+def test_nothing_is_acknowledged_while_what_is_rejected_can_t_be_written(
     lines: Callable[..., Line],
     backend: SchedulerBackend,
     database: Database,
@@ -326,14 +326,14 @@ def test_nothing_is_acknowledged_while_what_is_set_aside_can_t_be_written(
 ) -> None:
     [run] = runs_opened(backend, 1)
     line = lines(dispatch, broker)
-    refuse(database, "53100", table="event_set_aside")
+    refuse(database, "53100", table="rejected_event")
     with capture_logs() as logs:
         put(broker, [b"rubbish", ended(run)])
         line.listen_until(lambda: len(line.errors) >= 2)
-    assert not [entry for entry in logs if entry["event"] == "events set aside"]
+    assert not [entry for entry in logs if entry["event"] == "events rejected"]
     assert aside(database) == []
 
-    heal(database, "event_set_aside")
+    heal(database, "rejected_event")
     line.listen_until(lambda: statuses(database) == {"eventful": 1} and len(aside(database)) == 1)
 
 
@@ -355,7 +355,7 @@ def test_readiness_says_that_the_database_refuses_events(
         put(broker, [ended(run)])
         # then
         until(lambda: "on purpose" in missing(port).get("listener", ""), 20)
-        assert shown(port)["events_held",] == 1
+        assert shown(port)["events_awaiting_retry",] == 1
         assert get(port, "/healthz")[0] == 200
         assert "events kept in hand" in programs.log("listen")
         heal(database)
@@ -434,7 +434,7 @@ def publish_raw(broker: BrokerSettings, routing_key: bytes, flags: int, properti
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_an_odd_message_is_set_aside_or_applied_and_the_next_one_is_applied(
+def test_an_odd_message_is_rejected_or_applied_and_the_next_one_is_applied(
     lines: Callable[..., Line],
     backend: SchedulerBackend,
     database: Database,
@@ -471,7 +471,7 @@ def test_an_odd_message_is_set_aside_or_applied_and_the_next_one_is_applied(
         b"[" * 100_000,
     ],
 )
-def test_an_odd_message_on_redis_is_set_aside_and_the_next_one_is_applied(
+def test_an_odd_message_on_redis_is_rejected_and_the_next_one_is_applied(
     lines: Callable[..., Line],
     backend: SchedulerBackend,
     database: Database,
@@ -579,7 +579,7 @@ def test_texts_are_capped_when_they_are_stored(
     ("rows", "size", "left"),
     [(10, 10**9, [f"{n:02}" for n in range(30, 40)]), (10**6, 3_000, [f"{n:02}" for n in range(37, 40)])],
 )
-def test_what_is_set_aside_stays_within_rows_and_bytes(
+def test_what_is_rejected_stays_within_rows_and_bytes(
     lines: Callable[..., Line],
     database: Database,
     dispatch: Dispatch,
@@ -588,18 +588,18 @@ def test_what_is_set_aside_stays_within_rows_and_bytes(
     size: int,
     left: list[str],
 ) -> None:
-    settings = ListenerSettings(batch_size=100, flush_seconds=0.2, set_aside_rows=rows, set_aside_bytes=size)
+    settings = ListenerSettings(batch_size=100, flush_seconds=0.2, rejected_event_rows=rows, rejected_event_bytes=size)
     line = lines(dispatch, broker, settings)
     put(broker, [b"%02d" % n + b"x" * 998 for n in range(40)])
 
     line.listen_until(lambda: [body[:2].decode() for _, body in aside(database)] == left)
 
 
-def test_what_is_set_aside_grows_old(database: Database, dispatch: Dispatch) -> None:
+def test_what_is_rejected_grows_old(database: Database, dispatch: Dispatch) -> None:
     dispatch.record_events([], [("old", b"1"), ("new", b"2")])
-    sql(database, "update event_set_aside set received = now() - interval '31 days' where reason = 'old'")
+    sql(database, "update rejected_event set received = now() - interval '31 days' where reason = 'old'")
 
-    assert dispatch.trim_set_aside(100, 10**6, 30 * 86_400) == 1
+    assert dispatch.trim_rejected_events(100, 10**6, 30 * 86_400) == 1
     assert aside(database) == [("new", b"2")]
 
 
@@ -676,7 +676,7 @@ def test_many_values_that_are_refused_make_one_line_in_the_log(
             lambda: statuses(database) == {"scheduled": 30, "eventful": 10} and len(aside(database)) == 30
         )
 
-    assert 1 <= len([entry for entry in logs if entry["event"] == "events set aside"]) <= 3
+    assert 1 <= len([entry for entry in logs if entry["event"] == "events rejected"]) <= 3
     assert line.errors == []
 
 

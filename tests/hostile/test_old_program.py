@@ -221,7 +221,7 @@ def test_it_may_write_types_tasks_listers_origins_and_statistics(old_url: str, a
 
     assert errors(written) == set()
     assert [task["id"] for task in written["create_tasks"]] == [1, 2, 3, 4, 5]
-    assert [task["id"] for task in written["create_tasks, twins"]] == [2]
+    assert [task["id"] for task in written["create_tasks, duplicates"]] == [2]
     assert written["get_or_create_lister, again"]["id"] == written["get_or_create_lister"]["id"]
     assert [metrics["origins_known"] for metrics in written["update_metrics"]] == [6]
     assert [metrics["origins_with_pending_changes"] for metrics in written["update_metrics"]] == [0]
@@ -286,7 +286,7 @@ def test_its_change_of_a_task_is_an_operators(old_url: str, adopted: Engine) -> 
 
 
 def test_its_tasks_wake_a_runner_that_sleeps(old_url: str, adopted: Engine) -> None:
-    execute(adopted, "insert into dispatch_owner (host, pid, backend_pid, sleeps_until) "
+    execute(adopted, "insert into dispatcher_session (host, pid, backend_pid, sleeps_until) "
             "values ('here', 1, 1, now() + interval '1 hour')")  # fmt: skip
     with closing(connect(old_url)) as conn:
         conn.set_session(autocommit=True)
@@ -414,7 +414,7 @@ def test_what_it_wrote_is_found_mended_and_then_not_found(written: Engine) -> No
         "origin_without_statistics": 2,  # 20 and 21, which it listed
         "origin_outdated": 1,  # 3x, whose visit it noted
         "statistics_hidden": 1,
-        "run_without_moment": 1,
+        "run_without_timestamp": 1,
         "run_without_outcome": 1,
         "run_unreachable": 1,
         "task_decided": 1,  # 1, which it set back while a run of ours was open
@@ -569,7 +569,7 @@ def test_an_end_that_already_moved_its_task_is_not_applied_again(database_url: s
         assert backend.get_tasks([task["id"]])[0]["status"] == "next_run_not_scheduled"
 
 
-def test_moments_that_python_has_not_are_no_obstacle(database_url: str, engine: Engine) -> None:
+def test_timestamps_that_python_has_not_are_no_obstacle(database_url: str, engine: Engine) -> None:
     with SchedulerBackend(database_url) as backend:
         backend.create_task_type(a_type("load"))
         [task] = backend.create_tasks([a_task(task_type="load")])
@@ -582,7 +582,7 @@ def test_moments_that_python_has_not_are_no_obstacle(database_url: str, engine: 
     assert found(engine) == {}
 
 
-def test_moments_that_no_index_holds_are_left_as_they_are(database_url: str, engine: Engine) -> None:
+def test_timestamps_that_no_index_holds_are_left_as_they_are(database_url: str, engine: Engine) -> None:
     with SchedulerBackend(database_url) as backend:
         lister = a_lister(backend)
         backend.record_listed_origins([an_origin(lister, number) for number in range(3)])
@@ -626,9 +626,12 @@ def test_it_is_mended_while_others_write_the_same_rows(old_url: str, written: En
                 day = 0
                 while not over.is_set():
                     day += 1
-                    moment = NOW + timedelta(days=day)
+                    timestamp = NOW + timedelta(days=day)
                     backend.record_visit_outcomes(
-                        [VisitOutcome(url, visit_type, moment, "full", bytes([day % 256])) for url, visit_type in keys]
+                        [
+                            VisitOutcome(url, visit_type, timestamp, "full", bytes([day % 256]))
+                            for url, visit_type in keys
+                        ]
                     )
         except Exception as error:
             failed.append(error)

@@ -16,7 +16,7 @@ from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.inspection import status as facts
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import InvalidArgument
-from swh_sched_runner.model import Lister, MomentText, OriginVisitStats, TaskRun
+from swh_sched_runner.model import Lister, OriginVisitStats, TaskRun, TimestampText
 from tests.cli.conftest import Run, environ, run
 from tests.support.origins import a_lister, an_origin, an_outcome, url_of
 
@@ -57,48 +57,50 @@ def execute(engine: Engine) -> Callable[..., None]:
     return execute
 
 
-# Doors. Each takes a moment, in the way that its name says.
+# Doors. Each takes a timestamp, in the way that its name says.
 
 Door = Callable[[SchedulerBackend, UUID, datetime], object]
 MOMENT_DOORS: dict[str, Door] = {
-    "next_run of create_tasks": lambda backend, _, moment: backend.create_tasks([a_task(5, next_run=moment)]),
-    "next_run": lambda backend, _, moment: backend.set_status_tasks([1], "disabled", moment),
-    "before": lambda backend, _, moment: backend.search_tasks(before=moment),
-    "after": lambda backend, _, moment: backend.search_tasks(after=moment),
-    "timestamp of peek": lambda backend, _, moment: backend.peek_ready_tasks("load", moment),
-    "timestamp of grab": lambda backend, _, moment: backend.grab_ready_priority_tasks("load", moment),
-    "scheduled of schedule_task_run": lambda backend, _, moment: backend.schedule_task_run(1, "m2", timestamp=moment),
-    "scheduled": lambda backend, _, moment: backend.mass_schedule_task_runs(
-        [TaskRun(task=1, backend_id="m2", scheduled=moment)]
+    "next_run of create_tasks": lambda backend, _, timestamp: backend.create_tasks([a_task(5, next_run=timestamp)]),
+    "next_run": lambda backend, _, timestamp: backend.set_status_tasks([1], "disabled", timestamp),
+    "before": lambda backend, _, timestamp: backend.search_tasks(before=timestamp),
+    "after": lambda backend, _, timestamp: backend.search_tasks(after=timestamp),
+    "timestamp of peek": lambda backend, _, timestamp: backend.peek_ready_tasks("load", timestamp),
+    "timestamp of grab": lambda backend, _, timestamp: backend.grab_ready_priority_tasks("load", timestamp),
+    "scheduled of schedule_task_run": lambda backend, _, timestamp: backend.schedule_task_run(
+        1, "m2", timestamp=timestamp
     ),
-    "timestamp of start": lambda backend, _, moment: backend.start_task_run("m1", timestamp=moment),
-    "timestamp of end": lambda backend, _, moment: backend.end_task_run("m1", "eventful", timestamp=moment),
-    "after_ts": lambda backend, _, moment: backend.filter_task_to_archive(moment, NOW),
-    "before_ts": lambda backend, _, moment: backend.filter_task_to_archive(NOW, moment.isoformat()),
-    "last_update": lambda backend, lister, moment: backend.record_listed_origins(
-        [an_origin(lister, last_update=moment)]
+    "scheduled": lambda backend, _, timestamp: backend.mass_schedule_task_runs(
+        [TaskRun(task=1, backend_id="m2", scheduled=timestamp)]
     ),
-    "last_successful": lambda backend, _, moment: backend.origin_visit_stats_upsert(
-        [OriginVisitStats(url_of(0), "git", last_successful=moment)]
+    "timestamp of start": lambda backend, _, timestamp: backend.start_task_run("m1", timestamp=timestamp),
+    "timestamp of end": lambda backend, _, timestamp: backend.end_task_run("m1", "eventful", timestamp=timestamp),
+    "after_ts": lambda backend, _, timestamp: backend.filter_task_to_archive(timestamp, NOW),
+    "before_ts": lambda backend, _, timestamp: backend.filter_task_to_archive(NOW, timestamp.isoformat()),
+    "last_update": lambda backend, lister, timestamp: backend.record_listed_origins(
+        [an_origin(lister, last_update=timestamp)]
     ),
-    "last_visit": lambda backend, _, moment: backend.origin_visit_stats_upsert(
-        [OriginVisitStats(url_of(0), "git", last_visit=moment)]
+    "last_successful": lambda backend, _, timestamp: backend.origin_visit_stats_upsert(
+        [OriginVisitStats(url_of(0), "git", last_successful=timestamp)]
     ),
-    "last_scheduled": lambda backend, _, moment: backend.origin_visit_stats_upsert(
-        [OriginVisitStats(url_of(0), "git", last_scheduled=moment)]
+    "last_visit": lambda backend, _, timestamp: backend.origin_visit_stats_upsert(
+        [OriginVisitStats(url_of(0), "git", last_visit=timestamp)]
     ),
-    "date": lambda backend, _, moment: backend.record_visit_outcomes([an_outcome(date=moment)]),
-    "lister.last_listing_finished_at": lambda backend, _, moment: backend.update_lister(
-        a_changed(backend, last_listing_finished_at=moment)
+    "last_scheduled": lambda backend, _, timestamp: backend.origin_visit_stats_upsert(
+        [OriginVisitStats(url_of(0), "git", last_scheduled=timestamp)]
     ),
-    "lister.first_visits_scheduled_at": lambda backend, _, moment: backend.update_lister(
-        a_changed(backend, first_visits_scheduled_at=moment)
+    "date": lambda backend, _, timestamp: backend.record_visit_outcomes([an_outcome(date=timestamp)]),
+    "lister.last_listing_finished_at": lambda backend, _, timestamp: backend.update_lister(
+        a_changed(backend, last_listing_finished_at=timestamp)
     ),
-    "lister.updated": lambda backend, _, moment: backend.update_lister(a_changed(backend, updated=moment)),
-    "timestamp of visits": lambda backend, _, moment: backend.grab_next_visits(
-        "git", 1, "oldest_scheduled_first", timestamp=moment
+    "lister.first_visits_scheduled_at": lambda backend, _, timestamp: backend.update_lister(
+        a_changed(backend, first_visits_scheduled_at=timestamp)
     ),
-    "timestamp of metrics": lambda backend, _, moment: backend.update_metrics(timestamp=moment),
+    "lister.updated": lambda backend, _, timestamp: backend.update_lister(a_changed(backend, updated=timestamp)),
+    "timestamp of visits": lambda backend, _, timestamp: backend.grab_next_visits(
+        "git", 1, "oldest_scheduled_first", timestamp=timestamp
+    ),
+    "timestamp of metrics": lambda backend, _, timestamp: backend.update_metrics(timestamp=timestamp),
 }
 
 
@@ -110,14 +112,14 @@ def a_changed(backend: SchedulerBackend, **changes: Any) -> Lister:
 
 
 @pytest.mark.parametrize("door", MOMENT_DOORS)
-def test_a_moment_of_no_year_that_python_knows_is_refused_by_name(backend: SchedulerBackend, door: str) -> None:
+def test_a_timestamp_of_no_year_that_python_knows_is_refused_by_name(backend: SchedulerBackend, door: str) -> None:
     backend.create_task_type(a_type())
     a_run(backend)
     lister = a_lister(backend)
 
-    for moment in (TOO_EARLY, TOO_LATE):
+    for timestamp in (TOO_EARLY, TOO_LATE):
         with pytest.raises(InvalidArgument, match=rf"^{door.split(' of ')[0]}: must lie in the years 1 to 9999"):
-            MOMENT_DOORS[door](backend, lister, moment)
+            MOMENT_DOORS[door](backend, lister, timestamp)
 
     assert [row["backend_id"] for row in backend.get_task_runs([1])] == ["m1"]
     assert len(backend.search_tasks()) == 1
@@ -142,7 +144,7 @@ def test_a_factor_that_is_no_number_above_0_is_refused(backend: SchedulerBackend
 @pytest.mark.parametrize(
     ("status", "key"), [("uneventful", "default_interval"), ("failed", "retry_delay"), ("lost", "default_interval")]
 )
-def test_an_end_whose_sum_leaves_the_year_9999_is_followed_by_its_last_moment(
+def test_an_end_whose_sum_leaves_the_year_9999_is_followed_by_its_last_timestamp(
     backend: SchedulerBackend, status: str, key: str
 ) -> None:
     longest = timedelta(days=365_000)
@@ -294,48 +296,48 @@ def planted(backend: SchedulerBackend, execute: Callable[..., None]) -> int:
             value=value,
         )
     intervals = ["178000000 years", "-178000000 years", "-1 day", "2147483647 days"]
-    for n, moment in enumerate(BEYOND):
+    for n, timestamp in enumerate(BEYOND):
         execute(
             "insert into task (type, arguments, next_run, current_interval, status, priority) "
-            "select 'load', '{}', cast(:moment as timestamptz), cast(:interval as interval), status, priority "
+            "select 'load', '{}', cast(:timestamp as timestamptz), cast(:interval as interval), status, priority "
             "from unnest(enum_range(null::task_status)) as s (status), "
             "     (values (null), ('low'::task_priority)) as p (priority)",
-            moment=moment,
+            timestamp=timestamp,
             interval=intervals[n % len(intervals)],
         )
         execute(
             "insert into listed_origins (lister_id, url, visit_type, extra_loader_arguments, enabled, first_seen,"
-            " last_seen, last_update) values (:lister, :url, 'git', '[null]', true, :moment, :moment, :moment)",
+            " last_seen, last_update) values (:lister, :url, 'git', '[null]', true, :time, :time, :time)",
             lister=lister,
             url=url_of(n),
-            moment=moment,
+            time=timestamp,
         )
         execute(
             "insert into origin_visit_stats (url, visit_type, last_successful, last_visit, last_visit_status,"
             " last_scheduled, last_snapshot, next_visit_queue_position, next_position_offset, successive_visits)"
-            " values (:url, 'git', :moment, :moment, 'successful', :moment, '', 9223372036854775807, 2147483647,"
+            " values (:url, 'git', :time, :time, 'successful', :time, '', 9223372036854775807, 2147483647,"
             " 2147483647)",
             url=url_of(n),
-            moment=moment,
+            time=timestamp,
         )
         execute(
-            "insert into scheduler_metrics (lister_id, visit_type, last_update) values (:lister, :url, :moment)",
+            "insert into scheduler_metrics (lister_id, visit_type, last_update) values (:lister, :url, :timestamp)",
             lister=lister,
             url=url_of(n),
-            moment=moment,
+            timestamp=timestamp,
         )
         execute(
             "insert into task_run (task, backend_id, scheduled, started, ended, metadata, status)"
-            " select id, null, :moment, :moment, :moment, cast(:metadata as jsonb), 'failed' from task",
-            moment=moment,
+            " select id, null, :timestamp, :timestamp, :timestamp, cast(:metadata as jsonb), 'failed' from task",
+            timestamp=timestamp,
             metadata=["null", "5", "[]", '{"error": {"a": [1]}, "attempts": "x"}', '{"attempts": 1e300}'][n],
         )
         execute(
             "with run as (insert into task_run (task, scheduled, started, metadata, status)"
-            " select id, :moment, :moment, cast(:metadata as jsonb), 'started' from task"
-            " where status = 'next_run_scheduled' and next_run = :moment returning id, task)"
+            " select id, :timestamp, :timestamp, cast(:metadata as jsonb), 'started' from task"
+            " where status = 'next_run_scheduled' and next_run = :timestamp returning id, task)"
             " update task t set run_id = run.id from run where run.task = t.id",
-            moment=moment,
+            timestamp=timestamp,
             metadata='{"attempts": 1e300, "worker": "' + "w" * 300 + '"}' if n % 2 else "[]",
         )
         execute(
@@ -350,9 +352,9 @@ def planted(backend: SchedulerBackend, execute: Callable[..., None]) -> int:
         )
         execute(
             "insert into dispatch_type (type, paused, max_in_flight, rate_limit, tokens, refilled)"
-            " values (:type, :moment, 9223372036854775807, 1e-300, cast(:tokens as float8), :moment)",
+            " values (:type, :timestamp, 9223372036854775807, 1e-300, cast(:tokens as float8), :timestamp)",
             type=f"odd {n}",
-            moment=moment,
+            timestamp=timestamp,
             tokens=["NaN", "Infinity", "-Infinity", "-1e308", "0"][n],
         )
         execute(
@@ -361,16 +363,16 @@ def planted(backend: SchedulerBackend, execute: Callable[..., None]) -> int:
             type=f"odd {n}",
         )
         execute(
-            "insert into dispatch_queue (queue, paused, filled, depth, drain_rate)"
-            " values (:queue, :moment, :moment, -1, cast(:rate as float8))",
+            "insert into dispatch_queue (queue, paused, published, depth, drain_rate)"
+            " values (:queue, :timestamp, :timestamp, -1, cast(:rate as float8))",
             queue=["load", "a b", "x", "", "ü"][n],
-            moment=moment,
+            timestamp=timestamp,
             rate=["NaN", "Infinity", "-1e-300", "0", "1e308"][n],
         )
-    execute("insert into dispatch_owner (id, host, pid, backend_pid, opened) values (1, 'h', 1, 1, 'infinity')")
-    execute("insert into dispatch_batch (owner, queue, visits, opened) values (1, 'load', '5', '-infinity')")
+    execute("insert into dispatcher_session (id, host, pid, backend_pid, opened) values (1, 'h', 1, 1, 'infinity')")
+    execute("insert into dispatch_batch (session_id, queue, visits, opened) values (1, 'load', '5', '-infinity')")
     execute(
-        "insert into dispatch_batch (owner, queue, runs, opened)"
+        "insert into dispatch_batch (session_id, queue, runs, opened)"
         " select 1, 'load', array_agg(run_id), 'infinity' from task where run_id is not null"
     )
     execute(
@@ -413,7 +415,7 @@ def test_every_read_of_the_backend_shows_rows_that_others_wrote(
     assert "178000000 years" in {str(task["current_interval"]) for task in tasks}
     assert {str(origin.last_update) for origin in backend.get_listed_origins().results} == set(BEYOND)
     assert [str(entry.last_visit) for entry in backend.origin_visit_stats_get(keys)] == list(BEYOND)
-    assert isinstance(lister.last_listing_finished_at, MomentText)
+    assert isinstance(lister.last_listing_finished_at, TimestampText)
 
 
 POLICIES = (
@@ -441,7 +443,7 @@ def test_an_outcome_is_recorded_over_rows_that_others_wrote(backend: SchedulerBa
 
     late, early, older, *others = [entry.last_visit for entry in backend.origin_visit_stats_get(keys)]
     assert (str(late), early, older) == ("infinity", NOW, NOW)
-    assert [str(moment) for moment in others] == list(BEYOND[3:])
+    assert [str(timestamp) for timestamp in others] == list(BEYOND[3:])
     assert backend.origin_visit_stats_get([(url_of(len(BEYOND)), "git")])[0].last_visit == NOW
 
 

@@ -30,7 +30,7 @@ DECOYS = (
     "listers",
     "listed_origins",
     "origin_visit_stats",
-    "dispatch_owner",
+    "dispatcher_session",
     "swh_sched_runner_version",
 )
 
@@ -98,10 +98,10 @@ def test_it_changes_nothing_for_services(url: str) -> None:
     database = Database(create_engine(url))
     database.run(migrate.require)
     dispatch = Dispatch(database)
-    owner = dispatch.open_owner()
-    owner.check()
-    assert dispatch.look([]).lanes == []
-    owner.close()
+    session = dispatch.open_session()
+    session.check()
+    assert dispatch.look([]).groups == []
+    session.close()
     database.close()
 
 
@@ -133,7 +133,7 @@ def test_a_temporary_table_is_found_last(url: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["transaction", "autocommit", "begun by hand", "set for the transaction"])
-def test_a_borrowed_connection_sees_our_tables_and_its_owner_its_own(url: str, role: str, mode: str) -> None:
+def test_a_borrowed_connection_sees_our_tables_and_its_session_its_own(url: str, role: str, mode: str) -> None:
     with closing(psycopg2.connect(url)) as conn, conn.cursor() as cursor:
         conn.autocommit = mode in ("autocommit", "begun by hand")
         if mode == "begun by hand":

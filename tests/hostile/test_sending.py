@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import WITHDRAWN, Batch, Dispatch
-from swh_sched_runner.backend.dispatch.ready import Lane
+from swh_sched_runner.backend.dispatch.ready import TaskGroup
 from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.publish import Message, Publisher, SizeLimit, open_publisher
 from swh_sched_runner.config import BrokerSettings, QueueSettings, RunnerSettings, VisitSettings
@@ -26,7 +26,7 @@ from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.exc import BrokerUnavailable, InvalidArgument, SchedulerException
 from swh_sched_runner.model import ListedOrigin, Task
 from swh_sched_runner.services.dispatch.runner import Runner
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Heartbeat
 from swh_sched_runner.services.visits.scheduler import VisitScheduler
 from tests.broker.proxy import Proxy
 from tests.conftest import skip_or_fail
@@ -55,15 +55,15 @@ class Line:
         self._open_publisher = partial(open_publisher, self.app, broker, limit=limit)
         self._runner: Runner | None = None
 
-    def _publisher(self, owner: int) -> Publisher:
-        self.publishers.append(self._open_publisher(owner))
+    def _publisher(self, session_id: int) -> Publisher:
+        self.publishers.append(self._open_publisher(session_id))
         return self.publishers[-1]
 
     def round(self) -> None:
         try:
             if self._runner is None:
                 self._runner = Runner(self._dispatch, self._publisher, RunnerSettings(), "priority:{backend_name}")
-            self._runner.run_once(Pulse())
+            self._runner.run_once(Heartbeat())
         except SchedulerException as error:
             self.errors.append(error)
             self.close()
@@ -318,9 +318,9 @@ class Cutting(Dispatch):
         self._cut = cut
 
     def open_batch(
-        self, owner: int, queue: str, lane: Lane, num_tasks: int, now: datetime | None = None
+        self, session_id: int, queue: str, group: TaskGroup, num_tasks: int, now: datetime | None = None
     ) -> Batch | None:
-        batch = super().open_batch(owner, queue, lane, num_tasks, now)
+        batch = super().open_batch(session_id, queue, group, num_tasks, now)
         self._cut()
         return batch
 
@@ -375,7 +375,7 @@ def test_a_queue_that_rejects_everything_is_named_once_and_holds_nobody_up(
     assert len(warned) == 1
     assert (warned[0]["queue"], warned[0]["refused"]) == (QUEUE, NEIGHBOURS)
     assert depth(line.app, OTHER) == NEIGHBOURS
-    [batch] = dispatch.open_batches(_owner(database))
+    [batch] = dispatch.open_batches(_session(database))
     assert not batch.due
     # and when there is room again, all go out under their ids
     taken = ids_of(take(line.app, QUEUE))
@@ -385,29 +385,32 @@ def test_a_queue_that_rejects_everything_is_named_once_and_holds_nobody_up(
     assert not {*taken} & {*ids_of(take(line.app, QUEUE))}
 
 
-def _owner(database: Database) -> int:
+def _session(database: Database) -> int:
     with database.engine.connect() as conn:
-        return int(conn.execute(text("select owner from dispatch_batch")).scalar_one())
+        return int(conn.execute(text("select session from dispatch_batch")).scalar_one())
 
 
 def test_batches_that_can_t_be_sent_are_tried_in_turn(backend: SchedulerBackend, dispatch: Dispatch) -> None:
     two_types(backend)
-    owner = dispatch.open_owner()
-    first = dispatch.open_batch(owner.id, QUEUE, Lane("load-git", QUEUE, None, False), 2)
-    second = dispatch.open_batch(owner.id, QUEUE, Lane("load-git", QUEUE, None, False), 2)
+    session = dispatch.open_session()
+    first = dispatch.open_batch(session.id, QUEUE, TaskGroup("load-git", QUEUE, None, False), 2)
+    second = dispatch.open_batch(session.id, QUEUE, TaskGroup("load-git", QUEUE, None, False), 2)
     assert first is not None
     assert second is not None
 
-    dispatch.note_attempt(owner.id, first.id)
-    assert [(batch.id, batch.due) for batch in dispatch.open_batches(owner.id)] == [
+    dispatch.note_attempt(session.id, first.id)
+    assert [(batch.id, batch.due) for batch in dispatch.open_batches(session.id)] == [
         (second.id, True),
         (first.id, False),
     ]
 
-    some = [first.promises[1].backend_id]
-    dispatch.close_batch(owner.id, first.id, some, progress=True)
-    assert [(batch.id, batch.due) for batch in dispatch.open_batches(owner.id)] == [(first.id, True), (second.id, True)]
-    owner.close()
+    some = [first.messages[1].backend_id]
+    dispatch.close_batch(session.id, first.id, some, progress=True)
+    assert [(batch.id, batch.due) for batch in dispatch.open_batches(session.id)] == [
+        (first.id, True),
+        (second.id, True),
+    ]
+    session.close()
 
 
 def test_a_run_that_was_ended_as_unsendable_is_corrected_by_its_event(
@@ -645,7 +648,7 @@ def test_an_origin_that_makes_no_message_keeps_no_other_waiting(
     settings = {"git": VisitSettings(policies={"oldest_scheduled_first": 1.0})}
     visits = VisitScheduler(dispatch, partial(open_publisher, app, broker), settings)
     # when
-    visits.run_once(Pulse())
+    visits.run_once(Heartbeat())
     # then
     urls = [message.payload[1]["url"] for message in take(app, QUEUE)]
     assert urls == ["https://forge.example/0", "https://forge.example/2"]

@@ -23,7 +23,7 @@ from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.db.connections import unhurried
 from swh_sched_runner.db.deadline import Watchdog, watchdog
 from swh_sched_runner.db.engine import Database, create_engine
-from swh_sched_runner.exc import DatabaseUnavailable, OwnershipLost
+from swh_sched_runner.exc import DatabaseUnavailable, SessionLost
 from swh_sched_runner.model import ListedOrigin
 from tests.broker.proxy import Proxy
 from tests.support import databases
@@ -150,9 +150,9 @@ def test_a_session_that_falls_silent_while_it_is_prepared_is_given_up(far_url: s
         database.run(lambda conn: conn.execute(ONE))
 
 
-def test_beside_an_owner_a_reading_changes_its_mode_without_asking_the_server(far: Database, proxy: Proxy) -> None:
-    # given the connection that took the owner's place in the pool, and came back to it
-    owner = Dispatch(far).open_owner()
+def test_beside_an_session_a_reading_changes_its_mode_without_asking_the_server(far: Database, proxy: Proxy) -> None:
+    # given the connection that took the session's place in the pool, and came back to it
+    session = Dispatch(far).open_session()
     far.run(lambda conn: conn.execute(text("select 1")).scalar_one())
 
     # when the server falls silent after the answer, then nothing waits for it
@@ -163,27 +163,27 @@ def test_beside_an_owner_a_reading_changes_its_mode_without_asking_the_server(fa
 
     assert far.read(work) == 1
     assert not proxy.lost
-    owner.close()
+    session.close()
 
 
-def test_an_owner_whose_session_is_silent_has_lost_it(far: Database, proxy: Proxy) -> None:
-    owner = Dispatch(far).open_owner()
-    owner.check()
+def test_an_session_whose_session_is_silent_has_lost_it(far: Database, proxy: Proxy) -> None:
+    session = Dispatch(far).open_session()
+    session.check()
     proxy.silence()
 
-    with within(PATIENCE_SECONDS), pytest.raises(OwnershipLost):
-        owner.check()
+    with within(PATIENCE_SECONDS), pytest.raises(SessionLost):
+        session.check()
     with within(0.5):
-        owner.close()
+        session.close()
 
 
-def test_an_owner_lets_go_of_a_silent_session_whatever_its_patience(far_url: str, proxy: Proxy) -> None:
+def test_an_session_lets_go_of_a_silent_session_whatever_its_patience(far_url: str, proxy: Proxy) -> None:
     patient = Database(create_engine(far_url, statement_timeout_seconds=60))
-    owner = Dispatch(patient).open_owner()
+    session = Dispatch(patient).open_session()
     proxy.silence()
 
     with within(CLOSE_SECONDS + 2):
-        owner.close()
+        session.close()
     patient.close()
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.db import adopt, migrate
-from swh_sched_runner.db.adopt import migrations, survey
+from swh_sched_runner.db.adopt import migrations, preflight
 from swh_sched_runner.db.engine import create_engine
 from swh_sched_runner.exc import AdoptionRefused, AdoptionStopped, SchemaError
 from tests.broker.proxy import Proxy
@@ -113,18 +113,18 @@ def test_tasks_in_flight_follow_the_newest_run_that_can_end_them_and_others_none
     engine.dispose()
 
     in_flight = {number: f"open-{number}" for number in range(10, 201, 10)}
-    assert dict(followed) == dict.fromkeys(range(1, 204)) | in_flight | {203: "twin"}
+    assert dict(followed) == dict.fromkeys(range(1, 204)) | in_flight | {203: "double"}
 
 
 def test_of_runs_with_one_backend_id_the_newest_keeps_it_and_the_others_note_it(adopted_database_url: str) -> None:
     with SchedulerBackend(adopted_database_url) as backend:
-        twins = {run["id"]: (run["backend_id"], run["metadata"]) for run in backend.get_task_runs([203])}
+        doubles = {run["id"]: (run["backend_id"], run["metadata"]) for run in backend.get_task_runs([203])}
 
-    first = min(twins)
-    assert twins == {
-        first: (f"twin.{first}", {"a": 1, "backend_id_before_adoption": "twin"}),
-        first + 1: (f"twin.{first + 1}", {"backend_id_before_adoption": "twin"}),
-        first + 2: ("twin", {}),
+    first = min(doubles)
+    assert doubles == {
+        first: (f"double.{first}", {"a": 1, "backend_id_before_adoption": "double"}),
+        first + 1: (f"double.{first + 1}", {"backend_id_before_adoption": "double"}),
+        first + 2: ("double", {}),
         first + 3: (f"other.{first + 3}", {"metadata": [1, 2], "backend_id_before_adoption": "other"}),
         first + 4: ("other", {}),
         first + 5: (None, {}),
@@ -132,9 +132,9 @@ def test_of_runs_with_one_backend_id_the_newest_keeps_it_and_the_others_note_it(
     }
 
 
-def test_a_task_that_has_twins_is_found_and_gets_no_other(adopted_database_url: str) -> None:
+def test_a_task_that_has_duplicates_is_found_and_gets_no_other(adopted_database_url: str) -> None:
     with SchedulerBackend(adopted_database_url) as backend:
-        wanted = {"args": [], "kwargs": {"url": "https://twin.example"}}
+        wanted = {"args": [], "kwargs": {"url": "https://double.example"}}
 
         [task] = backend.create_tasks([{"type": "load-git", "arguments": wanted, "next_run": NOW}])  # type: ignore[list-item]
 
@@ -164,12 +164,12 @@ def test_what_breaks_our_rules_is_reported(url: str, other: Engine) -> None:
 
     told = [str(finding) for finding in plan.findings]
     assert told[:7] == [
-        "runs whose backend_id a newer run has, of 2 ids: 3 (twin, other); settle that first, or let "
+        "runs whose backend_id a newer run has, of 2 ids: 3 (double, other); settle that first, or let "
         "--rename-duplicates leave it to the newest and mark the others",
         "tasks that count as the same as an older one: 1 (101); they stay, and create_tasks answers with the oldest",
         "runs left open: 12; tasks in flight follow their newest one, whose end moves them once",
         "open runs without a backend_id: 1; no event can end them, they stay open",
-        "runs whose status says that they ended, without a moment: 1; they stay, no task follows them",
+        "runs whose status says that they ended, without a timestamp: 1; they stay, no task follows them",
         "tasks in flight without a run that an event could end: 1 (102); they stay in flight, nothing will end them: "
         "decide, and set their status",
         "task types with a backoff_factor of 0 or less: 1 (load-odd); it counts as 1, their intervals stay as they are",
@@ -186,7 +186,7 @@ def test_duplicate_backend_ids_are_refused_unless_they_may_be_renamed(url: str, 
     foreign.build(url, 38, rows=10, faults=True)
     before = foreign.dumped(url)
 
-    with pytest.raises(AdoptionRefused, match=r"a newer run has, of 2 ids: 3 \(twin, other\).*--rename-duplicates"):
+    with pytest.raises(AdoptionRefused, match=r"a newer run has, of 2 ids: 3 \(double, other\).*--rename-duplicates"):
         adopt.adopt(other, show=lambda plan: None, tell=lambda progress: None)
 
     assert foreign.dumped(url) == before
@@ -216,7 +216,7 @@ def test_another_version_is_refused_by_its_number(url: str, other: Engine, versi
         ("alter table listed_origins drop constraint listed_origins_pkey", r"is \(\) instead of \(lister_id, url, vis"),
         ("alter table task add team text not null", "column task.team is none of the scheduler's"),
         ("alter table task add run_id text", "column task.run_id is text instead of bigint"),
-        ("create table dispatch_batch (id bigint primary key)", "column dispatch_batch.owner is missing"),
+        ("create table dispatch_batch (id bigint primary key)", "column dispatch_batch.session_id is missing"),
         ("drop table scheduler_metrics; create view scheduler_metrics as select 1 as id",
          "scheduler_metrics is no ordinary table"),
         ("create schema aside; alter table scheduler_metrics set schema aside; "
@@ -389,5 +389,5 @@ def test_a_statement_ends_where_postgresql_ends_it() -> None:
 
 
 def test_a_finding_names_no_more_than_there_are() -> None:
-    assert str(survey.Finding("tasks", 1_000, ["1", "2"], "they stay")) == "tasks: 1,000 (1, 2, …); they stay"
-    assert str(survey.Finding("tasks", 2, ["1", "2"], "they stay")) == "tasks: 2 (1, 2); they stay"
+    assert str(preflight.Finding("tasks", 1_000, ["1", "2"], "they stay")) == "tasks: 1,000 (1, 2, …); they stay"
+    assert str(preflight.Finding("tasks", 2, ["1", "2"], "they stay")) == "tasks: 2 (1, 2); they stay"

@@ -85,7 +85,7 @@ def test_an_adoption_that_is_killed_again_and_again_is_gone_on_with(
     assert value(other, "select to_regclass('swh_sched_runner_adoption')") is None
     assert mirrors_that_lie(other) == []
     assert value(other, "select count(*) from task where run_id is not null") == 2_001
-    marked = "select count(*) from task_run where backend_id ~ '^(twin|other)[.]\\d+$'"
+    marked = "select count(*) from task_run where backend_id ~ '^(double|other)[.]\\d+$'"
     assert value(other, marked) == 3
     assert value(other, "select count(*) from task_run where metadata ? 'backend_id_before_adoption'") == 3
     with other.connect() as conn:
@@ -127,7 +127,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be_done(url: str, program:
 
     assert foreign.dumped(url) == before
     assert (forbidden.returncode, allowed.returncode) == (78, 0)
-    assert "can't be adopted: runs whose backend_id a newer run has, of 2 ids: 3 (twin, other)" in forbidden.stderr
+    assert "can't be adopted: runs whose backend_id a newer run has, of 2 ids: 3 (double, other)" in forbidden.stderr
     assert "default of task_type.max_queue_length: 1000 instead of none" in allowed.stdout
     assert "drop task's reference to priority_ratio (that table stays)" in allowed.stdout
     assert allowed.stdout.endswith("nothing was written: without --dry-run it is done\n")

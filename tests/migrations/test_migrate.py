@@ -13,6 +13,7 @@ from sqlalchemy import Engine, text
 from swh_sched_runner.db import migrate
 from swh_sched_runner.db.engine import create_engine
 from swh_sched_runner.exc import DatabaseUnavailable, SchemaError
+from tests.support.migrations import bring_to, files
 
 
 @pytest.fixture
@@ -33,31 +34,17 @@ def test_six_upgrades_at_once_apply_each_migration_once(empty_database_url: str)
 
 
 @pytest.mark.parametrize("landed", migrate.pending(None)[:-1])
-def test_every_landed_version_is_brought_forward(empty: Engine, landed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_landed_version_is_brought_forward(empty: Engine, landed: str) -> None:
     everything = migrate.pending(None)
-    until_landed = everything[: everything.index(landed) + 1]
-    with empty.begin() as conn:
-        for name in until_landed:
-            [file] = [f for f in migrate_files() if f.startswith(name)]
-            conn.exec_driver_sql(migrate.read("migrations", file), execution_options={"no_parameters": True})
-        conn.execute(text("create table swh_sched_runner_version (version_num varchar(32) primary key)"))
-        conn.execute(text("insert into swh_sched_runner_version values (:landed)"), {"landed": landed})
+    bring_to(empty, landed)
 
-    assert migrate.upgrade(empty) == everything[len(until_landed) :]
+    assert migrate.upgrade(empty) == everything[everything.index(landed) + 1 :]
     with empty.connect() as conn:
         migrate.require(conn)
 
 
-def migrate_files() -> list[str]:
-    from pathlib import Path
-
-    from swh_sched_runner.db.queries import sql_folder
-
-    return sorted(path.name for path in Path(str(sql_folder())).joinpath("migrations").glob("*.sql"))
-
-
 def test_every_migration_file_has_its_revision_and_the_other_way_round() -> None:
-    assert [name[:4] for name in migrate_files()] == migrate.pending(None)
+    assert [name[:4] for name in files()] == migrate.pending(None)
 
 
 def test_an_empty_an_old_and_an_unknown_schema_are_refused_with_what_to_run(empty: Engine) -> None:

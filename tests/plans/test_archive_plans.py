@@ -29,8 +29,8 @@ with type as (
   from generate_series(1, :runs) as n
 )
 insert into task_run (task, backend_id, scheduled, started, ended, metadata, status)
-select n, n, moment, moment + interval '10 seconds', moment + interval '20 seconds', jsonb_build_object(), 'eventful'
-from (select n, cast(:now as timestamptz) - n * interval '1 minute' as moment from generate_series(1, :runs) as n) as u
+select n, n, time, time + interval '10 seconds', time + interval '20 seconds', jsonb_build_object(), 'eventful'
+from (select n, cast(:now as timestamptz) - n * interval '1 minute' as time from generate_series(1, :runs) as n) as u
 """
 
 
@@ -56,7 +56,7 @@ def test_a_page_walks_its_index_and_reads_what_it_shows(engine: Engine, limit: i
 
     [walk] = explained(engine, lambda conn: archive.get_page(conn, after, NOW, limit, token))
 
-    assert walk.indexes() == {"task_run_moment_idx", "task_pkey"}
+    assert walk.indexes() == {"task_run_time_idx", "task_pkey"}
     assert not walk.kinds() & {"Sort", "Incremental Sort", "Hash Join", "Merge Join", "Seq Scan"}
     assert walk.rows_read("task_run") <= 2 * limit + 4
 

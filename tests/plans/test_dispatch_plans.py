@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from swh_sched_runner.backend import wake
 from swh_sched_runner.backend.dispatch import outbox, ready
 from swh_sched_runner.backend.dispatch.outbox import QueueSeen
-from swh_sched_runner.backend.dispatch.ready import Lane
+from swh_sched_runner.backend.dispatch.ready import TaskGroup
 from swh_sched_runner.backend.tasks import tasks
 from swh_sched_runner.db.engine import create_engine
 from tests.support import databases
@@ -35,17 +35,17 @@ select 'load-' || n % 2, jsonb_build_object('args', jsonb_build_array(), 'kwargs
             [1 + n / 2 % 4] as task_status), 'oneshot',
        cast(case when n % 7 < 3 then (array['high', 'normal', 'low'])[1 + n % 3] end as task_priority)
 from generate_series(1, 60000) as n;
-insert into dispatch_owner (host, pid, backend_pid) select 'here', n, n from generate_series(1, 5) as n;
+insert into dispatcher_session (host, pid, backend_pid) select 'here', n, n from generate_series(1, 5) as n;
 """
-PLAIN = Lane("load-1", "load-1", 1000, priority=False)
-PRIORITY = Lane("load-1", "load-1", 1000, priority=True)
+PLAIN = TaskGroup("load-1", "load-1", 1000, priority=False)
+PRIORITY = TaskGroup("load-1", "load-1", 1000, priority=True)
 
 
 @pytest.fixture(scope="module")
 def engine(postgresql_url: str, template_database: str) -> Iterator[Engine]:
     with databases.created(postgresql_url, f"test_{uuid.uuid4().hex[:12]}", template_database) as url:
         databases.execute(url, FILL)
-        for table in ("task", "task_run", "dispatch_batch", "dispatch_owner"):
+        for table in ("task", "task_run", "dispatch_batch", "dispatcher_session"):
             databases.execute(url, f"vacuum analyze {table}")
         engine = create_engine(url)
         yield engine
@@ -58,10 +58,12 @@ def grab_of(plans: list[Plan]) -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("lane", "index"), [(PLAIN, "task_ready_idx"), (PRIORITY, "task_ready_priority_idx")], ids=["plain", "priority"]
+    ("group", "index"), [(PLAIN, "task_ready_idx"), (PRIORITY, "task_ready_priority_idx")], ids=["plain", "priority"]
 )
-def test_a_grab_walks_the_index_of_ready_tasks_and_reads_what_it_takes(engine: Engine, lane: Lane, index: str) -> None:
-    grab = grab_of(explained(engine, lambda conn: outbox._open_batch(conn, 1, "load-1", lane, TAKEN, None)))
+def test_a_grab_walks_the_index_of_ready_tasks_and_reads_what_it_takes(
+    engine: Engine, group: TaskGroup, index: str
+) -> None:
+    grab = grab_of(explained(engine, lambda conn: outbox._open_batch(conn, 1, "load-1", group, TAKEN, None)))
 
     assert index in grab.indexes()
     assert "task" not in grab.whole_tables()
@@ -70,7 +72,7 @@ def test_a_grab_walks_the_index_of_ready_tasks_and_reads_what_it_takes(engine: E
 
 def test_the_cost_of_a_grab_follows_what_it_takes(engine: Engine) -> None:
     def read(num_tasks: int) -> int:
-        work = partial(outbox._open_batch, owner=1, queue="q", lane=PLAIN, num_tasks=num_tasks, now=None)
+        work = partial(outbox._open_batch, session_id=1, queue="q", group=PLAIN, num_tasks=num_tasks, now=None)
         return grab_of(explained(engine, work)).rows_read("task")
 
     assert read(10) <= 20
@@ -80,7 +82,7 @@ def test_the_cost_of_a_grab_follows_what_it_takes(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("status", "index"), [("next_run_not_scheduled", "task_match_waiting_idx"), ("completed", "task_match_over_idx")]
 )
-def test_creation_looks_for_twins_in_the_index_of_their_state(engine: Engine, status: str, index: str) -> None:
+def test_creation_looks_for_duplicates_in_the_index_of_their_state(engine: Engine, status: str, index: str) -> None:
     asked = [
         {"type": f"load-{n % 2}", "arguments": {"args": [], "kwargs": {"n": n}}, "next_run": NOW, "status": status}
         for n in range(1, 401)
@@ -94,18 +96,18 @@ def test_creation_looks_for_twins_in_the_index_of_their_state(engine: Engine, st
     assert creation.rows_read("task") <= len(asked)
 
 
-def test_a_look_reads_one_row_a_lane_and_no_more_tasks_in_flight_than_may_be(engine: Engine) -> None:
+def test_a_look_reads_one_row_a_group_and_no_more_tasks_in_flight_than_may_be(engine: Engine) -> None:
     (look,) = [
         plan for plan in explained(engine, lambda conn: ready.look(conn, ())) if "due_in_seconds" in plan.statement
     ]
 
     assert {"task_ready_idx", "task_ready_priority_idx", "task_scheduled_idx"} <= look.indexes()
     assert "task" not in look.whole_tables()
-    assert look.rows_read("task") <= TYPES * (2 + 3) + 2 * CAP  # the first of each lane; the cap for both lanes
+    assert look.rows_read("task") <= TYPES * (2 + 3) + 2 * CAP  # the first of each group; the cap for both groups
 
 
 def test_a_limit_counts_no_further_than_it_says(engine: Engine) -> None:
-    plans = explained(engine, lambda conn: ready.allowance(conn, "load-0", 1000))
+    plans = explained(engine, lambda conn: ready.acquire_quota(conn, "load-0", 1000))
 
     assert sum(plan.rows_read("task") for plan in plans) == CAP
     assert not any("task" in plan.whole_tables() for plan in plans)

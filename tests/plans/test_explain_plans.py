@@ -27,8 +27,8 @@ select case when n % 100 = 0 then 'other' else 'load' end, '{}',
        n
 from generate_series(1, 40000) as n;
 insert into task_run (task, backend_id, scheduled) select id, id, now() from task order by id;
-insert into dispatch_owner (host, pid, backend_pid) values ('here', 1, 1);
-insert into dispatch_batch (owner, queue, runs)
+insert into dispatcher_session (host, pid, backend_pid) values ('here', 1, 1);
+insert into dispatch_batch (session_id, queue, runs)
 select 1, 'load', array_agg(id) from task_run where task % 3 = 0 and id <= 10000 group by id / 1000;
 """
 
@@ -48,7 +48,7 @@ LAST = {
     "due": "status = 'next_run_not_scheduled' and priority is null and next_run <= now()",
     "due with a priority": "status = 'next_run_not_scheduled' and priority = 'low' and next_run <= now()",
     "not due": "status = 'next_run_not_scheduled' and next_run > now()",
-    "promised": "status = 'next_run_scheduled' and id <= 10000",
+    "unconfirmed": "status = 'next_run_scheduled' and id <= 10000",
     "sent": "status = 'next_run_scheduled' and id > 30000",
 }
 
@@ -67,7 +67,7 @@ def the_last(engine: Engine, condition: str) -> int:
         ("due", 1, {"task_ready_idx"}),
         ("due with a priority", 2, {"task_ready_priority_idx"}),
         ("not due", 0, set()),
-        ("promised", 0, {"task_run_pkey"}),
+        ("unconfirmed", 0, {"task_run_pkey"}),
         ("sent", 0, {"task_run_pkey"}),
     ],
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 from celery import Celery
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
-from swh_sched_runner.broker.celery.app import create_app
+from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.consumer import open_consumer
 from swh_sched_runner.broker.publish import open_publisher
 from swh_sched_runner.config import BrokerSettings, ListenerSettings, RunnerSettings, VisitSettings
@@ -20,6 +21,7 @@ from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.service import Service
 from swh_sched_runner.services.visits.scheduler import VisitScheduler
 
+Emit = Callable[..., None]
 PRIORITY_QUEUE = "save_code_now:{backend_name}"
 
 
@@ -87,3 +89,14 @@ def listener(dispatch: Dispatch, app: Celery, broker: BrokerSettings, closing: C
     listener = Listener(dispatch, partial(open_consumer, app, broker, settings.prefetch), settings)
     closing(listener)
     return listener
+
+
+@pytest.fixture
+def emit(app: Celery, listener: Listener) -> Iterator[Emit]:
+    """Sends an event as a worker does; ``listener`` has declared the queue before."""
+    with connect(app) as connection, app.events.Dispatcher(connection, hostname="w1@test", enabled=True) as dispatcher:
+
+        def send(kind: str, uuid: str, **fields: Any) -> None:
+            dispatcher.send(kind, uuid=uuid, **fields)
+
+        yield send

@@ -1,4 +1,4 @@
-"""Why a task is not running: one answer for each cause, and beside it all that holds as well."""
+"""Why a task is not running: one answer for each reason, and beside it all that holds as well."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sqlalchemy import text
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch import ready
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
-from swh_sched_runner.backend.dispatch.ready import Lane
-from swh_sched_runner.backend.dispatch.session import Owner
+from swh_sched_runner.backend.dispatch.ready import TaskGroup
+from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.broker.celery.app import connect, create_app, kind_of
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.broker.redis.connection import RedisLink
@@ -27,7 +27,7 @@ from swh_sched_runner.insight.explain import Explanation, explain
 from swh_sched_runner.model import Task
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.listener.listener import Listener
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Heartbeat
 from tests.support.queues import take
 from tests.support.samples import NOW, a_task, a_type
 from tests.support.wait import until
@@ -35,7 +35,7 @@ from tests.support.workers import StartWorker
 
 QUEUE = "tests.load-git"
 PRIORITY_QUEUE = f"save_code_now:{QUEUE}"
-PLAIN = Lane("load-git", QUEUE, 100, priority=False)
+PLAIN = TaskGroup("load-git", QUEUE, 100, priority=False)
 
 Why = Callable[[int], Explanation]
 MakeRunner = Callable[..., Runner]
@@ -58,7 +58,7 @@ def send(make_runner: MakeRunner) -> Send:
     runner = make_runner()
 
     def send() -> None:
-        while runner.run_once(Pulse()):
+        while runner.run_once(Heartbeat()):
             pass
 
     return send
@@ -75,11 +75,11 @@ def on_redis(app: Celery) -> bool:
 
 
 @pytest.fixture
-def owner(dispatch: Dispatch) -> Iterator[Owner]:
+def session(dispatch: Dispatch) -> Iterator[DispatcherSession]:
     """A runner that lives and does nothing."""
-    owner = dispatch.open_owner()
-    yield owner
-    owner.close()
+    session = dispatch.open_session()
+    yield session
+    session.close()
 
 
 def a_due_task(backend: SchedulerBackend, number: int = 0, **more: object) -> int:
@@ -99,8 +99,8 @@ def advice(found: Explanation) -> str:
 
 
 def codes(found: Explanation) -> list[str]:
-    """The cause that answers, then the others."""
-    return [found.code, *(cause.code for cause in found.also)]
+    """The reason that answers, then the others."""
+    return [found.code, *(reason.code for reason in found.also)]
 
 
 def run_id(backend: SchedulerBackend, task_id: int) -> str:
@@ -120,7 +120,7 @@ def test_a_completed_task_names_the_run_that_completed_it(
     backend: SchedulerBackend, dispatch: Dispatch, why: Why
 ) -> None:
     task = a_due_task(backend, policy="oneshot")
-    promised(dispatch)
+    unconfirmed(dispatch)
     [run] = backend.get_task_runs([task])
     backend.end_task_run(run["backend_id"], "eventful", timestamp=NOW)
 
@@ -136,7 +136,7 @@ def test_a_disabled_task_names_the_run_whose_end_disabled_it_and_what_that_said(
     backend: SchedulerBackend, dispatch: Dispatch, why: Why
 ) -> None:
     task = a_due_task(backend)
-    promised(dispatch)
+    unconfirmed(dispatch)
     [run] = backend.get_task_runs([task])
     backend.end_task_run(run["backend_id"], "permfailed", metadata={"error": "gone\nfor good"}, timestamp=NOW)
 
@@ -152,7 +152,7 @@ def test_a_task_that_an_operator_disabled_is_not_laid_to_the_run_that_ended_befo
 ) -> None:
     # given a run that ends after an operator's decision
     task = a_due_task(backend)
-    promised(dispatch)
+    unconfirmed(dispatch)
     backend.disable_tasks([task])
     backend.end_task_run(run_id(backend, task), "failed")
     # when
@@ -161,11 +161,11 @@ def test_a_task_that_an_operator_disabled_is_not_laid_to_the_run_that_ended_befo
     assert (codes(found), found.text) == (["disabled"], "disabled by an operator, not by the end of a run")
 
 
-def test_a_task_whose_moment_has_not_come_says_when_it_comes_and_how_its_last_run_ended(
-    backend: SchedulerBackend, dispatch: Dispatch, owner: Owner, why: Why
+def test_a_task_whose_timestamp_has_not_come_says_when_it_comes_and_how_its_last_run_ended(
+    backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession, why: Why
 ) -> None:
     task = a_due_task(backend)
-    promised(dispatch, owner)
+    unconfirmed(dispatch, session)
     ended = datetime.now(UTC)
     backend.end_task_run(run_id(backend, task), "failed", metadata={"error": "no route"}, timestamp=ended)
 
@@ -191,7 +191,9 @@ def test_what_lasts_is_told_of_a_task_that_is_not_due_and_what_passes_is_not(
     assert codes(why(task)) == ["not_due", "type_paused", "queue_paused", "no_runner"]
 
 
-def test_a_paused_type_says_since_when_by_whom_and_why(backend: SchedulerBackend, owner: Owner, why: Why) -> None:
+def test_a_paused_type_says_since_when_by_whom_and_why(
+    backend: SchedulerBackend, session: DispatcherSession, why: Why
+) -> None:
     task = a_due_task(backend)
     backend.pause_task_type("load-git", by="ops@here", reason="forge is down")
 
@@ -205,7 +207,7 @@ def test_a_paused_type_says_since_when_by_whom_and_why(backend: SchedulerBackend
 
 @pytest.mark.parametrize(("priority", "queue"), [(None, QUEUE), ("low", PRIORITY_QUEUE)])
 def test_a_paused_queue_holds_the_tasks_that_go_to_it(
-    backend: SchedulerBackend, owner: Owner, why: Why, priority: str | None, queue: str
+    backend: SchedulerBackend, session: DispatcherSession, why: Why, priority: str | None, queue: str
 ) -> None:
     task = a_due_task(backend, priority=priority)
     other = create(backend, a_task(1, priority="high" if priority is None else None))
@@ -221,11 +223,11 @@ def test_a_paused_queue_holds_the_tasks_that_go_to_it(
 
 
 def test_a_type_that_has_as_many_tasks_in_flight_as_it_may_says_how_many(
-    backend: SchedulerBackend, dispatch: Dispatch, owner: Owner, why: Why
+    backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession, why: Why
 ) -> None:
     backend.create_task_type(a_type())
     backend.create_tasks(a_task(n) for n in range(3))
-    promised(dispatch, owner)
+    unconfirmed(dispatch, session)
     task = create(backend, a_task(9))
     backend.set_task_type_limits("load-git", max_in_flight=4)
     assert codes(why(task)) == ["ready"]
@@ -238,14 +240,14 @@ def test_a_type_that_has_as_many_tasks_in_flight_as_it_may_says_how_many(
 
 
 def test_a_rate_limit_says_when_the_task_passes(
-    backend: SchedulerBackend, dispatch: Dispatch, owner: Owner, why: Why
+    backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession, why: Why
 ) -> None:
     # given a rate of one in a hundred seconds, whose token is used up
     backend.create_task_type(a_type())
     backend.set_task_type_limits("load-git", rate_limit=1)
     first, second = backend.create_tasks([a_task(1), a_task(2)])
     assert codes(why(first["id"])) == ["ready"]
-    promised(dispatch, owner)
+    unconfirmed(dispatch, session)
     assert backend.get_tasks([first["id"]])[0]["status"] == "next_run_scheduled"
     backend.set_task_type_limits("load-git", rate_limit=0.01)
     # when
@@ -260,7 +262,9 @@ def test_a_rate_limit_says_when_the_task_passes(
     assert found.facts.tokens < 0.1
 
 
-def test_tasks_that_come_before_use_up_the_rate_too(backend: SchedulerBackend, owner: Owner, why: Why) -> None:
+def test_tasks_that_come_before_use_up_the_rate_too(
+    backend: SchedulerBackend, session: DispatcherSession, why: Why
+) -> None:
     backend.create_task_type(a_type())
     backend.set_task_type_limits("load-git", rate_limit=0.5)
     tasks = backend.create_tasks([a_task(n) for n in range(4)])
@@ -272,13 +276,13 @@ def test_tasks_that_come_before_use_up_the_rate_too(backend: SchedulerBackend, o
 
 
 def test_a_full_queue_says_how_full_and_how_long_it_is_likely_to_last(
-    backend: SchedulerBackend, database: Database, owner: Owner, app: Celery, why: Why
+    backend: SchedulerBackend, database: Database, session: DispatcherSession, app: Celery, why: Why
 ) -> None:
     # given a queue at its bound, from which ten messages a minute are taken, and nine tasks before this one
     backend.create_task_type(a_type(max_queue_length=5))
     tasks = backend.create_tasks([a_task(n) for n in range(10)])
     fill(app, QUEUE, 5)
-    database.run(ready.queue_filled, owner.id, QUEUE, 5, 1 / 6)
+    database.run(ready.note_published, session.id, QUEUE, 5, 1 / 6)
     # when
     found = why(tasks[9]["id"])
     # then
@@ -292,12 +296,12 @@ def test_a_full_queue_says_how_full_and_how_long_it_is_likely_to_last(
 
 @pytest.mark.parametrize("rate", [None, 0.0])
 def test_a_full_queue_whose_rate_is_not_known_promises_nothing(
-    backend: SchedulerBackend, database: Database, owner: Owner, app: Celery, why: Why, rate: float | None
+    backend: SchedulerBackend, database: Database, session: DispatcherSession, app: Celery, why: Why, rate: float | None
 ) -> None:
     task = a_due_task(backend)
     backend.set_task_type_limits("load-git", max_queue_length=1)
     fill(app, QUEUE, 2)
-    database.run(ready.queue_filled, owner.id, QUEUE, 1, rate)
+    database.run(ready.note_published, session.id, QUEUE, 1, rate)
 
     found = why(task)
 
@@ -307,22 +311,22 @@ def test_a_full_queue_whose_rate_is_not_known_promises_nothing(
 
 
 def test_a_bound_of_nothing_is_no_queue_that_will_drain(
-    backend: SchedulerBackend, database: Database, owner: Owner, why: Why
+    backend: SchedulerBackend, database: Database, session: DispatcherSession, why: Why
 ) -> None:
     task = a_due_task(backend)
     backend.set_task_type_limits("load-git", max_queue_length=0)
-    database.run(ready.queue_filled, owner.id, QUEUE, 0, 5.0)
+    database.run(ready.note_published, session.id, QUEUE, 0, 5.0)
 
     found = why(task)
 
     assert codes(found) == ["queue_full"]
-    assert (found.text, found.expected_wait) == (f"queue {QUEUE} has a bound of 0: nothing is sent to it", None)
+    assert (found.text, found.expected_wait) == (f"queue {QUEUE} has max_queue_length 0: nothing is sent to it", None)
 
 
 def test_a_task_waits_behind_those_that_were_due_before_it(
-    backend: SchedulerBackend, database: Database, owner: Owner, app: Celery, why: Why
+    backend: SchedulerBackend, database: Database, session: DispatcherSession, app: Celery, why: Why
 ) -> None:
-    # given tasks of the same lane, one due later, and some of other lanes
+    # given tasks of the same group, one due later, and some of other groups
     backend.create_task_type(a_type())
     backend.create_task_type(a_type("other", backend_name=QUEUE))
     task = create(backend, a_task(1))
@@ -336,12 +340,12 @@ def test_a_task_waits_behind_those_that_were_due_before_it(
     assert found.text == "due since 2026-03-01 12:00:00 UTC, waiting behind 2 tasks due earlier"
     # when there is room for two only
     fill(app, QUEUE, 98)
-    database.run(ready.queue_filled, owner.id, QUEUE, 98, 0.5)
-    assert why(task).text.endswith("more than the room of the queue (2); it is expected to be sent in about 2s")
+    database.run(ready.note_published, session.id, QUEUE, 98, 0.5)
+    assert why(task).text.endswith("more than the capacity of the queue (2); it is expected to be sent in about 2s")
 
 
 def test_a_task_with_a_priority_waits_behind_higher_ones_and_earlier_ones_of_its_own(
-    backend: SchedulerBackend, owner: Owner, why: Why
+    backend: SchedulerBackend, session: DispatcherSession, why: Why
 ) -> None:
     task = a_due_task(backend, priority="normal")
     backend.create_tasks(
@@ -361,11 +365,13 @@ def test_a_task_with_a_priority_waits_behind_higher_ones_and_earlier_ones_of_its
     assert found.facts.queue == PRIORITY_QUEUE
 
 
-def test_a_task_that_nothing_holds_back_is_ready(backend: SchedulerBackend, owner: Owner, why: Why) -> None:
+def test_a_task_that_nothing_holds_back_is_ready(
+    backend: SchedulerBackend, session: DispatcherSession, why: Why
+) -> None:
     found = why(a_due_task(backend))
 
     assert codes(found) == ["ready"]
-    assert found.text.startswith("due since 2026-03-01 12:00:00 UTC, next in its turn, and nothing that is known holds")
+    assert found.text.startswith("due since 2026-03-01 12:00:00 UTC, next to be taken, and nothing that is known holds")
     assert advice(found).startswith("runners alive: 1; ")
 
 
@@ -373,9 +379,9 @@ def test_where_no_runner_is_alive_that_decides_over_what_a_runner_would_find(
     backend: SchedulerBackend, dispatch: Dispatch, app: Celery, why: Why
 ) -> None:
     # given a runner that died and left its row behind, and a full queue
-    dead = dispatch.open_owner()
+    dead = dispatch.open_session()
     task = a_due_task(backend)
-    promised(dispatch, dead)
+    unconfirmed(dispatch, dead)
     dead.close()
     backend.set_status_tasks([task], "next_run_not_scheduled")
     backend.set_task_type_limits("load-git", max_queue_length=1)
@@ -388,10 +394,10 @@ def test_where_no_runner_is_alive_that_decides_over_what_a_runner_would_find(
 
 
 def test_promises_that_stay_unconfirmed_hold_what_comes_after_them(
-    backend: SchedulerBackend, database: Database, dispatch: Dispatch, owner: Owner, why: Why
+    backend: SchedulerBackend, database: Database, dispatch: Dispatch, session: DispatcherSession, why: Why
 ) -> None:
     a_due_task(backend)
-    promised(dispatch, owner)
+    unconfirmed(dispatch, session)
     task = create(backend, a_task(1))
     assert codes(why(task)) == ["ready"]
     database.run(lambda conn: conn.execute(text("update dispatch_batch set opened = opened - interval '1 minute'")))
@@ -399,43 +405,42 @@ def test_promises_that_stay_unconfirmed_hold_what_comes_after_them(
     found = why(task)
 
     assert codes(found) == ["open_batch"]
-    assert found.text.startswith(f"what was promised to queue {QUEUE} at ")
+    assert found.text.startswith(f"batch for queue {QUEUE} of ")
 
 
-def test_a_promise_names_its_batch_and_its_owner(
-    backend: SchedulerBackend, dispatch: Dispatch, owner: Owner, why: Why
+def test_a_promise_names_its_batch_and_its_session(
+    backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession, why: Why
 ) -> None:
     task = a_due_task(backend)
-    batch = promised(dispatch, owner)
+    batch = unconfirmed(dispatch, session)
 
     found = why(task)
 
-    assert codes(found) == ["promised"]
+    assert codes(found) == ["unconfirmed"]
     here = f"{socket.gethostname()}:{os.getpid()}"
-    assert f"promised to queue {QUEUE} since " in found.text
-    assert f" in batch {batch} of owner {owner.id} ({here}, alive), which the broker has not confirmed" in found.text
+    assert f": batch {batch} for queue {QUEUE}, of dispatcher session {session.id} ({here}, alive), is " in found.text
     # when its queue is paused and full
     backend.pause_queue(QUEUE)
     backend.set_task_type_limits("load-git", max_queue_length=0)
-    assert codes(why(task)) == ["queue_paused", "promised", "queue_full"]
+    assert codes(why(task)) == ["queue_paused", "unconfirmed", "queue_full"]
 
 
-def test_the_promise_of_a_dead_owner_says_whether_somebody_can_take_it_over(
+def test_the_promise_of_a_dead_session_says_whether_somebody_can_take_it_over(
     backend: SchedulerBackend, dispatch: Dispatch, why: Why
 ) -> None:
     task = a_due_task(backend)
-    dead = dispatch.open_owner()
-    promised(dispatch, dead)
+    dead = dispatch.open_session()
+    unconfirmed(dispatch, dead)
     dead.close()
 
     found = why(task)
-    assert codes(found) == ["promised", "no_runner"]
-    assert ", gone), which the broker" in found.text
+    assert codes(found) == ["unconfirmed", "no_runner"]
+    assert ", gone), is not confirmed" in found.text
     assert found.advice is None
 
-    successor = dispatch.open_owner()
+    successor = dispatch.open_session()
     found = why(task)
-    assert codes(found) == ["promised"]
+    assert codes(found) == ["unconfirmed"]
     assert found.advice == "the next living runner takes it over, within half a minute"
     successor.close()
 
@@ -551,7 +556,7 @@ def test_what_a_worker_has_is_told_with_the_worker_and_that_it_died(
     send()
 
     def events_say(code: str, task: int) -> bool:
-        listener.run_once(Pulse())
+        listener.run_once(Heartbeat())
         return why(task).code == code
 
     until(lambda: events_say("started", running) and events_say("received", waiting), 20)
@@ -598,7 +603,7 @@ def fill_events(app: Celery, broker: BrokerSettings, messages: int) -> None:
 
 
 def test_a_broker_that_is_away_leaves_what_the_database_knows(
-    backend: SchedulerBackend, database: Database, dispatch: Dispatch, owner: Owner, send: Send
+    backend: SchedulerBackend, database: Database, dispatch: Dispatch, session: DispatcherSession, send: Send
 ) -> None:
     def away() -> Queues:
         return Queues(create_app(BrokerSettings(url="amqp://guest:hidden@127.0.0.1:9//")))
@@ -630,7 +635,7 @@ def test_a_broker_that_is_away_leaves_what_the_database_knows(
 
 @both
 def test_a_queue_that_can_not_be_read_is_a_cause_of_its_own(
-    backend: SchedulerBackend, owner: Owner, app: Celery, why: Why, on_redis: bool
+    backend: SchedulerBackend, session: DispatcherSession, app: Celery, why: Why, on_redis: bool
 ) -> None:
     task = a_due_task(backend)
     with connect(app) as connection:
@@ -650,14 +655,14 @@ def test_an_unknown_task_is_an_error(why: Why) -> None:
         why(4711)
 
 
-def promised(dispatch: Dispatch, owner: Owner | None = None, lane: Lane = PLAIN) -> int:
-    """The id of a batch with all that is due and may pass; of an owner that is gone unless one is given."""
-    batch = dispatch.open_batch(owner.id if owner else gone(dispatch), QUEUE, lane, 100)
+def unconfirmed(dispatch: Dispatch, session: DispatcherSession | None = None, group: TaskGroup = PLAIN) -> int:
+    """The id of a batch with all that is due and may pass; of a session that is gone unless one is given."""
+    batch = dispatch.open_batch(session.id if session else gone(dispatch), QUEUE, group, 100)
     assert batch is not None
     return batch.id
 
 
 def gone(dispatch: Dispatch) -> int:
-    with_row = dispatch.open_owner()
+    with_row = dispatch.open_session()
     with_row._conn.close()
     return with_row.id

@@ -26,21 +26,10 @@ from swh_sched_runner.exc import DatabaseUnavailable
 from swh_sched_runner.model import TaskRun
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.listener.merge import fold
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Heartbeat
 from tests.support.samples import NOW, a_type, run_of_a_task
 
 Emit = Callable[..., None]
-
-
-@pytest.fixture
-def emit(app: Celery, listener: Listener) -> Iterator[Emit]:
-    """Sends an event as a worker does; ``listener`` has declared the queue before."""
-    with connect(app) as connection, app.events.Dispatcher(connection, hostname="w1@test", enabled=True) as dispatcher:
-
-        def send(kind: str, uuid: str, **fields: Any) -> None:
-            dispatcher.send(kind, uuid=uuid, **fields)
-
-        yield send
 
 
 @contextmanager
@@ -67,7 +56,7 @@ def listen(listener: Listener, rounds: int = 50) -> None:
     """Until two rounds in a row brought nothing."""
     quiet = 0
     for _ in range(rounds):
-        quiet = 0 if listener.run_once(Pulse()) else quiet + 1
+        quiet = 0 if listener.run_once(Heartbeat()) else quiet + 1
         if quiet == 2:
             return
     raise AssertionError("the events never end")
@@ -80,7 +69,7 @@ def run_named(backend: SchedulerBackend, backend_id: str) -> TaskRun:
 
 def aside(database: Database) -> list[tuple[str, bytes]]:
     with database.engine.connect() as conn:
-        rows = conn.exec_driver_sql("select reason, body from event_set_aside order by id")
+        rows = conn.exec_driver_sql("select reason, body from rejected_event order by id")
         return [(reason, bytes(body)) for reason, body in rows]
 
 
@@ -151,7 +140,7 @@ def test_foreign_and_hostile_events_never_stop_the_stream(
     assert aside(database)[0][1] == b"\xff\xfe"
 
 
-def test_what_the_database_refuses_is_set_aside_and_the_rest_is_recorded(
+def test_what_the_database_refuses_is_rejected_and_the_rest_is_recorded(
     backend: SchedulerBackend, listener: Listener, emit: Emit, database: Database
 ) -> None:
     backend.create_task_type(a_type())
@@ -180,7 +169,7 @@ def test_events_that_were_not_committed_come_again(
         def record_events(self, *_: Any) -> Any:
             raise DatabaseUnavailable(reason="on purpose")
 
-        def trim_set_aside(self, *_: Any) -> int:
+        def trim_rejected_events(self, *_: Any) -> int:
             return 0
 
     backend.create_task_type(a_type())
@@ -193,7 +182,7 @@ def test_events_that_were_not_committed_come_again(
 
     def listen_until_it_fails() -> None:
         while True:
-            failing.run_once(Pulse())
+            failing.run_once(Heartbeat())
 
     with pytest.raises(DatabaseUnavailable):
         listen_until_it_fails()

@@ -13,8 +13,8 @@ from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.dispatch.turn import FAST_GRAB_SECONDS, SLOW_GRAB_SECONDS, SMALLEST_BATCH, Pace
-from swh_sched_runner.services.service import Pulse
-from tests.services.test_runner_rest import running
+from swh_sched_runner.services.service import Heartbeat
+from tests.services.test_runner_wait import running
 from tests.support.queues import depth, ids_of, take
 from tests.support.samples import a_task, a_type
 from tests.support.wait import until
@@ -31,7 +31,7 @@ def test_a_round_gives_every_queue_a_batch_before_any_gets_a_second_one(
         backend.create_task_type(a_type(name, max_queue_length=None))
     backend.create_tasks(a_task(n, name) for name in names for n in range(30))
 
-    make_runner(batch_size=10).run_once(Pulse())
+    make_runner(batch_size=10).run_once(Heartbeat())
 
     assert [depth(app, f"tests.{name}") for name in names] == [10] * 6
 
@@ -46,7 +46,7 @@ def test_types_that_share_a_queue_share_its_room_and_who_has_few_leaves_the_rest
     )
     runner = make_runner()
 
-    while runner.run_once(Pulse()):
+    while runner.run_once(Heartbeat()):
         pass
 
     names = Counter(task["type"] for task in backend.search_tasks(status="next_run_scheduled"))
@@ -65,7 +65,7 @@ def test_no_type_starves_another_while_room_is_made_one_by_one(
     runner = make_runner()
 
     for _ in range(12):
-        until(lambda: runner.run_once(Pulse()))
+        until(lambda: runner.run_once(Heartbeat()))
         assert len(take(app, QUEUE)) == 1
 
     counts = Counter(task["type"] for task in backend.search_tasks(status="next_run_scheduled"))
@@ -84,7 +84,7 @@ def test_a_pause_takes_effect_while_messages_are_being_sent(
             backend.pause_queue(QUEUE)
         else:
             backend.pause_task_type("load-git")
-        until(lambda: not promised(database))
+        until(lambda: not unconfirmed(database))
         paused_at = depth(app, QUEUE)
         threading.Event().wait(1.2)  # longer than the runner's period: it has looked again
         assert depth(app, QUEUE) == paused_at < 6000
@@ -96,7 +96,7 @@ def test_a_pause_takes_effect_while_messages_are_being_sent(
         until(lambda: depth(app, QUEUE) == 6000, 30)
 
 
-def promised(database: Database) -> int:
+def unconfirmed(database: Database) -> int:
     with database.engine.begin() as conn:
         return int(conn.exec_driver_sql("select count(*) from dispatch_batch").scalar_one())
 
@@ -121,10 +121,10 @@ def test_the_ids_that_arrive_are_those_of_the_runs_each_once(
     backend.create_tasks(a_task(n) for n in range(3000))
     runner = make_runner(batch_size=100)
 
-    while runner.run_once(Pulse()):
+    while runner.run_once(Heartbeat()):
         pass
 
     arrived = ids_of(take(app, QUEUE))
     runs = [run["backend_id"] for run in backend.get_task_runs(task["id"] for task in backend.search_tasks())]
     assert sorted(arrived) == sorted(runs)
-    assert promised(database) == 0
+    assert unconfirmed(database) == 0

@@ -22,7 +22,7 @@ from swh_sched_runner.broker.redis.connection import RedisLink
 from swh_sched_runner.config import BrokerSettings, QueueSettings, RunnerSettings
 from swh_sched_runner.exc import QueueRefused
 from swh_sched_runner.services.dispatch.runner import Runner
-from swh_sched_runner.services.service import Pulse, Service
+from swh_sched_runner.services.service import Heartbeat, Service
 from tests.services.conftest import PRIORITY_QUEUE
 from tests.support.interrupted import BeforeChunk, InterruptedPublisher
 from tests.support.queues import depth, ids_of, take
@@ -33,7 +33,7 @@ from tests.support.wait import until
 QUEUE, OTHER_QUEUE, QUORUM_QUEUE = "tests.load-git", "tests.other", "tests.quorum"
 BARRED, UNLOCKABLE = "barred", "unlockable"
 QUORUM = {"x-queue-type": "quorum"}
-BOUND = 10
+LIMIT = 10
 
 MakeRunner = Callable[..., Runner]
 on_rabbitmq = pytest.mark.parametrize("broker_url", ["rabbitmq_url"], indirect=True)
@@ -52,8 +52,8 @@ def interrupted_runner(
     """Makes a runner that ``before_chunk`` interrupts."""
 
     def make(before_chunk: BeforeChunk, **settings: Any) -> Runner:
-        def open_one(owner: int) -> Any:
-            return InterruptedPublisher(open_publisher(app, broker, owner), before_chunk)
+        def open_one(session_id: int) -> Any:
+            return InterruptedPublisher(open_publisher(app, broker, session_id), before_chunk)
 
         runner = Runner(dispatch, open_one, RunnerSettings(**settings), PRIORITY_QUEUE)
         closing(runner)
@@ -89,7 +89,7 @@ def limited_url(limit: Callable[[str], str]) -> str:
 def run_all(runner: Runner) -> None:
     """As many rounds as the runner asks for, which must come to an end."""
     for _ in range(50):
-        if not runner.run_once(Pulse()):
+        if not runner.run_once(Heartbeat()):
             return
     pytest.fail("the runner still asks for another round after 50")
 
@@ -98,13 +98,13 @@ def run_until(runner: Runner, condition: Callable[[], bool]) -> None:
     """Rounds, whether the runner asks for them or not, until the condition holds."""
 
     def after_a_round() -> bool:
-        runner.run_once(Pulse())
+        runner.run_once(Heartbeat())
         return condition()
 
     until(after_a_round, 30)
 
 
-def fill_up(runner: Runner, app: Celery, queue: str = QUEUE, bound: int = BOUND) -> None:
+def fill_up(runner: Runner, app: Celery, queue: str = QUEUE, bound: int = LIMIT) -> None:
     """Rounds until the queue is full, and one more; never is it beyond its bound."""
 
     def full() -> bool:
@@ -113,13 +113,13 @@ def fill_up(runner: Runner, app: Celery, queue: str = QUEUE, bound: int = BOUND)
         return found == bound
 
     run_until(runner, full)
-    runner.run_once(Pulse())
+    runner.run_once(Heartbeat())
     assert full()
 
 
 def create(backend: SchedulerBackend, name: str = "load-git", tasks: int = 15, **more: Any) -> None:
-    """A type, by default with the bound ``BOUND``, and due tasks."""
-    backend.create_task_type(a_type(name, **{"max_queue_length": BOUND, **more}))
+    """A type, by default with the bound ``LIMIT``, and due tasks."""
+    backend.create_task_type(a_type(name, **{"max_queue_length": LIMIT, **more}))
     backend.create_tasks(a_task(n, name) for n in range(tasks))
 
 
@@ -176,11 +176,11 @@ def test_a_purged_queue_is_filled_to_its_bound_again_while_the_runs_stay_open(
     runner = make_runner(batch_size=4)
     run_all(runner)
 
-    assert purge(app, QUEUE) == BOUND
+    assert purge(app, QUEUE) == LIMIT
     fill_up(runner, app)
 
-    assert len(runs_of(backend)) == 2 * BOUND
-    assert ids_of(take(app, QUEUE)) == runs_of(backend)[BOUND:]
+    assert len(runs_of(backend)) == 2 * LIMIT
+    assert ids_of(take(app, QUEUE)) == runs_of(backend)[LIMIT:]
 
 
 def test_a_queue_that_is_purged_while_a_batch_is_sent_is_not_filled_beyond_its_bound(
@@ -205,15 +205,15 @@ def test_a_queue_that_is_purged_while_a_batch_is_sent_is_not_filled_beyond_its_b
 def test_messages_whose_queue_was_deleted_on_their_way_arrive_under_their_ids_once_it_is_declared_again(
     backend: SchedulerBackend, interrupted_runner: MakeRunner, app: Celery, broker_url: str
 ) -> None:
-    create(backend, tasks=BOUND)
+    create(backend, tasks=LIMIT)
     runner = interrupted_runner(once(lambda: delete(app, QUEUE)))
-    runner.run_once(Pulse())
-    promised = runs_of(backend)
+    runner.run_once(Heartbeat())
+    unconfirmed = runs_of(backend)
 
     fill_up(runner, app)
 
-    assert len(promised) == BOUND
-    assert ids_of(take(app, QUEUE)) == promised == runs_of(backend)
+    assert len(unconfirmed) == LIMIT
+    assert ids_of(take(app, QUEUE)) == unconfirmed == runs_of(backend)
 
 
 @on_redis
@@ -250,7 +250,7 @@ def test_a_queue_that_others_declared_anew_is_filled_as_it_is(
     declare(app, QUEUE, arguments)
     fill_up(runner, app)
 
-    assert ids_of(take(app, QUEUE)) == runs_of(backend)[BOUND:]
+    assert ids_of(take(app, QUEUE)) == runs_of(backend)[LIMIT:]
     declare(app, QUEUE, arguments)  # is what it was
 
 
@@ -262,17 +262,17 @@ def test_a_queue_that_is_missing_is_declared_as_it_is_configured_however_it_was_
     declare(app, QUORUM_QUEUE, {"x-max-length": 1000})
     runner = make_runner()
     run_all(runner)
-    assert depth(app, QUORUM_QUEUE) == BOUND
+    assert depth(app, QUORUM_QUEUE) == LIMIT
 
     delete(app, QUORUM_QUEUE)
     fill_up(runner, app, QUORUM_QUEUE)
 
     declare(app, QUORUM_QUEUE, QUORUM)
-    assert len(runs_of(backend)) == 2 * BOUND
+    assert len(runs_of(backend)) == 2 * LIMIT
 
 
 @on_rabbitmq
-def test_what_a_full_queue_rejects_stays_promised_and_is_sent_again_as_room_is_made(
+def test_what_a_full_queue_rejects_stays_unconfirmed_and_is_sent_again_as_room_is_made(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery, broker_url: str
 ) -> None:
     create(backend, tasks=15)
@@ -284,7 +284,7 @@ def test_what_a_full_queue_rejects_stays_promised_and_is_sent_again_as_room_is_m
     assert depth(app, QUEUE) == 4
     assert depth(app, OTHER_QUEUE) == 3
     run_all(runner)
-    assert len(runs_of(backend, "load-git")) == BOUND  # nothing new before what is promised
+    assert len(runs_of(backend, "load-git")) == LIMIT  # nothing new before what is unconfirmed
 
     arrived: list[str] = []
 
@@ -299,7 +299,7 @@ def test_what_a_full_queue_rejects_stays_promised_and_is_sent_again_as_room_is_m
     assert len(arrived) == 15
 
 
-# Filled by others
+# Other publishers
 
 
 def test_nothing_is_sent_to_a_queue_that_others_lifted_over_its_bound_until_it_is_below(
@@ -308,16 +308,16 @@ def test_nothing_is_sent_to_a_queue_that_others_lifted_over_its_bound_until_it_i
     create(backend, tasks=15)
 
     def push_foreign() -> None:
-        for _ in range(BOUND + 2):
+        for _ in range(LIMIT + 2):
             app.send_task("foreign", queue=QUEUE)
 
     runner = interrupted_runner(once(push_foreign))
     run_all(runner)
     # What was read as room on RabbitMQ is gone when it is sent; on Redis reading and sending are one.
-    lifted = 2 * BOUND + 2 if broker_url.startswith("amqp") else BOUND + 2
+    lifted = 2 * LIMIT + 2 if broker_url.startswith("amqp") else LIMIT + 2
 
     arrived = []
-    for excess in range(lifted, BOUND - 1, -1):
+    for excess in range(lifted, LIMIT - 1, -1):
         run_all(runner)
         assert depth(app, QUEUE) == excess
         arrived += take(app, QUEUE, 1)
@@ -325,11 +325,11 @@ def test_nothing_is_sent_to_a_queue_that_others_lifted_over_its_bound_until_it_i
 
     def all_arrive() -> bool:
         arrived.extend(take(app, QUEUE))
-        return len(arrived) >= BOUND + 2 + 15
+        return len(arrived) >= LIMIT + 2 + 15
 
     run_until(runner, all_arrive)
     tasks = Counter(message.headers["task"] for message in arrived)
-    assert tasks == {"foreign": BOUND + 2, QUEUE: 15}
+    assert tasks == {"foreign": LIMIT + 2, QUEUE: 15}
     ours = [message.headers["id"] for message in arrived if message.headers["task"] == QUEUE]
     assert sorted(ours) == sorted(runs_of(backend))
 
@@ -341,7 +341,7 @@ def assert_left_alone(backend: SchedulerBackend, app: Celery, name: str) -> None
     """The type's tasks are due as before, and those of ``other`` were dispatched."""
     assert runs_of(backend, name) == []
     assert len(backend.peek_ready_tasks(name)) == 15
-    assert depth(app, OTHER_QUEUE) == BOUND
+    assert depth(app, OTHER_QUEUE) == LIMIT
 
 
 def why_left_alone(logs: Sequence[Mapping[str, Any]], queue: str) -> str:
@@ -388,7 +388,7 @@ def test_a_queue_whose_lock_may_not_be_declared_is_left_alone(
 def test_a_user_who_may_not_declare_the_locks_is_told_so(broker_url: str, limit: Callable[[str], str]) -> None:
     settings = BrokerSettings(url=limit("^tests[.]"))
 
-    with pytest.raises(QueueRefused, match=r"swh-sched-runner\.owner\.1.*ACCESS_REFUSED"):
+    with pytest.raises(QueueRefused, match=r"swh-sched-runner\.session\.1.*ACCESS_REFUSED"):
         open_publisher(create_app(settings), settings, 1)
 
 
@@ -430,7 +430,7 @@ def test_a_key_that_is_no_list_is_left_alone_as_long_as_it_is_there(
 def test_a_key_that_becomes_no_list_while_a_batch_is_sent_keeps_its_promises_and_no_other_queue(
     backend: SchedulerBackend, interrupted_runner: MakeRunner, app: Celery, broker_url: str
 ) -> None:
-    create(backend, tasks=BOUND)
+    create(backend, tasks=LIMIT)
     create(backend, "other")
     keys = RedisLink(app).client
     runner = interrupted_runner(once(lambda: keys.set(QUEUE, "this is no list")))
@@ -438,12 +438,12 @@ def test_a_key_that_becomes_no_list_while_a_batch_is_sent_keeps_its_promises_and
     run_all(runner)
     run_all(runner)
 
-    promised = runs_of(backend, "load-git")
-    assert len(promised) == BOUND
-    assert depth(app, OTHER_QUEUE) == BOUND
+    unconfirmed = runs_of(backend, "load-git")
+    assert len(unconfirmed) == LIMIT
+    assert depth(app, OTHER_QUEUE) == LIMIT
     keys.delete(QUEUE)
     fill_up(runner, app)
-    assert ids_of(take(app, QUEUE)) == promised == runs_of(backend, "load-git")
+    assert ids_of(take(app, QUEUE)) == unconfirmed == runs_of(backend, "load-git")
 
 
 @on_rabbitmq
@@ -455,6 +455,6 @@ def test_a_queue_that_is_left_alone_is_named_once_and_not_in_every_round(
     with channel(app) as others, capture_logs() as logs:
         others.queue_declare(QUEUE, exclusive=True)
         for _ in range(5):
-            runner.run_once(Pulse())
+            runner.run_once(Heartbeat())
 
     assert [log["queue"] for log in logs if log["event"] == "queue left alone"] == [QUEUE]

@@ -15,7 +15,7 @@ from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.model import TaskRun
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.listener.listener import Listener
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Heartbeat
 from tests.support.queues import depth
 from tests.support.releases import Release
 from tests.support.samples import a_task, a_type
@@ -55,7 +55,7 @@ def runs(backend: SchedulerBackend, make_runner: Callable[..., Runner]) -> Calla
     looks = [a_task(task_type="look", arguments=arguments) for arguments in ARGUMENTS]
     tasks = backend.create_tasks([*looks, a_task(task_type="again", arguments=ARGUMENTS[1])], "oneshot")
     runner = make_runner()
-    while runner.run_once(Pulse()):
+    while runner.run_once(Heartbeat()):
         pass
     return lambda: sorted(backend.get_task_runs(task["id"] for task in tasks), key=lambda run: run["task"])
 
@@ -103,7 +103,7 @@ def test_workers_of_a_release_run_what_the_runner_sends_and_their_events_end_the
 ) -> None:
     worker = start(start_worker, broker_url, release, stock=stock, results=tmp_path / "results")
 
-    until(lambda: listener.run_once(Pulse()) and all(run["ended"] is not None for run in runs()), 30)
+    until(lambda: listener.run_once(Heartbeat()) and all(run["ended"] is not None for run in runs()), 30)
 
     assert_all_ran(worker, runs(), tmp_path / "results")
     # Without our base class nobody tells what a task returned: it counts as a change.

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from celery import Celery
 
 from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.backend.dispatch.outbox import Dispatch, Lane
+from swh_sched_runner.backend.dispatch.outbox import Dispatch, TaskGroup
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.dispatch.sender import SETTLE_SECONDS
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Heartbeat
 from tests.support.queues import depth, ids_of, take
 from tests.support.samples import a_task, a_type
 from tests.support.wait import until
@@ -25,7 +25,7 @@ MakeRunner = Callable[..., Runner]
 
 
 def run_all(runner: Runner) -> None:
-    while runner.run_once(Pulse()):
+    while runner.run_once(Heartbeat()):
         pass
 
 
@@ -137,30 +137,30 @@ def test_types_that_share_a_queue_share_its_room_within_the_least_of_their_bound
     assert [len(backend.peek_ready_tasks(name)) for name in ("a", "b", "c")] == [17, 17, 17]
 
 
-def test_what_a_dead_runner_promised_is_sent_under_the_same_ids_before_anything_new(
+def test_what_a_dead_runner_left_unconfirmed_is_sent_under_the_same_ids_before_anything_new(
     backend: SchedulerBackend, dispatch: Dispatch, make_runner: MakeRunner, app: Celery
 ) -> None:
     backend.create_task_type(a_type())
     backend.create_tasks(a_task(n) for n in range(6))
-    dead = dispatch.open_owner()
-    batch = dispatch.open_batch(dead.id, QUEUE, Lane("load-git", QUEUE, 100, priority=False), 4)
+    dead = dispatch.open_session()
+    batch = dispatch.open_batch(dead.id, QUEUE, TaskGroup("load-git", QUEUE, 100, priority=False), 4)
     assert batch is not None
     dead.close()
 
     run_all(make_runner())
 
     sent = ids_of(take(app, QUEUE))
-    assert sent[:4] == [promise.backend_id for promise in batch.promises]
+    assert sent[:4] == [message.backend_id for message in batch.messages]
     assert sorted(sent) == sorted(runs_of(backend))
-    with_batches = dispatch.open_owner()
-    assert dispatch.other_owners(with_batches.id) == []
+    with_batches = dispatch.open_session()
+    assert dispatch.other_sessions(with_batches.id) == []
     with_batches.close()
 
 
 def test_messages_of_a_dead_runner_that_come_late_count_before_its_promises_are_sent(
     backend: SchedulerBackend, dispatch: Dispatch, make_runner: MakeRunner, app: Celery
 ) -> None:
-    class Meanwhile(Pulse):
+    class Meanwhile(Heartbeat):
         """What the dead runner had on its way arrives while its successor waits."""
 
         def wait(self, seconds: float) -> bool:
@@ -171,8 +171,8 @@ def test_messages_of_a_dead_runner_that_come_late_count_before_its_promises_are_
 
     backend.create_task_type(a_type(max_queue_length=3))
     backend.create_tasks(a_task(n) for n in range(3))
-    dead = dispatch.open_owner()
-    assert dispatch.open_batch(dead.id, QUEUE, Lane("load-git", QUEUE, 3, priority=False), 3)
+    dead = dispatch.open_session()
+    assert dispatch.open_batch(dead.id, QUEUE, TaskGroup("load-git", QUEUE, 3, priority=False), 3)
     dead.close()
 
     make_runner().run_once(Meanwhile())
@@ -180,13 +180,13 @@ def test_messages_of_a_dead_runner_that_come_late_count_before_its_promises_are_
     assert [message.headers["task"] for message in take(app, QUEUE)] == ["late", "late", QUEUE]
 
 
-def test_what_a_living_runner_promised_is_left_to_it(
+def test_what_a_living_runner_left_unconfirmed_is_left_to_it(
     backend: SchedulerBackend, dispatch: Dispatch, make_runner: MakeRunner, app: Celery
 ) -> None:
     backend.create_task_type(a_type())
     backend.create_tasks([a_task()])
     alive = make_runner()
-    dispatch.open_batch(alive._sender.owner, QUEUE, Lane("load-git", QUEUE, 100, priority=False), 4)
+    dispatch.open_batch(alive._sender.session_id, QUEUE, TaskGroup("load-git", QUEUE, 100, priority=False), 4)
 
     run_all(make_runner())
     assert depth(app, QUEUE) == 0
@@ -200,10 +200,10 @@ def test_promises_are_sent_within_the_bound_and_nothing_new_before_them(
 ) -> None:
     backend.create_task_type(a_type(max_queue_length=3))
     backend.create_tasks(a_task(n) for n in range(8))
-    dead = dispatch.open_owner()
-    batch = dispatch.open_batch(dead.id, QUEUE, Lane("load-git", QUEUE, 3, priority=False), 5)
+    dead = dispatch.open_session()
+    batch = dispatch.open_batch(dead.id, QUEUE, TaskGroup("load-git", QUEUE, 3, priority=False), 5)
     assert batch is not None
-    promised = [promise.backend_id for promise in batch.promises]
+    unconfirmed = [message.backend_id for message in batch.messages]
     dead.close()
     runner = make_runner()
 
@@ -214,7 +214,7 @@ def test_promises_are_sent_within_the_bound_and_nothing_new_before_them(
     run_all(runner)
     third = ids_of(take(app, QUEUE))
 
-    assert (first, second[:2]) == (promised[:3], promised[3:])
+    assert (first, second[:2]) == (unconfirmed[:3], unconfirmed[3:])
     assert len(second) <= 3
     assert sorted(first + second + third) == sorted(runs_of(backend))
 
@@ -230,7 +230,7 @@ def test_many_runners_at_once_send_every_task_once_and_never_beyond_the_bound(
 
     def work(runner: Runner) -> None:
         while not done.is_set():
-            runner.run_once(Pulse())
+            runner.run_once(Heartbeat())
 
     def sample() -> None:
         while not done.is_set():
@@ -256,14 +256,14 @@ def test_a_queue_is_left_to_whoever_has_promised_messages_to_it_and_its_lock_is_
 ) -> None:
     backend.create_task_type(a_type())
     backend.create_tasks(a_task(n) for n in range(6))
-    living = dispatch.open_owner()
+    living = dispatch.open_session()
     try:
-        batch = dispatch.open_batch(living.id, QUEUE, Lane("load-git", QUEUE, 100, priority=False), 2)
+        batch = dispatch.open_batch(living.id, QUEUE, TaskGroup("load-git", QUEUE, 100, priority=False), 2)
         assert batch is not None
         runner = make_runner()
-        runner.run_once(Pulse())  # tends as well, which may take its time
+        runner.run_once(Heartbeat())  # maintains as well, which may take its time
         started = time.monotonic()
-        sent = [runner.run_once(Pulse()) for _ in range(3)]
+        sent = [runner.run_once(Heartbeat()) for _ in range(3)]
         assert time.monotonic() - started < SETTLE_SECONDS
         assert (sent, depth(app, QUEUE)) == ([False] * 3, 0)
 

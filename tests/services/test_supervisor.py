@@ -11,7 +11,7 @@ import pytest
 
 from swh_sched_runner.exc import BrokerUnavailable, ConfigurationError
 from swh_sched_runner.services import supervisor
-from swh_sched_runner.services.service import Periodic, Pulse
+from swh_sched_runner.services.service import Heartbeat, Periodic
 from swh_sched_runner.services.supervisor import Supervisor, backoff_seconds
 from tests.support.wait import until
 
@@ -27,7 +27,7 @@ class Counting(Periodic):
         self.closed = False
         self._fail = fail
 
-    def run_once(self, pulse: Pulse) -> bool:
+    def run_once(self, heartbeat: Heartbeat) -> bool:
         self.rounds += 1
         if self._fail is not None:
             raise self._fail
@@ -40,7 +40,7 @@ class Counting(Periodic):
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "FIRST_BACKOFF_SECONDS", 0.001)
-    monkeypatch.setattr(supervisor, "TEND_SECONDS", 0.005)
+    monkeypatch.setattr(supervisor, "MAINTAIN_SECONDS", 0.005)
 
 
 @pytest.fixture
@@ -112,10 +112,10 @@ def test_a_stop_waits_for_the_round_in_hand(running: Callable[..., Supervisor]) 
     entered, release = threading.Event(), threading.Event()
 
     class Slow(Counting):
-        def run_once(self, pulse: Pulse) -> bool:
+        def run_once(self, heartbeat: Heartbeat) -> bool:
             entered.set()
             release.wait(10)
-            return super().run_once(pulse)
+            return super().run_once(heartbeat)
 
     service = Slow()
     made = running({"slow": lambda: service})
@@ -156,7 +156,7 @@ def test_the_watchdog_is_not_fed_while_a_service_is_stuck(
     stuck, release = threading.Event(), threading.Event()
 
     class Stuck(Counting):
-        def run_once(self, pulse: Pulse) -> bool:
+        def run_once(self, heartbeat: Heartbeat) -> bool:
             stuck.set()
             release.wait(10)
             return False

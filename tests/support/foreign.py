@@ -138,23 +138,23 @@ from generate_series(1, {rows} / 2) as n where n % 3 > 0;
 insert into visit_scheduler_queue_position values ('git', 17);
 """
 # Two tasks that count as the same; a task in flight without a run; an id that three runs have, one of them open; one
-# that two have, with metadata that is no object; a run without an id; one whose status says that it ended, no moment.
+# that two have, with metadata that is no object; a run without an id; one that ended at no time.
 FAULTS = """
 insert into task (type, arguments, next_run, current_interval, status)
-values ('load-git', '{"args": [], "kwargs": {"url": "https://twin.example"}}', '2026-03-01', '1 day',
+values ('load-git', '{"args": [], "kwargs": {"url": "https://double.example"}}', '2026-03-01', '1 day',
         'next_run_not_scheduled'),
-       ('load-git', '{"args": [], "kwargs": {"url": "https://twin.example"}}', '2026-03-09', '2 days',
+       ('load-git', '{"args": [], "kwargs": {"url": "https://double.example"}}', '2026-03-09', '2 days',
         'next_run_scheduled'),
        ('load-git', '{"args": [], "kwargs": {"url": "https://twice.example"}}', '2026-03-01', '1 day',
         'next_run_scheduled');
 insert into task_run (task, backend_id, scheduled, ended, metadata, status)
-select id, twin.backend_id, '2026-02-01', twin.ended, twin.metadata::jsonb, twin.status::task_run_status
+select id, doubled.backend_id, '2026-02-01', doubled.ended, doubled.metadata::jsonb, doubled.status::task_run_status
 from task,
-     (values (1, 'twin', timestamptz '2026-02-02', '{"a": 1}', 'failed'), (2, 'twin', '2026-02-03', null, 'lost'),
-             (3, 'twin', null, null, 'scheduled'), (4, 'other', '2026-02-02', '[1, 2]', 'failed'),
+     (values (1, 'double', timestamptz '2026-02-02', '{"a": 1}', 'failed'), (2, 'double', '2026-02-03', null, 'lost'),
+             (3, 'double', null, null, 'scheduled'), (4, 'other', '2026-02-02', '[1, 2]', 'failed'),
              (5, 'other', '2026-02-02', null, 'failed'), (6, null, null, null, 'scheduled'),
              (7, 'endless', null, null, 'permfailed'))
-       as twin (n, backend_id, ended, metadata, status)
+       as doubled (n, backend_id, ended, metadata, status)
 where arguments -> 'kwargs' ->> 'url' = 'https://twice.example'
 order by n;
 """

@@ -72,7 +72,7 @@ class Forge:
         return (it for it in map(self.repositories.__getitem__, numbers) if it.created and not it.deleted)
 
     def visit(self, url: str, visit_type: str, date: datetime, outage: bool) -> VisitOutcome:
-        """How a visit at that moment goes; most fail while there is an outage."""
+        """How a visit at that time goes; most fail while there is an outage."""
         it = self._by_key[url, visit_type]
         luck = self._dice.random()
         if it.deleted:

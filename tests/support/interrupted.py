@@ -41,15 +41,15 @@ class InterruptedFiller:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._filler, name)
 
-    def write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> Sent:
+    def write(self, messages: Sequence[Message], check_session: Callable[[], None]) -> Sent:
         """See ``publish.Filler.write``."""
-        return self._filler.write(messages, self._interrupted(still_owner))
+        return self._filler.write(messages, self._interrupted(check_session))
 
-    def _interrupted(self, still_owner: Callable[[], None]) -> Callable[[], None]:
+    def _interrupted(self, check_session: Callable[[], None]) -> Callable[[], None]:
         chunks = itertools.count()
 
         def asked() -> None:
             self._before_chunk(self._queue, next(chunks))
-            still_owner()
+            check_session()
 
         return asked

@@ -103,7 +103,7 @@ def writes(backend: Any) -> Calls:
     return {
         "create_task_type": lambda: backend.create_task_type(kind),
         "create_tasks": lambda: backend.create_tasks([*map(task, urls), task(urls[0], priority="high")]),
-        "create_tasks, twins": lambda: backend.create_tasks([task(urls[1]), task(urls[1])]),
+        "create_tasks, duplicates": lambda: backend.create_tasks([task(urls[1]), task(urls[1])]),
         "create_tasks, once": lambda: backend.create_tasks([task(urls[0], policy="oneshot")], "oneshot"),
         "set_status_tasks": lambda: backend.set_status_tasks([2], status="next_run_not_scheduled", next_run=NOW + DAY),
         "disable_tasks": lambda: backend.disable_tasks([3]),

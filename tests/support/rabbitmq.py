@@ -30,7 +30,7 @@ def missing() -> str | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that were free a moment ago, below the range of outgoing connections.
+    """Ports of the loopback interface that were free just before, below the range of outgoing connections.
 
     By chance, so that test runs that start together hardly ever look at the same ones.
     """

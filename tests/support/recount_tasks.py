@@ -35,7 +35,7 @@ class Tasks:
         self.types = {it["type"]: it for it in types}
         self.tasks: dict[int, Task] = {}
         self.runs: dict[str, Run] = {}
-        self._owner: dict[int, int | None] = {}
+        self._session: dict[int, int | None] = {}
 
     def created(self, given: Task, policy: str, got: Task) -> None:
         """Check what ``create_tasks`` answered for one task."""
@@ -50,11 +50,11 @@ class Tasks:
             priority=given.get("priority"),
             current_interval=kind.get("default_interval"),
         )
-        twin = next((it for it in self.tasks.values() if _is_twin(it, wanted)), None)
-        assert got == (twin or wanted | {"id": got["id"]})
-        if twin is None:
+        existing = next((it for it in self.tasks.values() if _is_duplicate(it, wanted)), None)
+        assert got == (existing or wanted | {"id": got["id"]})
+        if existing is None:
             assert got["id"] not in self.tasks
-            self.tasks[got["id"]], self._owner[got["id"]] = got, None
+            self.tasks[got["id"]], self._session[got["id"]] = got, None
 
     def ready(self, task_type: str, now: datetime, count: int, *, priority: bool) -> list[Task]:
         """What a grab takes, as it is before."""
@@ -69,35 +69,35 @@ class Tasks:
 
     def set(self, task: int, status: str, next_run: datetime | None = None) -> None:
         """A grab, or an operator's change: the task follows no run."""
-        self._owner[task] = None
+        self._session[task] = None
         self._write(task, status=status, **({} if next_run is None else {"next_run": next_run}))
 
     def open(self, got: TaskRun) -> None:
         """A run that was opened, as the API showed it."""
         run = Run(got["id"], got["task"], got["backend_id"], got["scheduled"])  # type: ignore[arg-type]
         assert self.shown(run) == got
-        self.runs[run.backend_id], self._owner[run.task] = run, run.id
+        self.runs[run.backend_id], self._session[run.task] = run, run.id
         if self.tasks[run.task]["status"] == "next_run_not_scheduled":
             self._write(run.task, status="next_run_scheduled")
 
-    def start(self, backend_id: str, metadata: dict[str, Any], moment: datetime) -> TaskRun | None:
+    def start(self, backend_id: str, metadata: dict[str, Any], timestamp: datetime) -> TaskRun | None:
         run = self.runs.get(backend_id)
         if run is None:
             return None
         if run.started is None:
-            run.started, run.metadata = moment, run.metadata | metadata
+            run.started, run.metadata = timestamp, run.metadata | metadata
             run.status = run.status if run.ended else "started"
         return self.shown(run)
 
-    def end(self, backend_id: str, status: str, metadata: dict[str, Any], moment: datetime) -> TaskRun | None:
+    def end(self, backend_id: str, status: str, metadata: dict[str, Any], timestamp: datetime) -> TaskRun | None:
         run = self.runs.get(backend_id)
         if run is None:
             return None
         if run.ended is None:
-            run.ended, run.status, run.metadata = moment, status, run.metadata | metadata
+            run.ended, run.status, run.metadata = timestamp, status, run.metadata | metadata
             task = self.tasks[run.task]
-            if self._owner[run.task] == run.id and task["status"] != "disabled":
-                self._move(task, status, moment)
+            if self._session[run.task] == run.id and task["status"] != "disabled":
+                self._move(task, status, timestamp)
         return self.shown(run)
 
     def _move(self, task: Task, status: str, ended: datetime) -> None:
@@ -144,7 +144,7 @@ class Tasks:
         self.runs = {name: run for name, run in self.runs.items() if run.id not in gone}
         left = {run.task for run in self.runs.values()}
         for task in {run.task for run in runs} - left:
-            if self.tasks[task]["status"] in ("completed", "disabled") or self._owner[task] in gone:
+            if self.tasks[task]["status"] in ("completed", "disabled") or self._session[task] in gone:
                 del self.tasks[task]
 
     @staticmethod
@@ -156,7 +156,7 @@ class Tasks:
         self.tasks[task] = Task(**(self.tasks[task] | changes))  # type: ignore[typeddict-item]
 
 
-def _is_twin(old: Task, new: Task) -> bool:
+def _is_duplicate(old: Task, new: Task) -> bool:
     same = all(old[name] == new[name] for name in ("type", "arguments", "policy", "priority"))
     waiting = old["status"] in ("next_run_not_scheduled", "next_run_scheduled")
     return same and waiting and (new["policy"] == "recurring" or old["next_run"] == new["next_run"])

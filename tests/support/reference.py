@@ -115,7 +115,7 @@ def _functions() -> Iterator[str]:
 
 def _data() -> Iterator[str]:
     yield "## Data\n"
-    yield f"In `swh_sched_runner.model` ([source]({_path(model)})). Moments without a time zone are a `ValueError`.\n"
+    yield f"In `swh_sched_runner.model` ([source]({_path(model)})). Without a time zone a time is a `ValueError`.\n"
     for name, found in vars(model).items():
         if (
             name in INTERNAL

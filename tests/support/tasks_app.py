@@ -4,7 +4,7 @@ Environment: TASKS_BROKER_URL; TASKS_CONFIG, a JSON object of Celery settings; T
 ``<task id> <task name>`` whenever a task's body begins; TASKS_ECHOES, further names of the task ``echo``, separated by
 commas; TASKS_STOCK, when set, keeps the application a stock one, without our base class and dispatcher.
 
-Each task has a twin ``stock_<name>`` with Celery's own base class.
+Each task has a sibling ``stock_<name>`` with Celery's own base class.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How durations, moments, limits and arguments are written on the command line, and how values are printed."""
+"""How durations, timestamps, limits and arguments are written on the command line, and how values are printed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swh_sched_runner.cli import output
-from swh_sched_runner.cli.parameters import limit, operator, parse_arguments, parse_duration, parse_moment, seconds
+from swh_sched_runner.cli.parameters import limit, operator, parse_arguments, parse_duration, parse_timestamp, seconds
 from swh_sched_runner.model import Pause
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -54,7 +54,7 @@ def test_a_printed_duration_reads_back(duration: timedelta) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "moment"),
+    ("text", "timestamp"),
     [
         ("now", NOW),
         ("+5m", NOW + timedelta(minutes=5)),
@@ -63,8 +63,8 @@ def test_a_printed_duration_reads_back(duration: timedelta) -> None:
         ("2026-02-01T00:00:00Z", datetime(2026, 2, 1, tzinfo=UTC)),
     ],
 )
-def test_moments_are_iso_or_relative(text: str, moment: datetime) -> None:
-    assert parse_moment(text, NOW) == moment
+def test_timestamps_are_iso_or_relative(text: str, timestamp: datetime) -> None:
+    assert parse_timestamp(text, NOW) == timestamp
 
 
 def test_limits_are_numbers_or_none() -> None:

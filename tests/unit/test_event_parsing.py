@@ -148,7 +148,7 @@ def test_a_megabyte_of_rubbish_makes_one_row_in_seconds() -> None:
         (b'{"type": "task-result", "uuid": "u", "timestamp": 1, "result": ' + b"9" * 10_000 + b"}", "not JSON"),
     ],
 )
-def test_what_is_no_event_is_set_aside_with_the_reason(sent: bytes, reason: str) -> None:
+def test_what_is_no_event_is_rejected_with_the_reason(sent: bytes, reason: str) -> None:
     (unreadable, *more) = parse(sent)
 
     assert isinstance(unreadable, Unreadable)
@@ -158,7 +158,7 @@ def test_what_is_no_event_is_set_aside_with_the_reason(sent: bytes, reason: str)
     assert unreadable.body == sent[:65_536]
 
 
-def test_a_message_of_which_only_the_beginning_is_there_is_set_aside() -> None:
+def test_a_message_of_which_only_the_beginning_is_there_is_rejected() -> None:
     beginning = body(STARTED)
 
     assert parse(beginning, 15_000_000) == [
@@ -167,7 +167,7 @@ def test_a_message_of_which_only_the_beginning_is_there_is_set_aside() -> None:
     assert parse(beginning, len(beginning)) == [TaskStarted("u", 1.5, "w@h", 4)]
 
 
-def test_a_result_nested_too_deep_is_set_aside_and_one_of_a_hundred_levels_is_not() -> None:
+def test_a_result_nested_too_deep_is_rejected_and_one_of_a_hundred_levels_is_not() -> None:
     deep: Any = "bottom"
     for _ in range(98):
         deep = [deep]
@@ -204,7 +204,7 @@ HOSTILE = st.dictionaries(st.sampled_from(FIELDS), ANYTHING).flatmap(
 
 
 @given(st.lists(HOSTILE | ANYTHING, max_size=3))
-def test_whatever_json_comes_each_element_becomes_an_event_or_is_set_aside(content: list[Any]) -> None:
+def test_whatever_json_comes_each_element_becomes_an_event_or_is_rejected(content: list[Any]) -> None:
     events = parse(json.dumps(content).encode())
 
     bad = [event for event in events if isinstance(event, Unreadable)]

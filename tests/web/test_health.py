@@ -18,7 +18,7 @@ from swh_sched_runner.cli.context import Context
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.services import supervisor
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Heartbeat
 from swh_sched_runner.services.supervisor import Supervisor
 from swh_sched_runner.web import health
 from swh_sched_runner.web.server import Page
@@ -124,17 +124,17 @@ def test_a_program_is_alive_until_one_of_its_services_is_stuck(monkeypatch: pyte
     class Beating:
         name = "beating"
 
-        def run_once(self, pulse: Pulse) -> bool:
+        def run_once(self, heartbeat: Heartbeat) -> bool:
             return False
 
-        def rest(self, pulse: Pulse) -> None:
-            pulse.wait(0.01)
+        def wait_for_work(self, heartbeat: Heartbeat) -> None:
+            heartbeat.wait(0.01)
 
         def close(self) -> None:
             pass
 
     class Sticky(Beating):
-        def run_once(self, pulse: Pulse) -> bool:
+        def run_once(self, heartbeat: Heartbeat) -> bool:
             if stuck.is_set():
                 release.wait(20)
             return False

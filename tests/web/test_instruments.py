@@ -63,7 +63,7 @@ def test_a_queue_that_was_seen_has_counters_from_zero_on(instruments: Instrument
 
 def test_the_length_of_a_queue_is_gone_while_it_can_not_be_read(instruments: Instruments) -> None:
     def seen() -> tuple[float | None, ...]:
-        names = ("queue_length", "queue_bound", "queue_unreadable")
+        names = ("queue_length", "max_queue_length", "queue_unreadable")
         return tuple(value(instruments, name, queue="q") for name in names)
 
     instruments.queue_seen("q", 0, 10)
@@ -105,7 +105,7 @@ def test_blocked_seconds_go_to_the_reason_of_the_time_and_show_while_they_pass(
     assert seconds() == [6, 10]
 
 
-def test_lanes_in_which_nothing_is_due_any_more_drop_out(instruments: Instruments) -> None:
+def test_groups_in_which_nothing_is_due_any_more_drop_out(instruments: Instruments) -> None:
     def waits(task_type: str, priority: str) -> float | None:
         return value(instruments, "oldest_due_seconds", task_type=task_type, priority=priority)
 

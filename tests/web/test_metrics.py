@@ -64,13 +64,13 @@ def used(instruments: Instruments) -> Instruments:
     instruments.woken("due")
     instruments.events("task-started", 1)
     instruments.runs_ended("eventful", 1)
-    instruments.set_aside(1)
+    instruments.rejected(1)
     return instruments
 
 
 @pytest.fixture
 def dispatched(backend: SchedulerBackend, database: Database) -> None:
-    """Three tasks in flight in an open batch, one due, and an event that was set aside."""
+    """Three tasks in flight in an open batch, one due, and an event that was rejected."""
     backend.create_task_type(
         {"type": "look", "description": "d", "backend_name": "q", "default_interval": timedelta(days=1)}
     )
@@ -79,10 +79,10 @@ def dispatched(backend: SchedulerBackend, database: Database) -> None:
         [{"type": "look", "arguments": {"args": [n], "kwargs": {}}, "next_run": due} for n in range(4)]
     )
     dispatch = Dispatch(database)
-    owner = dispatch.open_owner()
-    [lane] = dispatch.look(()).lanes
-    assert dispatch.open_batch(owner.id, "q", lane, 3) is not None
-    owner.close()
+    session = dispatch.open_session()
+    [group] = dispatch.look(()).groups
+    assert dispatch.open_batch(session.id, "q", group, 3) is not None
+    session.close()
     dispatch.record_events([], [("unknown", b"{}")])
 
 
@@ -93,28 +93,26 @@ def test_the_database_s_view_is_shown_with_what_the_process_measured(database: D
     shown = samples(metrics.page(used(Instruments()).registry, database)(headers()))
 
     assert shown["database_up",] == 1
-    assert (shown["open_batches",], shown["promised_messages",]) == (1, 3)
+    assert (shown["open_batches",], shown["outbox_messages",]) == (1, 3)
     assert before - 600 < shown["oldest_batch_timestamp_seconds",] < time.time()
     assert shown["in_flight_tasks", "look"] == 3
-    assert shown["event_set_aside_rows",] == 1
+    assert shown["rejected_event_rows",] == 1
     assert shown["dispatched_total", "q", "look"] == 1
     assert shown["process_resident_memory_bytes",] > 1_000_000
     assert [key[1:] for key in shown if key[0] == "build_info"] == [(metrics.platform.python_version(), __version__)]
 
 
-def test_visits_count_among_the_promised_messages(database: Database) -> None:
-    def promise(conn, /):  # type: ignore[no-untyped-def]
-        conn.execute(text("insert into dispatch_owner (id, host, pid, backend_pid) values (1, 'h', 1, 1)"))
-        conn.execute(
-            text("insert into dispatch_batch (owner, queue, visits) values (1, 'q', jsonb_build_array(1, 2, 3, 4, 5))")
-        )
-        conn.execute(text("insert into dispatch_batch (owner, queue, runs) values (1, 'q', array[1, 2])"))
+def test_visits_count_among_the_messages_of_the_outbox(database: Database) -> None:
+    def put(conn, /):  # type: ignore[no-untyped-def]
+        conn.execute(text("insert into dispatcher_session (id, host, pid, backend_pid) values (1, 'h', 1, 1)"))
+        conn.execute(text("insert into dispatch_batch (session_id, queue, visits) values (1, 'q', '[1, 2, 3, 4, 5]')"))
+        conn.execute(text("insert into dispatch_batch (session_id, queue, runs) values (1, 'q', array[1, 2])"))
 
-    database.run(promise)
+    database.run(put)
 
     shown = samples(metrics.page(Instruments().registry, database)(headers()))
 
-    assert (shown["open_batches",], shown["promised_messages",]) == (2, 7)
+    assert (shown["open_batches",], shown["outbox_messages",]) == (2, 7)
 
 
 @pytest.mark.parametrize(("accept", "read"), [("", plain), (OPEN_METRICS, open_metrics)], ids=["text", "OpenMetrics"])
@@ -170,9 +168,9 @@ def test_a_database_that_hangs_is_given_up_and_asked_again_later(
 def test_readings_are_kept_for_a_while(database: Database, dispatched: None) -> None:
     page = metrics.page(Instruments().registry, database)
     first = samples(page(headers()))
-    database.run(lambda conn: conn.execute(text("delete from event_set_aside")) and None)
+    database.run(lambda conn: conn.execute(text("delete from rejected_event")) and None)
 
-    assert samples(page(headers()))["event_set_aside_rows",] == first["event_set_aside_rows",] == 1
+    assert samples(page(headers()))["rejected_event_rows",] == first["rejected_event_rows",] == 1
 
 
 @pytest.mark.usefixtures("dispatched")

@@ -114,7 +114,7 @@ def test_the_runner_tells_what_it_dispatched_and_what_blocks_it(
     found = shown(port)
     # then
     assert found["dispatched_total", "fleet.look", "look"] == 3
-    assert found["queue_length", "fleet.look"] == found["queue_bound", "fleet.look"] == 3
+    assert found["queue_length", "fleet.look"] == found["max_queue_length", "fleet.look"] == 3
     assert found["batch_tasks_sum", "look"] == 3
     assert found["schedule_lag_seconds_bucket", "60.0", "look"] == 0
     assert found["schedule_lag_seconds_bucket", "900.0", "look"] == found["schedule_lag_seconds_count", "look"] > 0
@@ -154,7 +154,7 @@ def test_up_counts_what_workers_report(programs: Programs, database_url: str, va
         dispatcher.send("task-started", uuid="")
     # then
     until(lambda: shown(port).get(("runs_ended_total", "eventful")) == 1, 20)
-    until(lambda: shown(port).get(("events_set_aside_total",)) == 1, 20)
+    until(lambda: shown(port).get(("events_rejected_total",)) == 1, 20)
     found = shown(port)
     assert found["events_total", "task-started"] == 1
     assert found["events_total", "task-result"] == 1

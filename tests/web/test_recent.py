@@ -1,4 +1,4 @@
-"""Answers that are kept for a moment, and waited for no longer than that."""
+"""Answers that are kept briefly, and waited for no longer than that."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def source() -> Iterator[Source]:
 
 
 def test_an_answer_is_kept_and_then_read_anew(source: Source) -> None:
-    moments = [0.0]
-    recent = Recent(source, kept_seconds=5, patience_seconds=30, clock=lambda: moments[-1])
+    timestamps = [0.0]
+    recent = Recent(source, kept_seconds=5, patience_seconds=30, clock=lambda: timestamps[-1])
 
     first = recent.get()
-    moments.append(4.9)
+    timestamps.append(4.9)
     kept = recent.get()
-    moments.append(5.1)
+    timestamps.append(5.1)
 
     assert (first, kept, recent.get()) == (1, 1, 2)
 

@@ -155,18 +155,18 @@ select format('alter index %I rename to %I', cast(:name as text), cast(:new_name
 -- The statement that drops an index while reads and writes go on.
 select format('drop index concurrently if exists %I', cast(:name as text));
 
--- name: twin_backend_ids
+-- name: duplicate_backend_ids
 -- backend_ids that several runs have: how many ids, how many runs beyond one each, and the worst.
-with twin as materialized (
+with duplicate as materialized (
   select backend_id, count(*) as runs from task_run where backend_id is not null group by backend_id having count(*) > 1
 )
 select count(*) as ids, cast(coalesce(sum(runs - 1), 0) as bigint) as rows,
-       array(select backend_id from twin order by runs desc, backend_id limit :examples) as examples
-from twin;
+       array(select backend_id from duplicate order by runs desc, backend_id limit :examples) as examples
+from duplicate;
 
--- name: rename_twin_backend_ids
+-- name: rename_duplicate_backend_ids
 -- The newest run keeps the id that several have. The others get their own run's number behind it, and note what it was.
-with twin as materialized (
+with duplicate as materialized (
   select id, row_number() over (partition by backend_id order by id desc) as n
   from task_run
   where backend_id in (
@@ -178,10 +178,10 @@ set backend_id = r.backend_id || '.' || r.id,
     metadata = case when r.metadata is null then '{}' when jsonb_typeof(r.metadata) = 'object' then r.metadata
                     else jsonb_build_object('metadata', r.metadata) end
                || jsonb_build_object('backend_id_before_adoption', r.backend_id)
-from twin
-where r.id = twin.id and twin.n > 1;
+from duplicate
+where r.id = duplicate.id and duplicate.n > 1;
 
--- name: twin_tasks
+-- name: duplicate_tasks
 -- Tasks that count as the same: how many beyond one each, and the ids of the largest groups, the first of which
 -- create_tasks answers with.
 with hashed as materialized (
@@ -189,7 +189,7 @@ with hashed as materialized (
   from task
   group by 1, 2
   having count(*) > 1
-), twin as materialized (
+), duplicate as materialized (
   select count(*) as tasks, min(t.id) as id
   from task t
   join hashed h on h.hash = jsonb_hash_extended(t.arguments, 0) and h.type = t.type
@@ -199,8 +199,8 @@ with hashed as materialized (
   having count(*) > 1
 )
 select cast(coalesce(sum(tasks - 1), 0) as bigint) as rows,
-       array(select cast(id as text) from twin order by tasks desc, id limit :examples) as examples
-from twin;
+       array(select cast(id as text) from duplicate order by tasks desc, id limit :examples) as examples
+from duplicate;
 
 -- name: open_runs
 -- Runs without an end: those that may still get one, those that no event can reach, those whose status says that they ended.

@@ -104,7 +104,7 @@ create or replace function swh_scheduler_compat.wake() returns void language plp
 begin
   perform pg_advisory_xact_lock_shared(378095, 0);
   perform pg_notify('swh_sched_runner', '')
-  where exists (select from public.dispatch_owner where sleeps_until > clock_timestamp());
+  where exists (select from public.dispatcher_session where sleeps_until > clock_timestamp());
 end $$;
 
 -- name: update_task
@@ -145,7 +145,7 @@ begin
 end $$;
 
 -- name: create_tasks
--- Tasks of tmp_task that have no twin are inserted, once each; answers each distinct one, old or new. The rule and the
+-- Tasks of tmp_task that do not exist yet are inserted, once each; answers each distinct one, old or new. The rule and the
 -- locks are those of tasks.create_tasks; 378093 is tasks.CREATION_LOCK.
 create or replace function swh_scheduler_compat.swh_scheduler_create_tasks_from_temp()
 returns setof swh_scheduler_compat.task language plpgsql set search_path = public, pg_temp as $$
@@ -164,20 +164,20 @@ begin
     from tmp_task i
     left join task_type tt on tt.type = i.type  -- an unknown type violates the reference
   ), firsts as materialized (
-    select distinct on (i.type, i.arguments, i.policy, i.priority, i.waiting, i.over, i.moment)
+    select distinct on (i.type, i.arguments, i.policy, i.priority, i.waiting, i.over, i.timestamp)
            i.n, i.type, i.arguments, i.next_run, i.policy, i.status, i.priority, i.retries_left, i.current_interval,
            i.waiting
     from (
       select input.n, input.type, input.arguments, input.next_run, input.policy, input.status, input.priority,
              input.retries_left, input.current_interval, input.status in ('next_run_not_scheduled', 'next_run_scheduled') as waiting,
              case when input.status in ('completed', 'disabled') then input.status end as over,
-             case when input.policy = 'oneshot' then input.next_run end as moment
+             case when input.policy = 'oneshot' then input.next_run end as timestamp
       from input
     ) as i
-    order by i.type, i.arguments, i.policy, i.priority, i.waiting, i.over, i.moment, i.n
+    order by i.type, i.arguments, i.policy, i.priority, i.waiting, i.over, i.timestamp, i.n
   ), matched as materialized (
     select f.n, f.type, f.arguments, f.next_run, f.policy, f.status, f.priority, f.retries_left, f.current_interval,
-           twin.id as twin
+           existing.id as existing
     from firsts f
     left join lateral (
       select t.id, t.arguments, t.policy, t.priority, t.next_run
@@ -195,18 +195,18 @@ begin
         and (f.policy = 'recurring' or t.next_run = f.next_run)
       order by t.id
       limit 1
-    ) as twin on true
+    ) as existing on true
   ), inserted as (
     insert into task (type, arguments, next_run, current_interval, status, policy, retries_left, priority)
     select m.type, m.arguments, m.next_run, m.current_interval, m.status, m.policy, m.retries_left, m.priority
     from matched m
-    where m.twin is null
+    where m.existing is null
     order by m.n
     returning id, type, arguments, next_run, current_interval, status, policy, retries_left, priority
   )
   select t.id, t.type, t.arguments, t.next_run, t.current_interval, t.status, t.policy, t.retries_left, t.priority
   from task t
-  join matched m on m.twin = t.id
+  join matched m on m.existing = t.id
   union all
   select i.id, i.type, i.arguments, i.next_run, i.current_interval, i.status, i.policy, i.retries_left, i.priority
   from inserted i

@@ -3,7 +3,7 @@
 insert into dispatch_type (type) select type from task_type where type = :task_type on conflict (type) do nothing;
 
 -- name: lock_type
--- The controls of a task type, to change them. Waits for the grab that obeys them at the moment, so that none that
+-- The controls of a task type, to change them. Waits for the grab that obeys them now, so that none that
 -- began before the change ends after it.
 select paused, paused_by, paused_reason, max_in_flight, rate_limit
 from dispatch_type
@@ -42,11 +42,11 @@ select paused, paused_by, paused_reason from dispatch_queue where queue = :queue
 update dispatch_queue set paused = clock_timestamp(), paused_by = :by, paused_reason = :reason where queue = :queue;
 
 -- name: resume_queue
--- It is filled again.
+-- Messages are sent to it again.
 update dispatch_queue set paused = null, paused_by = null, paused_reason = null where queue = :queue;
 
--- name: set_queue_bound
--- The bound of all task types that share a queue; null is unbounded. In order of type: two of these never deadlock.
+-- name: set_queue_limit
+-- max_queue_length of all task types that share a queue; null is no limit. In order of type: two of these never deadlock.
 with locked as materialized (
   select type from task_type where backend_name = :queue order by type for no key update
 )
@@ -88,7 +88,7 @@ where t.status = 'next_run_scheduled' and r.ended is null
 group by 1, 2
 order by 1, 2;
 
--- name: promised
+-- name: unconfirmed
 -- Of each queue the messages that the broker has not confirmed and of which nothing was heard; runs are those that
 -- in_flight counts too, visits have none.
 select queue, cast(sum(runs) as bigint) as runs, cast(sum(visits) as bigint) as visits
@@ -109,16 +109,16 @@ from (
 group by queue
 order by queue;
 
--- name: filled
--- What the last filler of each queue saw of it; host and pid are known while that runner lives.
+-- name: published
+-- What the runner that published last to each queue saw of it; host and pid are known while that runner lives.
 with alive as materialized (
-  select cast(objid as bigint) as owner
+  select cast(objid as bigint) as session_id
   from pg_locks
   where locktype = 'advisory' and granted and classid = :lock_class and objsubid = 2
     and database = (select oid from pg_database where datname = current_database())
 )
-select q.queue, q.filled, q.drain_rate, o.host, o.pid
+select q.queue, q.published, q.drain_rate, o.host, o.pid
 from dispatch_queue q
-left join dispatch_owner o on o.id = q.filled_by and o.id in (select owner from alive)
-where q.filled is not null
+left join dispatcher_session o on o.id = q.published_by and o.id in (select session_id from alive)
+where q.published is not null
 order by q.queue;

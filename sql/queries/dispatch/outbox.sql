@@ -9,34 +9,34 @@ select set_config('tcp_keepalives_idle', '3', false), set_config('tcp_keepalives
 -- The server process behind this session; differs from what the driver was told behind a pooler.
 select pg_backend_pid();
 
--- name: register_owner
--- A new owner of batches; its session takes the advisory lock of its id next.
-insert into dispatch_owner (service, host, pid, backend_pid)
+-- name: register_session
+-- A new dispatcher session; it takes the advisory lock of its id next.
+insert into dispatcher_session (service, host, pid, backend_pid)
 values (:service, :host, :pid, pg_backend_pid())
 returning id;
 
--- name: try_lock_owner
--- Take the lock that an owner holds as long as its session lives.
-select pg_try_advisory_lock(:lock_class, :owner);
+-- name: try_lock_session
+-- Take the lock that a dispatcher session holds as long as it lives.
+select pg_try_advisory_lock(:lock_class, :session_id);
 
--- name: unlock_owner
--- Give the lock of an owner back.
-select pg_advisory_unlock(:lock_class, :owner);
+-- name: unlock_session
+-- Give the lock of a session back.
+select pg_advisory_unlock(:lock_class, :session_id);
 
--- name: end_owner_session
--- End the session that holds an owner's lock, in this database; true if there was one.
+-- name: end_session
+-- End the session that holds the lock, in this database; true if there was one.
 select coalesce(bool_or(pg_terminate_backend(pid)), false)
 from pg_locks
-where locktype = 'advisory' and granted and classid = :lock_class and objid = :owner and objsubid = 2
+where locktype = 'advisory' and granted and classid = :lock_class and objid = :session_id and objsubid = 2
   and database = (select oid from pg_database where datname = current_database());
 
--- name: forget_owner
--- Remove an owner that is gone, once it owns nothing.
-delete from dispatch_owner o
-where id = :owner and not exists (select from dispatch_batch b where b.owner = o.id);
+-- name: forget_session
+-- Remove a session that is gone, once it has no batches.
+delete from dispatcher_session o
+where id = :session_id and not exists (select from dispatch_batch b where b.session_id = o.id);
 
 -- name: visit_queue
--- Queue of the tasks of a type, and its bound.
+-- Queue of the tasks of a type, and its max_queue_length.
 select tt.backend_name, min(same.max_queue_length) as max_queue_length
 from task_type tt
 join task_type same on same.backend_name = tt.backend_name
@@ -45,7 +45,7 @@ group by tt.backend_name;
 
 -- name: open_batch
 -- Take due tasks without priority, open their runs, write the batch. Two runners never take the same task. The ids of
--- the runs begin with the moment: an index of random ones takes a page a run, read and written whole, as soon as it
+-- the runs begin with the time: an index of random ones takes a page a run, read and written whole, as soon as it
 -- outgrows the memory.
 with ready as materialized (  -- materialized: the limit must hold before the update
   select id
@@ -63,14 +63,14 @@ with ready as materialized (  -- materialized: the limit must hold before the up
   returning id, priority, next_run, run_id, arguments
 ), opened as materialized (
   select id as task, row_number() over (order by next_run, id) as n, run_id as run, arguments,
-         overlay(cast(gen_random_uuid() as text) placing :moment from 1) as backend_id
+         overlay(cast(gen_random_uuid() as text) placing :id_prefix from 1) as backend_id
   from grabbed
 ), runs as (
   insert into task_run (id, task, backend_id, scheduled, metadata)
   select run, task, backend_id, now(), '{}' from opened
 ), batch as (
-  insert into dispatch_batch (owner, queue, runs)
-  select cast(:owner as bigint), :queue, array_agg(run order by n) from opened having count(*) > 0
+  insert into dispatch_batch (session_id, queue, runs)
+  select cast(:session_id as bigint), :queue, array_agg(run order by n) from opened having count(*) > 0
   returning id
 )
 select batch.id as batch, o.backend_id, o.arguments
@@ -96,14 +96,14 @@ with ready as materialized (  -- materialized: the limit must hold before the up
   returning id, priority, next_run, run_id, arguments
 ), opened as materialized (
   select id as task, row_number() over (order by priority, next_run, id) as n, run_id as run, arguments,
-         overlay(cast(gen_random_uuid() as text) placing :moment from 1) as backend_id
+         overlay(cast(gen_random_uuid() as text) placing :id_prefix from 1) as backend_id
   from grabbed
 ), runs as (
   insert into task_run (id, task, backend_id, scheduled, metadata)
   select run, task, backend_id, now(), '{}' from opened
 ), batch as (
-  insert into dispatch_batch (owner, queue, runs)
-  select cast(:owner as bigint), :queue, array_agg(run order by n) from opened having count(*) > 0
+  insert into dispatch_batch (session_id, queue, runs)
+  select cast(:session_id as bigint), :queue, array_agg(run order by n) from opened having count(*) > 0
   returning id
 )
 select batch.id as batch, o.backend_id, o.arguments
@@ -112,17 +112,17 @@ cross join batch
 order by o.n;
 
 -- name: open_visit_batch
--- Write a batch of visits, which have no runs: the messages stand in the ledger itself.
-insert into dispatch_batch (owner, queue, visits)
-values (:owner, :queue, cast(:visits as jsonb))
+-- Write a batch of visits, which have no runs: the outbox holds the messages themselves.
+insert into dispatch_batch (session_id, queue, visits)
+values (:session_id, :queue, cast(:visits as jsonb))
 returning id;
 
 -- name: close_batch
 -- The broker has confirmed all of the batch.
-delete from dispatch_batch where id = :batch and owner = :owner;
+delete from dispatch_batch where id = :batch and session_id = :session_id;
 
 -- name: keep_unconfirmed
--- Part of the batch is confirmed, or nothing: the rest stays a promise. By message id.
+-- Part of the batch is confirmed, or nothing: the rest stays in the outbox. By message id.
 update dispatch_batch
 set attempts = case when cast(:progress as boolean) then 0 else attempts end,
     tried = case when not :progress then tried end,
@@ -133,33 +133,33 @@ set attempts = case when cast(:progress as boolean) then 0 else attempts end,
     visits = case when visits is not null then
                (select coalesce(jsonb_agg(v.visit order by v.n), '[]') from jsonb_array_elements(visits) with ordinality as v (visit, n)
                 where v.visit ->> 'id' = any(cast(:unconfirmed as text[]))) end
-where id = :batch and owner = :owner;
+where id = :batch and session_id = :session_id;
 
 -- name: open_batches
--- The batches of an owner, but those for paused queues: in turn, so that one that can't be sent doesn't keep others
+-- The batches of a session, but those for paused queues: one after the other, so that one that can't be sent doesn't keep others
 -- waiting. ``due``: after each try without success it is left alone for longer, up to half a minute.
 select id, queue,
        tried is null or tried + make_interval(secs => least(30, 2 ^ (least(attempts, 6) - 1))) <= clock_timestamp() as due
 from dispatch_batch b
-where owner = :owner and not exists (select from dispatch_queue q where q.queue = b.queue and q.paused is not null)
+where session_id = :session_id and not exists (select from dispatch_queue q where q.queue = b.queue and q.paused is not null)
 order by tried nulls first, id;
 
 -- name: note_attempt
 -- The batch is about to be sent again.
-update dispatch_batch set attempts = attempts + 1, tried = clock_timestamp() where id = :batch and owner = :owner;
+update dispatch_batch set attempts = attempts + 1, tried = clock_timestamp() where id = :batch and session_id = :session_id;
 
--- name: other_owners
--- Owners of open batches, but this one.
-select distinct owner from dispatch_batch where owner <> :owner order by owner;
+-- name: other_sessions
+-- Sessions with open batches, but this one.
+select distinct session_id from dispatch_batch where session_id <> :session_id order by session_id;
 
--- name: adopt_batches
--- Compare-and-set: what the old owner still owns belongs to the new one.
+-- name: take_over_batches
+-- Compare-and-set: batches that are still the old session's become the new one's.
 with taken as materialized (
-  select id from dispatch_batch where owner = :old order by id for no key update
+  select id from dispatch_batch where session_id = :old order by id for no key update
 )
-update dispatch_batch set owner = :new where id in (select id from taken) and owner = :old returning id;
+update dispatch_batch set session_id = :new where id in (select id from taken) and session_id = :old returning id;
 
--- name: promised_runs
+-- name: unconfirmed_runs
 -- The runs of a batch that have neither started nor ended; withdrawn are those whose task no longer follows them.
 select r.backend_id, tt.backend_name, t.arguments,
        (select min(max_queue_length) from task_type same where same.backend_name = tt.backend_name) as max_queue_length,
@@ -169,10 +169,10 @@ cross join unnest(b.runs) with ordinality as u (run, n)
 join task_run r on r.id = u.run
 join task t on t.id = r.task
 join task_type tt on tt.type = t.type
-where b.id = :batch and b.owner = :owner and r.started is null and r.ended is null
+where b.id = :batch and b.session_id = :session_id and r.started is null and r.ended is null
 order by u.n;
 
--- name: promised_visits
+-- name: unconfirmed_visits
 -- The visits of a batch whose origins were not visited since.
 select v.visit ->> 'id' as backend_id, tt.backend_name,
        (select min(max_queue_length) from task_type same where same.backend_name = tt.backend_name) as max_queue_length,
@@ -181,23 +181,23 @@ from dispatch_batch b
 cross join jsonb_array_elements(b.visits) with ordinality as v (visit, n)
 join task_type tt on tt.type = v.visit ->> 'task_type'
 left join origin_visit_stats s on s.url = v.visit ->> 'url' and s.visit_type = v.visit ->> 'visit_type'
-where b.id = :batch and b.owner = :owner and (s.last_visit is null or s.last_visit < b.opened)
+where b.id = :batch and b.session_id = :session_id and (s.last_visit is null or s.last_visit < b.opened)
 order by v.n;
 
--- name: set_aside
+-- name: insert_rejected_events
 -- Keep events that could not be read or applied.
-insert into event_set_aside (reason, body)
+insert into rejected_event (reason, body)
 select reason, body from unnest(cast(:reasons as text[]), cast(:bodies as bytea[])) as u (reason, body);
 
--- name: trim_set_aside
+-- name: trim_rejected_events
 -- Drop the oldest of them beyond so many rows, bytes of bodies and seconds. Two listeners may do so at once.
-delete from event_set_aside
+delete from rejected_event
 where id in (
-  select id from event_set_aside
+  select id from rejected_event
   where id in (
     select id
     from (select id, received, row_number() over newest_first as n, sum(octet_length(body)) over newest_first as size
-          from event_set_aside
+          from rejected_event
           window newest_first as (order by id desc)) as kept
     where n > :rows or size > :size or received < now() - make_interval(secs => :seconds)
   )
@@ -206,17 +206,17 @@ where id in (
 returning id;
 
 -- name: open_runs
--- Runs that have not ended; promised are those in an open batch. Reads all of task_run: for restarts alone.
+-- Runs that have not ended; unconfirmed are those in an open batch. Reads all of task_run: for restarts alone.
 select r.id, r.backend_id, tt.backend_name, t.priority is not null as priority, r.started is not null as started,
        case when jsonb_typeof(r.metadata -> 'worker_pid') = 'number' then cast(r.metadata -> 'worker_pid' as int) end
          as worker_pid,
-       exists (select from dispatch_batch b where r.id = any(b.runs)) as promised
+       exists (select from dispatch_batch b where r.id = any(b.runs)) as unconfirmed
 from task_run r
 join task t on t.id = r.task
 join task_type tt on tt.type = t.type
 where r.ended is null and r.backend_id is not null
 order by r.id;
 
--- name: promise_again
+-- name: put_in_outbox
 -- A batch of runs that were opened before, for a runner to take over.
-insert into dispatch_batch (owner, queue, runs) values (:owner, :queue, cast(:runs as bigint[]));
+insert into dispatch_batch (session_id, queue, runs) values (:session_id, :queue, cast(:runs as bigint[]));

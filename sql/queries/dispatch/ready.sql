@@ -1,11 +1,11 @@
--- name: lanes
+-- name: groups
 -- The longest due, or first to become due, of each task type, without and with a priority; an index probe each. And
--- what holds a lane back: that its type is paused, has as many tasks in flight as it may (their count stops there),
+-- what holds a group back: that its type is paused, has as many tasks in flight as it may (their count stops there),
 -- or has no token; less than a tenth of a second's worth is not worth a batch. Types that share a queue share the least of
 -- their bounds. Each row also has the queues that are paused: a round trip less for each look.
-select tt.type as task_type, tt.backend_name, tt.max_queue_length, lane.priority,
-       cast(case when lane.next_run = '-infinity' then 0  -- from infinity nothing can be subtracted
-            else extract(epoch from lane.next_run - coalesce(cast(:now as timestamptz), now())) end as float8)
+select tt.type as task_type, tt.backend_name, tt.max_queue_length, grouped.priority,
+       cast(case when grouped.next_run = '-infinity' then 0  -- from infinity nothing can be subtracted
+            else extract(epoch from grouped.next_run - coalesce(cast(:now as timestamptz), now())) end as float8)
          as due_in_seconds,
        c.paused is not null as paused,
        case when c.max_in_flight is null then false
@@ -33,10 +33,10 @@ cross join lateral (
   cross join lateral (select next_run from task t
                       where t.type = tt.type and t.status = 'next_run_not_scheduled' and t.priority = p.priority
                       order by t.next_run limit 1) as first
-) as lane
-where lane.next_run < 'infinity'
+) as grouped
+where grouped.next_run < 'infinity'
   and (cast(:task_types as text[]) is null or tt.type = any(cast(:task_types as text[])))
-order by lane.priority desc, tt.type;
+order by grouped.priority desc, tt.type;
 
 -- name: paused_queues
 -- Queues that nothing is sent to.
@@ -63,15 +63,15 @@ from (select from task where type = :task_type and status = 'next_run_scheduled'
 update dispatch_type set tokens = :tokens, refilled = :refilled where type = :task_type;
 
 -- name: queue_state
--- What the last filler saw of a queue, how long ago, and whether somebody else's messages may still be on their way.
-select q.depth, q.drain_rate, cast(extract(epoch from clock_timestamp() - q.filled) as float8) as seconds,
-       exists (select from dispatch_batch where queue = :queue and owner <> :owner) as promised_by_others
+-- What the last lease of a queue found, how long ago, and whether messages of another session may still be on their way.
+select q.depth, q.drain_rate, cast(extract(epoch from clock_timestamp() - q.published) as float8) as seconds,
+       exists (select from dispatch_batch where queue = :queue and session_id <> :session_id) as others_unconfirmed
 from (values (1)) as one
 left join dispatch_queue q on q.queue = :queue;
 
--- name: queue_filled
--- What the filler of a queue saw of it.
-insert into dispatch_queue (queue, filled_by, filled, depth, drain_rate)
-values (:queue, :owner, clock_timestamp(), :depth, :drain_rate)
+-- name: note_published
+-- What the lease of a queue found.
+insert into dispatch_queue (queue, published_by, published, depth, drain_rate)
+values (:queue, :session_id, clock_timestamp(), :depth, :drain_rate)
 on conflict (queue) do update
-set filled_by = excluded.filled_by, filled = excluded.filled, depth = excluded.depth, drain_rate = excluded.drain_rate;
+set published_by = excluded.published_by, published = excluded.published, depth = excluded.depth, drain_rate = excluded.drain_rate;

@@ -44,7 +44,7 @@ where s.url = key.url and s.visit_type = key.visit_type and s.listed_only;
 -- name: runs
 -- Runs whose status contradicts their end, that no event can end, or that would move a task on which somebody decided.
 select r.id, r.task,
-       case when r.ended is null and r.status not in ('scheduled', 'started') then 'run_without_moment'
+       case when r.ended is null and r.status not in ('scheduled', 'started') then 'run_without_timestamp'
             when r.ended is not null then 'run_without_outcome'
             when r.backend_id is null then 'run_unreachable'
             else 'task_decided' end as kind
@@ -65,7 +65,7 @@ where (cast(:first as tid) is null or r.ctid >= cast(:first as tid) and r.ctid <
 select id from task where id = any(cast(:ids as bigint[])) order by id for no key update;
 
 -- name: close_runs
--- An end without a moment came no earlier than the run's last one. What ended with no outcome, and what nothing can end,
+-- An end without a timestamp came no earlier than the run's last one. What ended with no outcome, and what nothing can end,
 -- is lost until a result says otherwise. Locks runs in order of id; the caller holds their tasks.
 with locked as materialized (
   select id from task_run where id = any(cast(:ids as bigint[])) order by id for no key update
@@ -79,7 +79,7 @@ set ended = coalesce(r.ended, case when r.status in ('scheduled', 'started') the
     metadata = case when r.metadata is null then '{}' when jsonb_typeof(r.metadata) = 'object' then r.metadata
                     else jsonb_build_object('metadata', r.metadata) end
                || jsonb_build_object('mended', 'by db check: ' || case
-                    when r.status not in ('scheduled', 'started') then 'its end had no moment'
+                    when r.status not in ('scheduled', 'started') then 'its end had no timestamp'
                     when r.ended is not null then 'it ended without an outcome'
                     else 'no event can end a run without a backend_id' end)
 where r.id = any(array(select id from locked));

@@ -1,8 +1,8 @@
 -- name: task
--- A task, its type with the controls of it, and the run that owns it, as of one moment. Types that share a queue share
+-- A task, its type with the controls of it, and the run that owns it, as of one point in time. Types that share a queue share
 -- the least of their bounds. Tokens are counted as the grab counts them. ``moved``: the end of the run moved the task.
 select t.id, t.type, t.status, t.policy, t.priority, t.next_run, t.run_id, tt.backend_name,
-       (select min(max_queue_length) from task_type same where same.backend_name = tt.backend_name) as bound,
+       (select min(max_queue_length) from task_type same where same.backend_name = tt.backend_name) as max_queue_length,
        coalesce(cast(:now as timestamptz), now()) as now,
        c.paused, c.paused_by, c.paused_reason, c.max_in_flight, c.rate_limit,
        case when c.rate_limit is not null then
@@ -24,7 +24,7 @@ where t.id = :task_id;
 
 -- name: queue
 -- The controls of a queue, what its last filler saw of it, and its oldest open batch.
-select q.paused, q.paused_by, q.paused_reason, q.filled, q.depth, q.drain_rate,
+select q.paused, q.paused_by, q.paused_reason, q.published, q.depth, q.drain_rate,
        (select min(opened) from dispatch_batch where queue = :queue) as oldest_batch
 from (values (1)) as one
 left join dispatch_queue q on q.queue = :queue;
@@ -62,14 +62,14 @@ cross join lateral (
 ) as before
 where p.priority <= cast(:priority as task_priority);
 
--- name: promise
--- The open batch that a run is promised in, its owner, and whether the session that proves the owner alive is there.
-select b.id as batch, b.queue, b.opened, b.owner, o.host, o.pid,
+-- name: outbox_batch
+-- The open batch of a run, its dispatcher session, and whether that lives.
+select b.id as batch, b.queue, b.opened, b.session_id, o.host, o.pid,
        o.id in (select cast(objid as bigint) from pg_locks
                 where locktype = 'advisory' and granted and classid = :lock_class and objsubid = 2
                   and database = (select oid from pg_database where datname = current_database())) as alive
 from dispatch_batch b
-join dispatch_owner o on o.id = b.owner
+join dispatcher_session o on o.id = b.session_id
 where :run = any(b.runs)
 order by b.id
 limit 1;
@@ -77,7 +77,7 @@ limit 1;
 -- name: living_runners
 -- How many runners hold the lock that proves them alive.
 select count(*)
-from dispatch_owner o
+from dispatcher_session o
 where o.service = 'runner' and o.id in (select cast(objid as bigint) from pg_locks
                where locktype = 'advisory' and granted and classid = :lock_class and objsubid = 2
                  and database = (select oid from pg_database where datname = current_database()));

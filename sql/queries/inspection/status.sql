@@ -50,13 +50,13 @@ from (
 join task t on t.id = r.task
 order by r.ended desc nulls last, r.id desc;
 
--- name: ledger
--- Messages that were promised and are not confirmed yet, of runs and of visits, since when the oldest batch is open;
--- and events that nobody could read.
+-- name: outbox
+-- The outbox: messages that are not confirmed yet, of runs and of visits, since when the oldest batch is open;
+-- and rejected events.
 select count(*) as batches, cast(coalesce(sum(cardinality(runs)), 0) as bigint) as runs,
        cast(coalesce(sum(case jsonb_typeof(visits) when 'array' then jsonb_array_length(visits) end), 0) as bigint)
          as visits, min(opened) as oldest,
-       (select count(*) from event_set_aside) as set_aside
+       (select count(*) from rejected_event) as rejected
 from dispatch_batch;
 
 -- name: tasks_in_flight

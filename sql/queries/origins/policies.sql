@@ -50,7 +50,7 @@ set last_successful = coalesce(excluded.last_successful, known.last_successful),
 -- Bring the mirrors in listed_origins up to date, in every lister. A statement after the one that locked the
 -- statistics: only its snapshot shows a listing that committed while that one waited. Laterals with offset 0 look
 -- every key up by index, whatever the planner believes of tables that grow; ctid, because the caller's lock of the
--- statistics keeps the rows in place. Where others wrote moments of no year of ours, their difference may be none that
+-- statistics keeps the rows in place. Where others wrote timestamps of no year of ours, their difference may be none that
 -- an index can hold: then it is not mirrored, and no lag is known.
 update listed_origins lo
 set visit_loaded = stale.loaded,

@@ -1,6 +1,6 @@
 -- name: filter_task_to_archive
--- Runs of tasks that are done with, in order of their moment: one that came to several at once is told by its id.
--- After :moment and :run, the last of the page before; the first page begins with the moment itself and run 0.
+-- Runs of tasks that are done with, in order of their timestamp: one that came to several at once is told by its id.
+-- After :timestamp and :run, the last of the page before; the first page begins with the timestamp itself and run 0.
 select t.id as task_id, t.policy as task_policy, t.status as task_status, r.id as task_run_id, t.arguments, t.type,
        r.backend_id, coalesce(r.metadata, '{}') as metadata, r.scheduled, r.started, r.ended,
        r.status as task_run_status
@@ -8,7 +8,7 @@ from task_run r
 cross join lateral (  -- looked up one by one: for a page of a thousand the planner would else read all of task
   select id, policy, status, arguments, type from task where id = r.task limit 1
 ) as t
-where (coalesce(r.started, r.scheduled), r.id) > (cast(:moment as timestamptz), cast(:run as bigint))
+where (coalesce(r.started, r.scheduled), r.id) > (cast(:timestamp as timestamptz), cast(:run as bigint))
   and coalesce(r.started, r.scheduled) < :before
   and (t.status = 'disabled' or t.status = 'completed' and t.policy = 'oneshot')
 order by coalesce(r.started, r.scheduled), r.id

@@ -71,7 +71,7 @@ with input as materialized (
               else jsonb_build_object('metadata', r.metadata) end as metadata,
          r.retries_before, r.interval_before, r.next_run_before,
          i.status, i.evidence, i.noted, i.end_noted, i.attempts,
-         -- Moments of events come from other clocks: they lie between the opening of the run and now.
+         -- Timestamps of events come from other clocks: they lie between the opening of the run and now.
          case when i.started is null then null  -- least would make it now
               when cast(:from_events as boolean) then greatest(least(i.started, now()), bounded.scheduled)
               else i.started end as started,
@@ -144,7 +144,7 @@ with input as materialized (
       next_run = case
         when a.status = 'permfailed' then a.next_run
         when a.policy = 'oneshot' and not (a.status in ('failed', 'lost') and a.retries > 0) then a.next_run
-        -- The last moment that Python knows, where the sum lies behind it.
+        -- The last timestamp that Python knows, where the sum lies behind it.
         else least(timestamptz '9999-12-31 23:59:59.999999+00', a.ended + case
           when a.status in ('failed', 'lost') and a.retries > 0 then a.retry_delay
           when a.status in ('failed', 'lost') then a.interval

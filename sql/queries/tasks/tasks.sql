@@ -15,7 +15,7 @@ select pg_advisory_xact_lock(:lock_class, slot), (select pg_advisory_xact_lock_s
 from generate_series(0, 63) as slot;
 
 -- name: create_tasks
--- Insert the tasks that have no twin, once each; answer each distinct task once, in order of first appearance. None whose
+-- Insert the tasks that do not exist yet, once each; answer each distinct task once, in order of first appearance. None whose
 -- type is unknown, or has no interval for a recurring task: ``known`` counts the inputs that could be taken. Arguments come as lines of one text, which PostgreSQL reads more than twice as fast as an array of 100,000
 -- literals. What a column does not say is as the first task has it: most calls differ in their arguments alone, and
 -- then send nothing else.
@@ -42,12 +42,12 @@ with input as (
                                       case when not waiting then status end, oneshot_next_run) as first
   from input
 ), matched as materialized (  -- in order of the hash, as the index is
-  select i.n, i.type, i.policy, i.priority, twin.id as twin,
-         case when twin.id is null then i.arguments else twin.arguments end as arguments,
-         case when twin.id is null then i.next_run else twin.next_run end as next_run,
-         case when twin.id is null then i.status else twin.status end as status,
-         case when twin.id is null then i.retries_left else twin.retries_left end as retries_left,
-         case when twin.id is null then i.default_interval else twin.current_interval end as current_interval
+  select i.n, i.type, i.policy, i.priority, existing.id as existing,
+         case when existing.id is null then i.arguments else existing.arguments end as arguments,
+         case when existing.id is null then i.next_run else existing.next_run end as next_run,
+         case when existing.id is null then i.status else existing.status end as status,
+         case when existing.id is null then i.retries_left else existing.retries_left end as retries_left,
+         case when existing.id is null then i.default_interval else existing.current_interval end as current_interval
   from numbered i
   left join lateral (
     select id, arguments, next_run, status, retries_left, current_interval
@@ -65,10 +65,10 @@ with input as (
       and (i.policy = 'recurring' or t.next_run = i.next_run)
     order by id
     limit 1
-  ) as twin on true
+  ) as existing on true
   where i.n = i.first
 ), chosen as materialized (
-  select m.*, twin is null as is_new, coalesce(twin, nextval('task_id_seq')) as id
+  select m.*, existing is null as is_new, coalesce(existing, nextval('task_id_seq')) as id
   from (select * from matched order by n) as m
 ), inserted as (
   insert into task (id, type, arguments, next_run, current_interval, status, policy, retries_left, priority)
@@ -123,7 +123,7 @@ order by priority, next_run, id
 limit cast(:num_tasks as bigint);
 
 -- name: grab_ready
--- Take what peek_ready would show. Whoever comes at the same moment skips what is locked and gets the next ones.
+-- Take what peek_ready would show. Whoever comes at the same time skips what is locked and gets the next ones.
 with ready as materialized (  -- materialized: the limit must hold before the update
   select id
   from task

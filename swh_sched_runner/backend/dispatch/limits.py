@@ -1,4 +1,4 @@
-"""What operators decide about dispatch while it runs: pauses, limits, bounds; and how queues stand, for people."""
+"""What operators decide about dispatch while it runs: pauses and limits; and how queues stand, for people."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import attrs
 from sqlalchemy import Connection, Row
 
 from swh_sched_runner.backend import validate
-from swh_sched_runner.backend.dispatch.session import OWNER_LOCK
+from swh_sched_runner.backend.dispatch.session import SESSION_LOCK
 from swh_sched_runner.backend.wake import hold_off, wake
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownQueue, UnknownTaskType
-from swh_sched_runner.model import UNCHANGED, Controls, Moment, Pause, QueueControls, TypeControls, Unchanged
+from swh_sched_runner.model import UNCHANGED, Controls, Pause, QueueControls, Timestamp, TypeControls, Unchanged
 
 # Tasks a second. One in eleven days, and more than any broker takes: beyond these a number is a mistake.
 LEAST_RATE = 1e-6
@@ -35,7 +35,7 @@ class InFlight:
 
 
 @attrs.define(slots=True, frozen=True)
-class Promised:
+class Unconfirmed:
     """Messages to one queue that the broker has not confirmed: of ``runs``, which are in flight, and of ``visits``."""
 
     queue: str
@@ -44,11 +44,11 @@ class Promised:
 
 
 @attrs.define(slots=True, frozen=True)
-class Filled:
-    """When a queue was filled last, messages a second that its workers took, and by which runner, if it lives."""
+class Published:
+    """When a queue was last published to, by which runner, if it lives, and how many messages a second leave it."""
 
     queue: str
-    filled: Moment
+    published: Timestamp
     drain_rate: float | None
     host: str | None
     pid: int | None
@@ -56,12 +56,12 @@ class Filled:
 
 @attrs.define(slots=True, frozen=True)
 class Standing:
-    """How queues stand: what holds them back, what is under way, who fills them."""
+    """How queues stand: what holds them back, what is under way, who publishes to them."""
 
     controls: Controls
     in_flight: list[InFlight]
-    promised: list[Promised]
-    filled: list[Filled]
+    unconfirmed: list[Unconfirmed]
+    published: list[Published]
 
 
 def pause_task_type(conn: Connection, task_type: str, by: str | None, reason: str | None) -> Pause | None:
@@ -123,7 +123,7 @@ def pause_queue(conn: Connection, queue: str, by: str | None, reason: str | None
 
 
 def resume_queue(conn: Connection, queue: str) -> Pause | None:
-    """Fill a queue again; answers the pause that ended."""
+    """Send messages to a queue again; answers the pause that ended."""
     validate.text("queue", queue)
     hold_off(conn)
     found = conn.execute(_sql.lock_queue, {"queue": queue}).first()
@@ -134,12 +134,12 @@ def resume_queue(conn: Connection, queue: str) -> Pause | None:
     return before
 
 
-def set_queue_bound(conn: Connection, queue: str, max_queue_length: int | None) -> None:
-    """Bound a queue, by all task types that share it."""
+def set_queue_limit(conn: Connection, queue: str, max_queue_length: int | None) -> None:
+    """Set the limit of a queue, by all task types that share it."""
     validate.text("queue", queue)
     _count("max_queue_length", max_queue_length)
     hold_off(conn)
-    if not conn.execute(_sql.set_queue_bound, {"queue": queue, "max_queue_length": max_queue_length}).all():
+    if not conn.execute(_sql.set_queue_limit, {"queue": queue, "max_queue_length": max_queue_length}).all():
         raise unknown_queue(queue, conn.execute(_sql.queues_of_types).scalars())
     wake(conn)
 
@@ -174,8 +174,8 @@ def standing(conn: Connection) -> Standing:
     return Standing(
         controls=get(conn),
         in_flight=[InFlight(**row) for row in conn.execute(_sql.in_flight).mappings()],
-        promised=[Promised(**row) for row in conn.execute(_sql.promised).mappings()],
-        filled=[Filled(**row) for row in conn.execute(_sql.filled, {"lock_class": OWNER_LOCK}).mappings()],
+        unconfirmed=[Unconfirmed(**row) for row in conn.execute(_sql.unconfirmed).mappings()],
+        published=[Published(**row) for row in conn.execute(_sql.published, {"lock_class": SESSION_LOCK}).mappings()],
     )
 
 

@@ -1,4 +1,4 @@
-"""The door of the services: who may send, batches of promised messages, and what events say of runs.
+"""The outbox, and the rest of the interface for services: dispatcher sessions, and what events say of runs.
 
 A batch is written in the same statement that takes its tasks and opens their runs, before anything is sent; it
 goes when the broker has confirmed every message. Until then its messages are sent again, always under their ids.
@@ -16,8 +16,8 @@ import msgspec
 from sqlalchemy import Connection, Row
 
 from swh_sched_runner.backend.dispatch import ready, visit_batches
-from swh_sched_runner.backend.dispatch.ready import Lane, Look, QueueState
-from swh_sched_runner.backend.dispatch.session import Owner
+from swh_sched_runner.backend.dispatch.ready import Look, QueueState, TaskGroup
+from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.backend.dispatch.visit_batches import VisitPlan
 from swh_sched_runner.backend.tasks import runs
 from swh_sched_runner.backend.tasks.runs import Recorded, RunChange
@@ -33,8 +33,8 @@ _sql = Queries("dispatch/outbox")
 
 
 # A frozen class of attrs takes ten times as long to make, and this is made for each message.
-class Promise(msgspec.Struct, frozen=True, gc=False):
-    """A message that was promised: its id, and what it carries."""
+class OutboxMessage(msgspec.Struct, frozen=True, gc=False):
+    """A message in the outbox: its id, and what it carries."""
 
     backend_id: str
     args: list[Any]
@@ -43,7 +43,7 @@ class Promise(msgspec.Struct, frozen=True, gc=False):
 
 @attrs.define(slots=True, frozen=True)
 class Batch:
-    """Messages of one Celery task to one queue. ``bound`` is the queue's, None if unbounded.
+    """Messages of one Celery task to one queue. ``max_queue_length`` is the queue's, None for no limit.
 
     ``unsendable``: runs that were ended as failed, since their arguments make no message; why, by id.
     """
@@ -51,14 +51,14 @@ class Batch:
     id: int
     queue: str
     backend_name: str
-    bound: int | None
-    promises: list[Promise]
+    max_queue_length: int | None
+    messages: list[OutboxMessage]
     unsendable: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.define(slots=True, frozen=True)
 class OpenBatch:
-    """A batch of the ledger that is not confirmed yet. ``due``: it may be sent again now."""
+    """A batch of the outbox. ``due``: it may be sent again now."""
 
     id: int
     queue: str
@@ -67,7 +67,7 @@ class OpenBatch:
 
 @attrs.define(slots=True, frozen=True)
 class QueueSeen:
-    """A queue as its filler saw it: messages ready by its count, and how many workers take a second (None: unknown)."""
+    """A queue as its lease counts it: ready messages, and how many workers take a second (None: unknown)."""
 
     queue: str
     depth: int | None
@@ -76,7 +76,7 @@ class QueueSeen:
 
 @attrs.define(slots=True, frozen=True)
 class OpenRun:
-    """A run without an end. ``promised``: it is in an open batch; ``worker_pid``: of the worker that started it."""
+    """A run without an end. ``unconfirmed``: it is in an open batch; ``worker_pid``: of the worker that started it."""
 
     id: int
     backend_id: str
@@ -84,48 +84,48 @@ class OpenRun:
     priority: bool
     started: bool
     worker_pid: int | None
-    promised: bool
+    unconfirmed: bool
 
 
 class Dispatch:
-    """The ledger and the record of events; shares the pool of its ``Database``."""
+    """The outbox and the record of events; shares the pool of its ``Database``."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def open_owner(self, service: str = "runner") -> Owner:
-        """Become an owner of batches, with a session of its own; raises ``ConfigurationError`` behind a pooler.
+    def open_session(self, service: str = "runner") -> DispatcherSession:
+        """Open a dispatcher session, on a connection of its own; raises ``ConfigurationError`` behind a pooler.
 
-        ``service`` is what people read in the table of owners: runner, visits or recovery.
+        ``service`` is what people read in the table: runner, visits or recovery.
         """
-        return Owner(self._db.engine, service)
+        return DispatcherSession(self._db.engine, service)
 
     def look(self, task_types: Sequence[str] = (), now: datetime | None = None) -> Look:
         """Where tasks wait, and what holds them back. Empty ``task_types`` means all."""
         return self._db.read(ready.look, task_types, now)
 
     def open_batch(
-        self, owner: int, queue: str, lane: Lane, num_tasks: int, now: datetime | None = None
+        self, session_id: int, queue: str, group: TaskGroup, num_tasks: int, now: datetime | None = None
     ) -> Batch | None:
-        """Take up to ``num_tasks`` due tasks, open their runs and promise their messages.
+        """Take up to ``num_tasks`` due tasks, open their runs and put their messages in the outbox.
 
-        None if nothing is due, or an operator's control holds all of it back. Without promises if none of the tasks
+        None if nothing is due, or an operator's control holds all of it back. Without messages if none of the tasks
         can be sent.
         """
-        return self._db.run(_open_batch, owner, queue, lane, num_tasks, now)
+        return self._db.run(_open_batch, session_id, queue, group, num_tasks, now)
 
     def visit_queue(self, task_type: str) -> tuple[str, int | None] | None:
-        """Queue and bound of the visits that tasks of this type make; None if there is no such type."""
+        """Queue and max_queue_length of the visits that tasks of this type make; None if there is no such type."""
         return self._db.run(visit_batches.queue_of, task_type)
 
-    def open_visit_batch(self, owner: int, queue: str, plan: VisitPlan) -> OpenBatch | None:
-        """Take origins by the plan and promise a visit of each, in one transaction; None if there are none."""
-        batch = self._db.run(visit_batches.open_batch, owner, queue, plan)
+    def open_visit_batch(self, session_id: int, queue: str, plan: VisitPlan) -> OpenBatch | None:
+        """Take origins by the plan and put a visit of each in the outbox, in one transaction; None if there is none."""
+        batch = self._db.run(visit_batches.open_batch, session_id, queue, plan)
         return None if batch is None else OpenBatch(batch, queue)
 
     def close_batch(
         self,
-        owner: int,
+        session_id: int,
         batch: int,
         unconfirmed: Iterable[str] = (),
         seen: QueueSeen | None = None,
@@ -133,93 +133,93 @@ class Dispatch:
         unsendable: Mapping[str, str] | None = None,
         progress: bool = True,
     ) -> None:
-        """Keep the ``unconfirmed`` ids of the batch as promises; without any, the batch is done.
+        """Keep the ``unconfirmed`` ids of the batch in the outbox; without any, the batch is done.
 
-        ``seen`` is how the queue looked to its filler when the rest was confirmed. ``unsendable`` are ids that can
+        ``seen`` is what the lease of the queue found when the rest was confirmed. ``unsendable`` are ids that can
         never be sent: their runs end as failed, with the reason. Without ``progress`` the batch waits longer for its
         next try.
         """
-        self._db.run(_close_batch, owner, batch, list(unconfirmed), seen, unsendable or {}, progress=progress)
+        self._db.run(_close_batch, session_id, batch, list(unconfirmed), seen, unsendable or {}, progress=progress)
 
-    def open_batches(self, owner: int) -> list[OpenBatch]:
-        """What this owner has promised, in turn; what is for a paused queue waits until that is resumed."""
-        return self._db.read(_open_batches, owner)
+    def open_batches(self, session_id: int) -> list[OpenBatch]:
+        """The open batches of this session, one after the other; those for a paused queue wait until it is resumed."""
+        return self._db.read(_open_batches, session_id)
 
-    def note_attempt(self, owner: int, batch: int) -> None:
+    def note_attempt(self, session_id: int, batch: int) -> None:
         """The batch is about to be sent again."""
-        self._db.run(_note_attempt, owner, batch)
+        self._db.run(_note_attempt, session_id, batch)
 
-    def read_batch(self, owner: int, batch: OpenBatch) -> Batch | None:
+    def read_batch(self, session_id: int, batch: OpenBatch) -> Batch | None:
         """What of the batch must still be sent; None if nothing is left, and the batch is closed then.
 
         Runs whose task was disabled or scheduled anew meanwhile end as failed.
         """
-        return self._db.run(_read_batch, owner, batch)
+        return self._db.run(_read_batch, session_id, batch)
 
-    def other_owners(self, owner: int) -> list[int]:
+    def other_sessions(self, session_id: int) -> list[int]:
         """Who else has open batches."""
-        return self._db.read(_other_owners, owner)
+        return self._db.read(_other_sessions, session_id)
 
-    def queue_state(self, owner: int, queue: str) -> QueueState:
-        """What is known of a queue: how its last filler left it, and whether somebody else's batch for it is open."""
-        return self._db.read(ready.queue_state, owner, queue)
+    def queue_state(self, session_id: int, queue: str) -> QueueState:
+        """What is known of a queue: how its last lease left it, and whether somebody else's batch for it is open."""
+        return self._db.read(ready.queue_state, session_id, queue)
 
-    def adopt(self, old: int, new: int) -> int:
-        """Take over the batches of an owner that is proven gone; answers how many."""
-        return self._db.run(_adopt, old, new)
+    def take_over(self, old: int, new: int) -> int:
+        """Take over the batches of a session that is proven gone; answers how many."""
+        return self._db.run(_take_over, old, new)
 
     def open_runs(self) -> list[OpenRun]:
         """All runs without an end, in order of id."""
         return self._db.run(_open_runs)
 
-    def promise_again(self, runs_by_queue: Mapping[str, Sequence[int]]) -> None:
-        """Promise messages of runs that were opened before; the next runner takes the batches over."""
+    def put_in_outbox(self, runs_by_queue: Mapping[str, Sequence[int]]) -> None:
+        """Put messages of runs that were opened before in the outbox; the next runner takes the batches over."""
         if runs_by_queue:
-            owner = self.open_owner("recovery")
+            session = self.open_session("recovery")
             try:
-                self._db.run(_promise_again, owner.id, runs_by_queue)
+                self._db.run(_put_in_outbox, session.id, runs_by_queue)
             finally:
-                owner.close()
+                session.close()
 
-    def record_events(self, changes: Sequence[RunChange], set_aside: Sequence[tuple[str, bytes]] = ()) -> Recorded:
+    def record_events(self, changes: Sequence[RunChange], rejected: Sequence[tuple[str, bytes]] = ()) -> Recorded:
         """Record what events say, one change a run, and keep what could not be read: ``(reason, body)``.
 
         All or nothing. Raises ``DataRefused`` or ``InvalidArgument`` where a value is wrong, ``StatementRefused`` where
         the database takes none for now.
         """
-        return self._db.run(_record_events, changes, set_aside)
+        return self._db.run(_record_events, changes, rejected)
 
-    def trim_set_aside(self, rows: int, size: int, seconds: float) -> int:
-        """Drop what was set aside, oldest first, beyond so many rows, bytes of bodies and seconds; answers how many."""
-        return self._db.run(_trim_set_aside, rows, size, seconds)
+    def trim_rejected_events(self, rows: int, size: int, seconds: float) -> int:
+        """Drop what was rejected, oldest first, beyond so many rows, bytes of bodies and seconds; answers how many."""
+        return self._db.run(_trim_rejected, rows, size, seconds)
 
 
 def _open_batch(
-    conn: Connection, owner: int, queue: str, lane: Lane, num_tasks: int, now: datetime | None
+    conn: Connection, session_id: int, queue: str, group: TaskGroup, num_tasks: int, now: datetime | None
 ) -> Batch | None:
-    allowed = ready.allowance(conn, lane.task_type, num_tasks)
+    allowed = ready.acquire_quota(conn, group.task_type, num_tasks)
     if allowed.tasks <= 0:
         return None
-    statement = _sql.open_priority_batch if lane.priority else _sql.open_batch
+    statement = _sql.open_priority_batch if group.priority else _sql.open_batch
     binds = {
-        "owner": owner,
+        "session_id": session_id,
         "queue": queue,
-        "task_type": lane.task_type,
+        "task_type": group.task_type,
         "num_tasks": allowed.tasks,
         "now": now,
-        "moment": _moment(),
+        "id_prefix": _uuid7_prefix(),
     }
     rows = conn.execute(statement, binds).all()
     if not rows:
         return None
-    ready.use(conn, lane.task_type, allowed, len(rows))
-    promises, unsendable = _promises(conn, rows)
-    if not promises:
-        _close_batch(conn, owner, rows[0].batch, [], None)
-    return Batch(rows[0].batch, queue, lane.backend_name, lane.max_queue_length, promises, unsendable)
+    ready.consume_quota(conn, group.task_type, allowed, len(rows))
+    messages, unsendable = _messages(conn, rows)
+    if not messages:
+        _close_batch(conn, session_id, rows[0].batch, [], None)
+    return Batch(rows[0].batch, queue, group.backend_name, group.max_queue_length, messages, unsendable)
 
 
-def _moment() -> str:
+def _uuid7_prefix() -> str:
     """How the ids of runs begin: a UUID of version 7 has the milliseconds since 1970, its version, then chance.
 
     See RFC 9562, 5.7.
@@ -228,22 +228,22 @@ def _moment() -> str:
     return f"{milliseconds[:8]}-{milliseconds[8:]}-7"
 
 
-def _promises(conn: Connection, rows: Iterable[Row[Any]]) -> tuple[list[Promise], dict[str, str]]:
+def _messages(conn: Connection, rows: Iterable[Row[Any]]) -> tuple[list[OutboxMessage], dict[str, str]]:
     """The messages of these runs, and why others make none: their arguments were written by somebody else.
 
     Those runs end as failed.
     """
-    promises: list[Promise] = []
+    messages: list[OutboxMessage] = []
     unsendable: dict[str, str] = {}
     for row in rows:
         found = row.arguments
         args, kwargs = (found.get("args") or [], found.get("kwargs") or {}) if isinstance(found, dict) else (None, None)
         if isinstance(args, list) and isinstance(kwargs, dict):
-            promises.append(Promise(row.backend_id, args, kwargs))
+            messages.append(OutboxMessage(row.backend_id, args, kwargs))
         else:
             unsendable[row.backend_id] = str(MessageUnsendable(reason=NO_ARGUMENTS))
     _end_unsendable(conn, unsendable)
-    return promises, unsendable
+    return messages, unsendable
 
 
 def _end_unsendable(conn: Connection, reasons: Mapping[str, str]) -> None:
@@ -260,7 +260,7 @@ def _end_unsendable(conn: Connection, reasons: Mapping[str, str]) -> None:
 
 def _close_batch(
     conn: Connection,
-    owner: int,
+    session_id: int,
     batch: int,
     unconfirmed: list[str],
     seen: QueueSeen | None,
@@ -269,60 +269,62 @@ def _close_batch(
     progress: bool = True,
 ) -> None:
     _end_unsendable(conn, unsendable or {})
-    binds: dict[str, Any] = {"owner": owner, "batch": batch}
+    binds: dict[str, Any] = {"session_id": session_id, "batch": batch}
     if unconfirmed:
         conn.execute(_sql.keep_unconfirmed, binds | {"unconfirmed": unconfirmed, "progress": progress})
     else:
         conn.execute(_sql.close_batch, binds)
     if seen is not None:
-        ready.queue_filled(conn, owner, seen.queue, seen.depth, seen.drain_rate)
+        ready.note_published(conn, session_id, seen.queue, seen.depth, seen.drain_rate)
 
 
-def _open_batches(conn: Connection, owner: int) -> list[OpenBatch]:
-    return [OpenBatch(row.id, row.queue, row.due) for row in conn.execute(_sql.open_batches, {"owner": owner})]
+def _open_batches(conn: Connection, session_id: int) -> list[OpenBatch]:
+    return [
+        OpenBatch(row.id, row.queue, row.due) for row in conn.execute(_sql.open_batches, {"session_id": session_id})
+    ]
 
 
-def _note_attempt(conn: Connection, owner: int, batch: int) -> None:
-    conn.execute(_sql.note_attempt, {"owner": owner, "batch": batch})
+def _note_attempt(conn: Connection, session_id: int, batch: int) -> None:
+    conn.execute(_sql.note_attempt, {"session_id": session_id, "batch": batch})
 
 
-def _read_batch(conn: Connection, owner: int, batch: OpenBatch) -> Batch | None:
-    binds = {"owner": owner, "batch": batch.id}
-    rows = conn.execute(_sql.promised_runs, binds).all() or conn.execute(_sql.promised_visits, binds).all()
+def _read_batch(conn: Connection, session_id: int, batch: OpenBatch) -> Batch | None:
+    binds = {"session_id": session_id, "batch": batch.id}
+    rows = conn.execute(_sql.unconfirmed_runs, binds).all() or conn.execute(_sql.unconfirmed_visits, binds).all()
     _end_unsendable(conn, {row.backend_id: WITHDRAWN for row in rows if row.withdrawn})
     wanted = [row for row in rows if not row.withdrawn]
-    promises, unsendable = _promises(conn, wanted)
-    if not promises:
-        _close_batch(conn, owner, batch.id, [], None)
+    messages, unsendable = _messages(conn, wanted)
+    if not messages:
+        _close_batch(conn, session_id, batch.id, [], None)
         return None
-    return Batch(batch.id, batch.queue, wanted[0].backend_name, wanted[0].max_queue_length, promises, unsendable)
+    return Batch(batch.id, batch.queue, wanted[0].backend_name, wanted[0].max_queue_length, messages, unsendable)
 
 
-def _other_owners(conn: Connection, owner: int) -> list[int]:
-    return list(conn.execute(_sql.other_owners, {"owner": owner}).scalars())
+def _other_sessions(conn: Connection, session_id: int) -> list[int]:
+    return list(conn.execute(_sql.other_sessions, {"session_id": session_id}).scalars())
 
 
-def _adopt(conn: Connection, old: int, new: int) -> int:
-    adopted = len(conn.execute(_sql.adopt_batches, {"old": old, "new": new}).all())
-    conn.execute(_sql.forget_owner, {"owner": old})
-    return adopted
+def _take_over(conn: Connection, old: int, new: int) -> int:
+    taken_over = len(conn.execute(_sql.take_over_batches, {"old": old, "new": new}).all())
+    conn.execute(_sql.forget_session, {"session_id": old})
+    return taken_over
 
 
 def _open_runs(conn: Connection) -> list[OpenRun]:
     return [OpenRun(**row) for row in conn.execute(_sql.open_runs).mappings()]
 
 
-def _promise_again(conn: Connection, owner: int, runs_by_queue: Mapping[str, Sequence[int]]) -> None:
-    batches = [{"owner": owner, "queue": queue, "runs": list(ids)} for queue, ids in runs_by_queue.items()]
-    conn.execute(_sql.promise_again, batches)
+def _put_in_outbox(conn: Connection, session_id: int, runs_by_queue: Mapping[str, Sequence[int]]) -> None:
+    batches = [{"session_id": session_id, "queue": queue, "runs": list(ids)} for queue, ids in runs_by_queue.items()]
+    conn.execute(_sql.put_in_outbox, batches)
 
 
-def _record_events(conn: Connection, changes: Sequence[RunChange], set_aside: Sequence[tuple[str, bytes]]) -> Recorded:
-    if set_aside:
-        reasons, bodies = zip(*set_aside, strict=True)
-        conn.execute(_sql.set_aside, {"reasons": list(reasons), "bodies": list(bodies)})
+def _record_events(conn: Connection, changes: Sequence[RunChange], rejected: Sequence[tuple[str, bytes]]) -> Recorded:
+    if rejected:
+        reasons, bodies = zip(*rejected, strict=True)
+        conn.execute(_sql.insert_rejected_events, {"reasons": list(reasons), "bodies": list(bodies)})
     return runs.record(conn, changes, from_events=True)
 
 
-def _trim_set_aside(conn: Connection, rows: int, size: int, seconds: float) -> int:
-    return len(conn.execute(_sql.trim_set_aside, {"rows": rows, "size": size, "seconds": seconds}).all())
+def _trim_rejected(conn: Connection, rows: int, size: int, seconds: float) -> int:
+    return len(conn.execute(_sql.trim_rejected_events, {"rows": rows, "size": size, "seconds": seconds}).all())

@@ -1,4 +1,4 @@
-"""An owner of batches: alive as long as its session holds its advisory lock."""
+"""Dispatcher sessions: each may have batches in the outbox, and lives as long as it holds its advisory lock."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sqlalchemy import Engine, TextClause
 from swh_sched_runner.backend.wake import SLEEP_LOCK
 from swh_sched_runner.db.engine import translate
 from swh_sched_runner.db.queries import Queries
-from swh_sched_runner.exc import ConfigurationError, OwnershipLost
+from swh_sched_runner.exc import ConfigurationError, SessionLost
 
-# First key of the advisory locks of owners; any number will do, as long as it stays.
-OWNER_LOCK = 0x5C4EE
+# First key of the advisory locks of sessions; any number will do, as long as it stays.
+SESSION_LOCK = 0x5C4EE
 
 # The last statement of a session is not worth a longer wait: a row that it leaves behind does no harm.
 CLOSE_SECONDS = 3.0
@@ -28,7 +28,7 @@ _sql = Queries("dispatch/outbox")
 _wake = Queries("wake")
 
 
-class Owner:
+class DispatcherSession:
     """The session that proves this runner alive, and that hears when it is woken. Not to be shared between threads.
 
     It is a connection of its own, outside the pool, and must reach PostgreSQL directly: a pooler in transaction mode
@@ -36,7 +36,7 @@ class Owner:
     """
 
     def __init__(self, engine: Engine, service: str) -> None:
-        """``service`` says what owns, for people."""
+        """``service`` says whose session it is, for people."""
         self._listens = False
         try:
             self._conn = engine.connect()
@@ -47,9 +47,9 @@ class Owner:
             self._refuse_pooler()
             self._conn.execute(_sql.harden_session)
             self.id: int = self._conn.execute(
-                _sql.register_owner, {"service": service, "host": socket.gethostname(), "pid": os.getpid()}
+                _sql.register_session, {"service": service, "host": socket.gethostname(), "pid": os.getpid()}
             ).scalar_one()
-            self._conn.execute(_sql.try_lock_owner, {"lock_class": OWNER_LOCK, "owner": self.id})
+            self._conn.execute(_sql.try_lock_session, {"lock_class": SESSION_LOCK, "session_id": self.id})
         except sqlalchemy.exc.DBAPIError as error:
             raise translate(error) from error.orig
 
@@ -62,7 +62,7 @@ class Owner:
             )
 
     def check(self) -> None:
-        """Raise ``OwnershipLost`` unless the session answers: its lock is held then."""
+        """Raise ``SessionLost`` unless the session answers: its lock is held then."""
         self._execute(_sql.backend_pid)
         self._driver.notifies.clear()  # it is awake, and looks anyway before it sleeps
 
@@ -72,7 +72,7 @@ class Owner:
             self.check()
 
     def fall_asleep(self, seconds: float) -> bool:
-        """Announce a sleep: who makes a task due before its end wakes this owner from now on.
+        """Announce a sleep: who makes a task due before its end wakes this session from now on.
 
         False, and nothing is announced, while a transaction that may do so is under way. After True look once more
         for what was due before.
@@ -80,12 +80,12 @@ class Owner:
         if not self._listens:  # not for those who never sleep: what they hear would pile up
             self._execute(_wake.listen)
             self._listens = True
-        announced = bool(self._execute(_wake.fall_asleep, lock_class=SLEEP_LOCK, owner=self.id, seconds=seconds))
+        announced = bool(self._execute(_wake.fall_asleep, lock_class=SLEEP_LOCK, session_id=self.id, seconds=seconds))
         self._driver.notifies.clear()  # whatever they are about is there to be seen
         return announced
 
     def wait(self, seconds: float) -> bool:
-        """Wait until somebody wakes this owner; True then, False when the time is over."""
+        """Wait until somebody wakes this session; True then, False when the time is over."""
         if not self._driver.notifies and self._readable(seconds):
             with self._lost_if_broken():
                 self._driver.poll()
@@ -97,7 +97,7 @@ class Owner:
 
     def wake_up(self) -> None:
         """End the announced sleep."""
-        self._execute(_wake.wake_up, owner=self.id)
+        self._execute(_wake.wake_up, session_id=self.id)
 
     def _readable(self, seconds: float) -> bool:
         with self._lost_if_broken():
@@ -108,25 +108,25 @@ class Owner:
         try:
             yield
         except (OSError, ValueError, psycopg2.Error) as error:  # closed under our hands
-            raise OwnershipLost(owner=self.id) from error
+            raise SessionLost(session_id=self.id) from error
 
-    def try_lock(self, owner: int) -> bool:
-        """Take the lock of another owner; False while its session lives."""
-        return bool(self._execute(_sql.try_lock_owner, lock_class=OWNER_LOCK, owner=owner))
+    def try_lock(self, session_id: int) -> bool:
+        """Take the lock of another session; False while its session lives."""
+        return bool(self._execute(_sql.try_lock_session, lock_class=SESSION_LOCK, session_id=session_id))
 
-    def unlock(self, owner: int) -> None:
-        """Give the lock of another owner back."""
-        self._execute(_sql.unlock_owner, lock_class=OWNER_LOCK, owner=owner)
+    def unlock(self, session_id: int) -> None:
+        """Give the lock of another session back."""
+        self._execute(_sql.unlock_session, lock_class=SESSION_LOCK, session_id=session_id)
 
-    def end_session(self, owner: int) -> None:
-        """End the session of another owner, whose publishing connection is proven gone."""
-        self._execute(_sql.end_owner_session, lock_class=OWNER_LOCK, owner=owner)
+    def end_session(self, session_id: int) -> None:
+        """End another session, whose publishing connection is proven gone."""
+        self._execute(_sql.end_session, lock_class=SESSION_LOCK, session_id=session_id)
 
     def close(self) -> None:
-        """End the session; its batches may be adopted from now on. An owner that has none leaves no trace."""
+        """End the session; its batches may be taken over from now on. One that has none leaves no trace."""
         self._driver.patience_seconds = CLOSE_SECONDS  # whoever closes it may have waited for it already
         try:
-            self._conn.execute(_sql.forget_owner, {"owner": self.id})
+            self._conn.execute(_sql.forget_session, {"session_id": self.id})
         except sqlalchemy.exc.SQLAlchemyError:
             self._conn.invalidate()  # the session is gone already, and with it the lock
         finally:
@@ -137,4 +137,4 @@ class Owner:
             result = self._conn.execute(statement, binds)
             return result.scalar() if result.returns_rows else None
         except sqlalchemy.exc.SQLAlchemyError as error:
-            raise OwnershipLost(owner=self.id) from error
+            raise SessionLost(session_id=self.id) from error

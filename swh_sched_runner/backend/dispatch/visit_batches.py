@@ -1,4 +1,4 @@
-"""Batches of visits: origins taken by policy, their messages promised in the ledger."""
+"""Batches of visits: origins taken by policy, their messages in the outbox."""
 
 from __future__ import annotations
 
@@ -58,30 +58,30 @@ def _duration(seconds: float | None) -> timedelta | None:
 
 
 def queue_of(conn: Connection, task_type: str) -> tuple[str, int | None] | None:
-    """Queue and bound of the visits that tasks of this type make; None if there is no such type."""
+    """Queue and max_queue_length of the visits that tasks of this type make; None if there is no such type."""
     found = conn.execute(_sql.visit_queue, {"task_type": task_type}).first()
     return None if found is None else (found.backend_name, found.max_queue_length)
 
 
-def open_batch(conn: Connection, owner: int, queue: str, plan: VisitPlan) -> int | None:
-    """Take origins by the plan and write a batch that promises a visit of each; its id, None if there are none."""
+def open_batch(conn: Connection, session_id: int, queue: str, plan: VisitPlan) -> int | None:
+    """Take origins by the plan and write a batch that messages a visit of each; its id, None if there are none."""
     if queue in ready.paused_queues(conn):
         return None
-    allowed = ready.allowance(conn, plan.task_type, plan.count, runs=False)
+    allowed = ready.acquire_quota(conn, plan.task_type, plan.count, runs=False)
     if allowed.tasks <= 0:
         return None
     taken = _grab_visits(conn, attrs.evolve(plan, count=allowed.tasks))
-    promised = [visit for origin in taken if (visit := _visit(origin, plan.task_type))]
-    if not promised:
+    messages = [visit for origin in taken if (visit := _visit(origin, plan.task_type))]
+    if not messages:
         return None
-    ready.use(conn, plan.task_type, allowed, len(promised))
-    binds = {"owner": owner, "queue": queue, "visits": f"[{','.join(promised)}]"}
+    ready.consume_quota(conn, plan.task_type, allowed, len(messages))
+    binds = {"session_id": session_id, "queue": queue, "visits": f"[{','.join(messages)}]"}
     batch: int = conn.execute(_sql.open_visit_batch, binds).scalar_one()
     return batch
 
 
 def _visit(origin: ListedOrigin, task_type: str) -> str | None:
-    """The promise of a visit, as JSON; None where extra arguments that others wrote make no message.
+    """The message of a visit, as JSON; None where extra arguments that others wrote make no message.
 
     Such an origin was taken all the same: it comes again after its cooldown, and keeps no other one waiting.
     """

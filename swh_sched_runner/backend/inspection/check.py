@@ -28,7 +28,7 @@ PAGES_AT_ONCE = 128  # 1 MB: 5,000 origins, or 10,000 runs
 TASKS_AT_ONCE = 1_000
 # A sample: the last pages of each table, where new rows go; some others; and some tasks in flight.
 LAST_PAGES, RANDOM_PAGES, TASKS_IN_FLIGHT = 20, 10, 1_000
-# How long a task in flight must have had no run: a caller of grab_ready_tasks opens it in a moment.
+# How long a task in flight must have had no run: a caller of grab_ready_tasks opens it shortly.
 SETTLE = timedelta(seconds=30)
 
 _sql = Queries("inspection/check")
@@ -51,8 +51,8 @@ KINDS = {
         "listed origins that don't show what their statistics say, which policies choose wrongly", "they show it"
     ),
     "statistics_hidden": Kind("statistics that the API doesn't show, as if nobody had written them", "it shows them"),
-    "run_without_moment": Kind(
-        "runs whose status says that they ended, without a moment", "they ended when they were last heard of"
+    "run_without_timestamp": Kind(
+        "runs whose status says that they ended, without a timestamp", "they ended when they were last heard of"
     ),
     "run_without_outcome": Kind(
         "runs that ended, and whose status says that they go on", "they are lost until a result says otherwise"
@@ -89,7 +89,7 @@ def check(
     """Look at all rows; with ``repair`` mend what is found, in small transactions. Answers the kinds that were found.
 
     Reads origins, statistics and runs from end to end, a megabyte at a time. A task in flight without a run is let go
-    only if it is as it was after ``settle``. What is mended twice is no worse, so it may be ended at any moment.
+    only if it is as it was after ``settle``. What is mended twice is no worse, so it may be ended at any time.
     """
     return _Check(database, repair, settle, pause).all()
 

@@ -10,10 +10,10 @@ from sqlalchemy import Connection, Row
 
 from swh_sched_runner.backend import validate
 from swh_sched_runner.backend.dispatch.limits import pause_of
-from swh_sched_runner.backend.dispatch.session import OWNER_LOCK
+from swh_sched_runner.backend.dispatch.session import SESSION_LOCK
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownTask
-from swh_sched_runner.model import Moment, Pause
+from swh_sched_runner.model import Pause, Timestamp
 
 # How far tasks are counted: 10 ms of an index. Who waits behind more doesn't need the number.
 COUNTED = 10_000
@@ -31,9 +31,9 @@ class Run:
     id: int
     backend_id: str
     status: str
-    scheduled: Moment | None
-    started: Moment | None
-    ended: Moment | None
+    scheduled: Timestamp | None
+    started: Timestamp | None
+    ended: Timestamp | None
     moved: bool
     worker: str | None
     attempts: int | None
@@ -41,13 +41,13 @@ class Run:
 
 
 @attrs.define(slots=True, frozen=True)
-class Promised:
-    """The open batch that a run is promised in, and its owner: ``alive`` while the owner's session is there."""
+class Unconfirmed:
+    """The open batch of a run, and its dispatcher session: ``alive`` while that is there."""
 
     batch: int
     queue: str
-    opened: Moment
-    owner: int
+    opened: Timestamp
+    session_id: int
     host: str
     pid: int
     alive: bool
@@ -57,19 +57,19 @@ class Promised:
 class QueueFacts:
     """What is known of a queue: its pause, what its last filler saw of it, its oldest open batch.
 
-    ``filled_depth`` is the depth at the moment ``filled``, ``drain_rate`` in messages a second; None where not known.
+    ``published_depth`` is the depth when ``published``, ``drain_rate`` in messages a second; None where not known.
     """
 
     pause: Pause | None
-    filled: Moment | None
-    filled_depth: int | None
+    published: Timestamp | None
+    published_depth: int | None
     drain_rate: float | None
-    oldest_batch: Moment | None
+    oldest_batch: Timestamp | None
 
 
 @attrs.define(slots=True, frozen=True)
 class Ahead:
-    """Due tasks of the same lane that are taken before this one: of a ``higher`` priority, and ``earlier`` ones.
+    """Due tasks of the same group that are taken before this one: of a ``higher`` priority, and ``earlier`` ones.
 
     ``more``: they were counted no further than ``COUNTED``.
     """
@@ -86,12 +86,12 @@ class Ahead:
 
 @attrs.define(slots=True, frozen=True)
 class TaskFacts:
-    """A task, and all that may keep it from running, as of the moment ``now`` of the database's clock.
+    """A task, and all that may keep it from running, at the time ``now`` of the database's clock.
 
-    ``bound`` of its queue and the limits are None where there is none. ``in_flight`` tasks of its type are counted
-    where ``max_in_flight`` limits them; ``tokens`` are the tasks that ``rate_limit`` (a second) lets pass now.
+    ``max_queue_length`` of its queue and the other limits are None where there is none. ``in_flight`` tasks of its type
+    are counted where ``max_in_flight`` limits them; ``tokens``: what ``rate_limit`` (a second) lets pass now.
     ``ahead`` is None unless the task is due. ``run_id`` is None where no run owns the task, ``run`` also where that
-    run was archived and deleted; ``promised`` unless its message is in an open batch. ``living_runners`` hold
+    run was archived and deleted; ``unconfirmed`` unless its message is in the outbox. ``living_runners`` hold
     their locks.
     """
 
@@ -100,9 +100,9 @@ class TaskFacts:
     status: str
     policy: str
     priority: str | None
-    next_run: Moment
+    next_run: Timestamp
     queue: str
-    bound: int | None
+    max_queue_length: int | None
     now: datetime
     type_pause: Pause | None
     max_in_flight: int | None
@@ -113,7 +113,7 @@ class TaskFacts:
     ahead: Ahead | None
     run_id: int | None
     run: Run | None
-    promised: Promised | None
+    unconfirmed: Unconfirmed | None
     living_runners: int
 
     @property
@@ -136,10 +136,10 @@ def read(conn: Connection, task_id: int, priority_queue: str, now: datetime | No
     row = conn.execute(_sql.task, binds).first()
     if row is None:
         raise UnknownTask(value=task_id)
-    promised = _promised(conn, row)
+    unconfirmed = _unconfirmed(conn, row)
     queue = row.backend_name if row.priority is None else priority_queue.format(backend_name=row.backend_name)
-    if promised is not None:
-        queue = promised.queue
+    if unconfirmed is not None:
+        queue = unconfirmed.queue
     return TaskFacts(
         task=row.id,
         type=row.type,
@@ -148,7 +148,7 @@ def read(conn: Connection, task_id: int, priority_queue: str, now: datetime | No
         priority=row.priority,
         next_run=row.next_run,
         queue=queue,
-        bound=row.bound,
+        max_queue_length=row.max_queue_length,
         now=row.now,
         type_pause=pause_of(row),
         max_in_flight=row.max_in_flight,
@@ -159,8 +159,8 @@ def read(conn: Connection, task_id: int, priority_queue: str, now: datetime | No
         ahead=_ahead(conn, row),
         run_id=row.run_id,
         run=_run(row),
-        promised=promised,
-        living_runners=conn.execute(_sql.living_runners, {"lock_class": OWNER_LOCK}).scalar_one(),
+        unconfirmed=unconfirmed,
+        living_runners=conn.execute(_sql.living_runners, {"lock_class": SESSION_LOCK}).scalar_one(),
     )
 
 
@@ -181,16 +181,16 @@ def _run(row: Row[Any]) -> Run | None:
     )
 
 
-def _promised(conn: Connection, row: Row[Any]) -> Promised | None:
+def _unconfirmed(conn: Connection, row: Row[Any]) -> Unconfirmed | None:
     if row.run is None or row.ended is not None:
         return None
-    found = conn.execute(_sql.promise, {"run": row.run, "lock_class": OWNER_LOCK}).mappings().first()
-    return None if found is None else Promised(**found)
+    found = conn.execute(_sql.outbox_batch, {"run": row.run, "lock_class": SESSION_LOCK}).mappings().first()
+    return None if found is None else Unconfirmed(**found)
 
 
 def _queue(conn: Connection, queue: str) -> QueueFacts:
     row = conn.execute(_sql.queue, {"queue": queue}).one()
-    return QueueFacts(pause_of(row), row.filled, row.depth, row.drain_rate, row.oldest_batch)
+    return QueueFacts(pause_of(row), row.published, row.depth, row.drain_rate, row.oldest_batch)
 
 
 def _in_flight(conn: Connection, row: Row[Any]) -> int | None:

@@ -1,4 +1,4 @@
-"""Where everything stands, for people: what is due, in flight, promised, and what failed last."""
+"""Where everything stands, for people: what is due, in flight, in the outbox, and what failed last."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import attrs
 from sqlalchemy import Connection, TextClause
 
 from swh_sched_runner.db.queries import Queries
-from swh_sched_runner.model import Moment
+from swh_sched_runner.model import Timestamp
 
 FAILURES_SHOWN = 10
 # How many of the newest runs are searched for failures: 10 ms, and hours of a busy fleet.
@@ -20,12 +20,12 @@ _sql = Queries("inspection/status")
 
 @attrs.define(slots=True, frozen=True)
 class Due:
-    """Due tasks of one type and priority (None: without), ``oldest`` the moment since when the first is due."""
+    """Due tasks of one type and priority (None: without), ``oldest`` the timestamp since when the first is due."""
 
     type: str
     priority: str | None
     tasks: int
-    oldest: Moment
+    oldest: Timestamp
 
 
 @attrs.define(slots=True, frozen=True)
@@ -35,7 +35,7 @@ class InFlight:
     type: str
     waiting: int
     started: int
-    oldest: Moment | None
+    oldest: Timestamp | None
 
 
 @attrs.define(slots=True, frozen=True)
@@ -47,37 +47,37 @@ class Failure:
     type: str
     status: str
     backend_id: str | None
-    ended: Moment | None
+    ended: Timestamp | None
     error: str | None
 
 
 @attrs.define(slots=True, frozen=True)
-class Ledger:
-    """Batches that the broker has not confirmed, the runs and visits in them, and events that were set aside unread."""
+class Outbox:
+    """Batches that the broker has not confirmed, the runs and visits in them, and events that were rejected unread."""
 
     batches: int
     runs: int
     visits: int
-    oldest: Moment | None
-    set_aside: int
+    oldest: Timestamp | None
+    rejected: int
 
 
 @attrs.define(slots=True, frozen=True)
 class Flow:
-    """What is on its way: the ledger, and tasks in flight by type."""
+    """What is on its way: the outbox, and tasks in flight by type."""
 
-    ledger: Ledger
+    outbox: Outbox
     in_flight: dict[str, int]
 
 
 @attrs.define(slots=True, frozen=True)
 class Overview:
-    """All of it, as of one moment."""
+    """All of it, as of one point in time."""
 
     backlog: list[Due]
     in_flight: list[InFlight]
     failures: list[Failure]
-    ledger: Ledger
+    outbox: Outbox
 
 
 def overview(conn: Connection, now: datetime | None = None, failures: int = FAILURES_SHOWN) -> Overview:
@@ -86,7 +86,7 @@ def overview(conn: Connection, now: datetime | None = None, failures: int = FAIL
         backlog=backlog(conn, now),
         in_flight=[InFlight(**row) for row in _rows(conn, _sql.in_flight)],
         failures=[Failure(**row) for row in _rows(conn, _sql.last_failures, window=FAILURES_WINDOW, limit=failures)],
-        ledger=_ledger(conn),
+        outbox=_outbox(conn),
     )
 
 
@@ -99,11 +99,11 @@ def flow(conn: Connection, limit: timedelta) -> Flow:
     """What is on its way, for monitoring. A statement that takes longer than ``limit`` is ended."""
     milliseconds = str(limit // timedelta(milliseconds=1))
     conn.execute(Queries("db/session").set_for_now, {"name": "statement_timeout", "value": milliseconds})
-    return Flow(_ledger(conn), {row.type: row.tasks for row in conn.execute(_sql.tasks_in_flight)})
+    return Flow(_outbox(conn), {row.type: row.tasks for row in conn.execute(_sql.tasks_in_flight)})
 
 
-def _ledger(conn: Connection) -> Ledger:
-    return Ledger(**_rows(conn, _sql.ledger)[0])
+def _outbox(conn: Connection) -> Outbox:
+    return Outbox(**_rows(conn, _sql.outbox)[0])
 
 
 def _rows(conn: Connection, statement: TextClause, **binds: Any) -> list[dict[str, Any]]:

@@ -53,11 +53,11 @@ def update(conn: Connection, lister: Lister) -> Lister:
         validate.refuse("lister", "must be a Lister", lister)
     binds = {
         "id": str(validate.uuid("lister.id", lister.id)),
-        "updated": validate.moment("lister.updated", lister.updated),
+        "updated": validate.timestamp("lister.updated", lister.updated),
         "current_state": validate.json_object("lister.current_state", lister.current_state),
-        "last_listing_finished_at": _moment("lister.last_listing_finished_at", lister.last_listing_finished_at),
+        "last_listing_finished_at": _timestamp("lister.last_listing_finished_at", lister.last_listing_finished_at),
         "first_visits_queue_prefix": lister.first_visits_queue_prefix,
-        "first_visits_scheduled_at": _moment("lister.first_visits_scheduled_at", lister.first_visits_scheduled_at),
+        "first_visits_scheduled_at": _timestamp("lister.first_visits_scheduled_at", lister.first_visits_scheduled_at),
     }
     if lister.first_visits_queue_prefix is not None:
         validate.text("lister.first_visits_queue_prefix", lister.first_visits_queue_prefix)
@@ -79,8 +79,8 @@ def find(
     return [dict(row) for row in conn.execute(_sql.find_listers, binds).mappings()]
 
 
-def _moment(argument: str, value: datetime | None) -> datetime | None:
-    return None if value is None else validate.moment(argument, value)
+def _timestamp(argument: str, value: datetime | None) -> datetime | None:
+    return None if value is None else validate.timestamp(argument, value)
 
 
 def _key(name: str, instance_name: str | None) -> dict[str, str]:

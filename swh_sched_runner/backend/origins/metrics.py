@@ -16,7 +16,7 @@ _sql = Queries("origins/metrics")
 
 def update(conn: Connection, lister_id: UUID | str | None, timestamp: datetime | None) -> list[SchedulerMetrics]:
     """Count the origins of that lister, or of all, and return the counts in key order."""
-    now = None if timestamp is None else validate.moment("timestamp", timestamp)
+    now = None if timestamp is None else validate.timestamp("timestamp", timestamp)
     counted = _read(conn, _sql.update_metrics, lister_id=_id(lister_id), now=now)
     return sorted(counted, key=lambda metrics: (metrics.lister_id, metrics.visit_type))
 

@@ -132,7 +132,7 @@ def _check(origin: Any) -> None:
     validate.url("url", origin.url)
     validate.name("visit_type", origin.visit_type)
     if origin.last_update is not None:
-        validate.moment("last_update", origin.last_update)
+        validate.timestamp("last_update", origin.last_update)
     validate.boolean("enabled", origin.enabled)
     if origin.is_fork is not None:
         validate.boolean("is_fork", origin.is_fork)

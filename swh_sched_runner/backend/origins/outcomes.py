@@ -120,5 +120,5 @@ def check(outcome: object) -> None:
         validate.refuse("outcomes", "must hold VisitOutcome objects", outcome)
     validate.url("url", outcome.url)
     validate.name("visit_type", outcome.visit_type)
-    validate.moment("date", outcome.date)
+    validate.timestamp("date", outcome.date)
     validate.one_of("status", outcome.status, STATUSES)

@@ -26,7 +26,7 @@ POLICIES = (
 
 # The cut-off of a cooldown that is off: everything lies before it.
 OFF = "infinity"
-# What lies before every moment that was ever written.
+# What lies before every timestamp that was ever written.
 NEVER = datetime.min.replace(tzinfo=UTC)
 
 _sql = Queries("origins/policies")
@@ -71,7 +71,7 @@ def grab_next(
     for name, cooldown in cooldowns.items():
         if cooldown is not None:
             validate.duration(f"{name}_cooldown", cooldown)
-    now = conn.execute(_sql.now).scalar_one() if timestamp is None else validate.moment("timestamp", timestamp)
+    now = conn.execute(_sql.now).scalar_one() if timestamp is None else validate.timestamp("timestamp", timestamp)
     binds |= {f"{name}_before": _before(now, cooldown) for name, cooldown in cooldowns.items()}
     binds |= _lister_binds(conn, policy, lister_uuid, lister_name, lister_instance_name)
     if not count or binds["listers"] == []:

@@ -101,7 +101,7 @@ def _check(entry: Any) -> None:
     validate.name("visit_type", entry.visit_type)
     for key in ("last_successful", "last_visit", "last_scheduled"):
         if (value := getattr(entry, key)) is not None:
-            validate.moment(key, value)
+            validate.timestamp(key, value)
     if entry.next_visit_queue_position is not None:
         validate.integer("next_visit_queue_position", entry.next_visit_queue_position)
     validate.integer("next_position_offset", entry.next_position_offset, least=-INT_MAX, most=INT_MAX)

@@ -21,12 +21,12 @@ _sql = Queries("tasks/archive")
 def get_page(
     conn: Connection, after_ts: str | datetime, before_ts: str | datetime, limit: int, page_token: str | None
 ) -> dict[str, Any]:
-    """A page of runs to archive, in order of their moment and id."""
-    after, before = _moment("after_ts", after_ts), _moment("before_ts", before_ts)
+    """A page of runs to archive, in order of their timestamp and id."""
+    after, before = _timestamp("after_ts", after_ts), _timestamp("before_ts", before_ts)
     validate.integer("limit", limit, least=1, most=MOST_ROWS)
-    moment, run = (after, 0) if page_token is None else max((after, 0), _place(page_token))
+    timestamp, run = (after, 0) if page_token is None else max((after, 0), _place(page_token))
     # One more than asked for: whether there is another page.
-    binds = {"moment": moment, "run": run, "before": before, "limit": limit + 1}
+    binds = {"timestamp": timestamp, "run": run, "before": before, "limit": limit + 1}
     rows = conn.execute(_sql.filter_task_to_archive, binds).mappings().all()
     page: dict[str, Any] = {"tasks": [_row(row) for row in rows[:limit]]}
     if len(rows) > limit:
@@ -67,21 +67,21 @@ def _token(row: Mapping[str, Any]) -> str:
 
 def _place(token: Any) -> tuple[datetime, int]:
     try:
-        moment, run = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
-        return validate.moment("page_token", datetime.fromisoformat(moment)), validate.integer("page_token", run)
+        timestamp, run = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
+        return validate.timestamp("page_token", datetime.fromisoformat(timestamp)), validate.integer("page_token", run)
     except (AttributeError, TypeError, ValueError):
         validate.refuse("page_token", "must be the next_page_token of the page before", token)
 
 
-def _moment(argument: str, value: Any) -> datetime:
-    """``value``, or the moment that it is the ISO 8601 text of; without a time zone such a text is UTC."""
+def _timestamp(argument: str, value: Any) -> datetime:
+    """``value``, or the timestamp that it is the ISO 8601 text of; without a time zone such a text is UTC."""
     if not isinstance(value, str):
-        return validate.moment(argument, value)
+        return validate.timestamp(argument, value)
     try:
-        moment = datetime.fromisoformat(value)
+        timestamp = datetime.fromisoformat(value)
     except ValueError:
-        validate.refuse(argument, "must be a moment in ISO 8601, or a datetime", value)
-    return validate.moment(argument, moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
+        validate.refuse(argument, "must be a timestamp in ISO 8601, or a datetime", value)
+    return validate.timestamp(argument, timestamp if timestamp.tzinfo is not None else timestamp.replace(tzinfo=UTC))
 
 
 def _pair(entry: Any) -> tuple[int, int]:

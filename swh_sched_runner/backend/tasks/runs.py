@@ -24,7 +24,7 @@ _sql = Queries("tasks/runs")
 
 @attrs.define(slots=True, frozen=True)
 class RunChange:
-    """What became known of one run. ``started`` and ``ended`` are moments; ``noted`` is merged into its metadata.
+    """What became known of one run. ``started`` and ``ended`` are timestamps; ``noted`` is merged into its metadata.
 
     An end has ``status``, ``ended``, ``evidence``, and ``end_noted``, which is merged only if the end is applied.
     """
@@ -82,7 +82,7 @@ def start(
     """Note a start and return the run."""
     change = RunChange(
         backend_id=validate.text("backend_id", backend_id),
-        started=_moment(conn, timestamp),
+        started=_timestamp(conn, timestamp),
         noted=_metadata(metadata),
     )
     record(conn, [change])
@@ -101,7 +101,7 @@ def end(
     change = RunChange(
         backend_id=validate.text("backend_id", backend_id),
         status=validate.one_of("status", status, END_STATUSES),
-        ended=_moment(conn, timestamp),
+        ended=_timestamp(conn, timestamp),
         evidence=Evidence.RESULT,
         end_noted=_metadata(metadata) | ({} if result is None else {"result": result}),
     )
@@ -127,7 +127,7 @@ def get_of_tasks(conn: Connection, task_ids: Sequence[int], limit: int | None) -
 def record(conn: Connection, changes: Sequence[RunChange], *, from_events: bool = False) -> Recorded:
     """Record starts and ends, one change a run, and move the tasks of runs that end.
 
-    With ``from_events``, moments are clamped between the run's opening and now, the earliest start counts,
+    With ``from_events``, timestamps are clamped between the run's opening and now, the earliest start counts,
     and ``noted`` is merged into runs that have ended as well.
     """
     if not changes:
@@ -167,7 +167,7 @@ def _check(run: Mapping[str, Any]) -> tuple[int, str, datetime | None, str]:
     return (
         validate.integer("task", run.get("task")),
         validate.name("backend_id", run.get("backend_id")),
-        None if scheduled is None else validate.moment("scheduled", scheduled),
+        None if scheduled is None else validate.timestamp("scheduled", scheduled),
         validate.json_object("metadata", {} if metadata is None else metadata),
     )
 
@@ -179,7 +179,7 @@ def _metadata(value: dict[str, Any] | None) -> dict[str, Any]:
     return value
 
 
-def _moment(conn: Connection, timestamp: datetime | None) -> datetime:
+def _timestamp(conn: Connection, timestamp: datetime | None) -> datetime:
     if timestamp is None:
         return cast(datetime, conn.execute(_sql.now).scalar_one())
-    return validate.moment("timestamp", timestamp)
+    return validate.timestamp("timestamp", timestamp)

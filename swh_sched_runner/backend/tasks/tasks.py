@@ -40,7 +40,7 @@ def create(
     max_arguments_bytes: int = MAX_ARGUMENTS_BYTES,
     max_arguments_depth: int = MAX_ARGUMENTS_DEPTH,
 ) -> list[Task]:
-    """Create the tasks that have no twin; return each distinct task once, in order of first appearance."""
+    """Create the tasks that do not exist yet; return each distinct task once, in order of first appearance."""
     validate.one_of("policy", policy, POLICIES)
     rows = [_check(task, policy, max_arguments_bytes, max_arguments_depth) for task in tasks]
     if not rows:
@@ -77,13 +77,13 @@ def set_status(conn: Connection, ids: Sequence[int], status: str, next_run: date
     """An operator's decision: from now on no open run moves these tasks."""
     checked_ids = validate.ids("task_ids", ids)
     checked_status = validate.one_of("status", status, STATUSES)
-    moment = None if next_run is None else validate.moment("next_run", next_run)
+    timestamp = None if next_run is None else validate.timestamp("next_run", next_run)
     if not checked_ids:
         return
     hold_off(conn)
-    conn.execute(_sql.set_status, {"ids": checked_ids, "status": checked_status, "next_run": moment})
+    conn.execute(_sql.set_status, {"ids": checked_ids, "status": checked_status, "next_run": timestamp})
     if checked_status == "next_run_not_scheduled":
-        wake(conn, moment)
+        wake(conn, timestamp)
 
 
 def search(
@@ -106,8 +106,8 @@ def search(
         status=None if status is None else validate.one_of("status", status, STATUSES),
         priority=None if priority is None else validate.one_of("priority", priority, PRIORITIES),
         policy=None if policy is None else validate.one_of("policy", policy, POLICIES),
-        before=None if before is None else validate.moment("before", before),
-        after=None if after is None else validate.moment("after", after),
+        before=None if before is None else validate.timestamp("before", before),
+        after=None if after is None else validate.timestamp("after", after),
         limit=_limit("limit", limit),
     )
 
@@ -144,7 +144,7 @@ def _ready(
         conn,
         statement,
         task_type=validate.text("task_type", task_type),
-        now=None if now is None else validate.moment("timestamp", now),
+        now=None if now is None else validate.timestamp("timestamp", now),
         num_tasks=_limit("num_tasks", num_tasks),
     )
 
@@ -171,7 +171,7 @@ def _check(task: Mapping[str, Any], policy: str, most_bytes: int, most_depth: in
     return (
         validate.name("type", task.get("type")),
         _check_arguments(task.get("arguments"), most_bytes, most_depth),
-        validate.moment("next_run", task.get("next_run")),
+        validate.timestamp("next_run", task.get("next_run")),
         validate.one_of("policy", task.get("policy") or policy, POLICIES),
         validate.one_of("status", task.get("status") or "next_run_not_scheduled", STATUSES),
         None if priority is None else validate.one_of("priority", priority, PRIORITIES),

@@ -32,7 +32,7 @@ def event_queue_arguments(queue: str) -> dict[str, Any]:
         "x-queue-type": "quorum",
         "x-overflow": "drop-head",
         "x-max-length-bytes": MAX_BYTES,
-        # Large: what can't be read is set aside by the listener. Not -1, with which RabbitMQ 3.10 drops everything when
+        # Large: what can't be read is rejected by the listener. Not -1, with which RabbitMQ 3.10 drops everything when
         # a consumer dies.
         "x-delivery-limit": 1_000_000,
         "x-dead-letter-exchange": "",

@@ -17,7 +17,7 @@ from swh_sched_runner.broker.sent import Sent
 from swh_sched_runner.exc import BrokerUnavailable
 
 FILL_QUEUE = "swh-sched-runner.fill."
-OWNER_QUEUE = "swh-sched-runner.owner."
+SESSION_QUEUE = "swh-sched-runner.session."
 # So many messages, or bytes, between two looks at the lock session and at what the broker has confirmed meanwhile.
 CHUNK_MESSAGES = 200
 CHUNK_BYTES = 262_144
@@ -30,18 +30,18 @@ log = structlog.get_logger(__name__)
 class AmqpPublisher:
     """See ``publish.Publisher``. Locks are exclusive queues on the connection that publishes: both end together."""
 
-    def __init__(self, app: Celery, confirm_timeout_seconds: float, owner: int, limit: SizeLimit) -> None:
+    def __init__(self, app: Celery, confirm_timeout_seconds: float, session_id: int, limit: SizeLimit) -> None:
         self.app = app
         self.limit = limit
         self.confirm_timeout_seconds = confirm_timeout_seconds
-        self.owner = owner
+        self.session_id = session_id
         self.link = AmqpLink(app)
         self._templates: dict[str, Template] = {}
         try:
-            if not self.link.hold(f"{OWNER_QUEUE}{owner}"):
+            if not self.link.hold(f"{SESSION_QUEUE}{session_id}"):
                 # Our own former connection that the broker hasn't given up yet, or a successor's proof that we are
                 # gone. The runner's lock session tells which; in both cases nothing may be sent now.
-                raise BrokerUnavailable(reason=f"another connection holds the name of runner {owner}")
+                raise BrokerUnavailable(reason=f"another connection holds the name of runner {session_id}")
             with self.link.guard():
                 self.channel = self.link.channel()
                 self.channel.confirm_select()
@@ -55,7 +55,7 @@ class AmqpPublisher:
         self.confirms = Confirms(self.channel)
 
     @contextlib.contextmanager
-    def fill(self, queue: str, bound: int | None) -> Iterator[AmqpFiller | None]:
+    def fill(self, queue: str, max_queue_length: int | None) -> Iterator[AmqpFiller | None]:
         """See ``publish.Publisher.fill``."""
         self.check()
         if self.link.blocked is not None:
@@ -64,7 +64,7 @@ class AmqpPublisher:
         if not self.link.hold(lock):
             yield None
             return
-        filler = AmqpFiller(self, queue, bound)
+        filler = AmqpFiller(self, queue, max_queue_length)
         try:
             yield filler
         finally:
@@ -93,18 +93,18 @@ class AmqpPublisher:
             self.link.beat()
             self.link.drain(min(1.0, max(0.0, deadline - time.monotonic())))
 
-    def owner_is_gone(self, owner: int) -> bool:
-        """See ``publish.Publisher.owner_is_gone``."""
-        return owner != self.owner and self.link.hold(f"{OWNER_QUEUE}{owner}")
+    def session_is_gone(self, session_id: int) -> bool:
+        """See ``publish.Publisher.session_is_gone``."""
+        return session_id != self.session_id and self.link.hold(f"{SESSION_QUEUE}{session_id}")
 
-    def connection_is_gone(self, owner: int) -> bool:
+    def connection_is_gone(self, session_id: int) -> bool:
         """See ``publish.Publisher.connection_is_gone``."""
-        return self.owner_is_gone(owner)
+        return self.session_is_gone(session_id)
 
-    def release(self, owner: int) -> None:
+    def release(self, session_id: int) -> None:
         """See ``publish.Publisher.release``."""
-        if owner != self.owner:
-            self.link.drop(f"{OWNER_QUEUE}{owner}")
+        if session_id != self.session_id:
+            self.link.drop(f"{SESSION_QUEUE}{session_id}")
 
     def check(self) -> None:
         """See ``publish.Publisher.check``."""
@@ -124,12 +124,12 @@ class AmqpPublisher:
 class AmqpFiller:
     """See ``publish.Filler``."""
 
-    def __init__(self, publisher: AmqpPublisher, queue: str, bound: int | None) -> None:
+    def __init__(self, publisher: AmqpPublisher, queue: str, max_queue_length: int | None) -> None:
         self._publisher = publisher
         self._link = publisher.link
         self._sent: list[Sent] = []
         self._queue = queue
-        self._bound = bound
+        self._max_queue_length = max_queue_length
         self.depth: int | None = None
         self._templates: dict[str, AmqpTemplate] = {}
 
@@ -140,19 +140,19 @@ class AmqpFiller:
             amqp_connection.declare(self._link, self._publisher.app, self._queue)
             ready = 0
         self.depth = ready
-        return None if self._bound is None else max(0, self._bound - ready)
+        return None if self._max_queue_length is None else max(0, self._max_queue_length - ready)
 
     @property
     def unanswered(self) -> bool:
         """Whether the broker still owes a word on messages of this filler's."""
         return any(sent.unanswered for sent in self._sent)
 
-    def write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> Sent:
+    def write(self, messages: Sequence[Message], check_session: Callable[[], None]) -> Sent:
         """See ``publish.Filler.write``."""
         sent = Sent(len(messages))
         self._sent = [*(earlier for earlier in self._sent if earlier.unanswered), sent]
         try:
-            self._write(messages, sent, still_owner)
+            self._write(messages, sent, check_session)
         except BrokerUnavailable as error:
             log.warning("sending broke off", queue=self._queue, reason=str(error))
         return sent
@@ -164,10 +164,10 @@ class AmqpFiller:
         if not sent.done:
             sent.give_up()
 
-    def _write(self, messages: Sequence[Message], sent: Sent, still_owner: Callable[[], None]) -> None:
+    def _write(self, messages: Sequence[Message], sent: Sent, check_session: Callable[[], None]) -> None:
         confirms, at = self._publisher.confirms, 0
         while at < len(messages) and self._link.blocked is None:
-            still_owner()
+            check_session()
             self._link.require()
             parts: list[bytes] = []
             size = 0

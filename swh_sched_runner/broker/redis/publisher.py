@@ -1,4 +1,4 @@
-"""Publishing to Redis or Valkey: one script reads the length and pushes, so that no bound is ever passed."""
+"""Publishing to Redis or Valkey: one script reads the length and pushes, so that no limit is ever exceeded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from swh_sched_runner.broker.celery.messages import (
 from swh_sched_runner.broker.redis import connection as redis_connection
 from swh_sched_runner.broker.redis.connection import RedisLink
 from swh_sched_runner.broker.sent import Sent
-from swh_sched_runner.exc import BrokerUnavailable, MessageUnsendable, OwnershipLost
+from swh_sched_runner.exc import BrokerUnavailable, MessageUnsendable, SessionLost
 
 FENCE_KEY = "swh-sched-runner.gone."
 FILL_KEY = "swh-sched-runner.fill."
@@ -36,31 +36,31 @@ CHUNK_BYTES = 262_144
 LONGEST_STRING = "proto-max-bulk-len"
 # So often at the same message, by a server that answers otherwise, means that it takes this message never.
 CUTS = 2
-# The script holds the bound, the lock only keeps two runners from grabbing for the same room: when a runner died,
+# The script keeps the limit, the lock only keeps two runners from grabbing for the same capacity: when a runner died,
 # its queues wait for so long.
 FILL_MILLISECONDS = 10_000
-# Numbers of owners never come again; a fence stays for as long as a paused machine may take to wake up.
+# Ids of sessions never come again; a fence stays for as long as a paused machine may take to wake up.
 FENCE_SECONDS = 30 * 86_400
 CHECK_EVERY_SECONDS = 1.0
 
 PUSH = """
--- Push what there is room for. KEYS: the owner's fence, then the lists of the queue. ARGV: the bound, -1 for none;
--- then messages. Returns how many were pushed, -1 if the owner was taken for gone.
+-- Push what fits. KEYS: the session's fence, then the lists of the queue. ARGV: max_queue_length, -1 for no limit, then
+-- messages. Returns how many were pushed, -1 if the session was taken for gone.
 if redis.call('exists', KEYS[1]) == 1 then
   return -1
 end
-local room = #ARGV - 1
-local bound = tonumber(ARGV[1])
-if bound >= 0 then
+local capacity = #ARGV - 1
+local max_queue_length = tonumber(ARGV[1])
+if max_queue_length >= 0 then
   for i = 2, #KEYS do
-    bound = bound - redis.call('llen', KEYS[i])
+    max_queue_length = max_queue_length - redis.call('llen', KEYS[i])
   end
-  room = math.max(0, math.min(room, bound))
+  capacity = math.max(0, math.min(capacity, max_queue_length))
 end
-for i = 1, room do
+for i = 1, capacity do
   redis.call('lpush', KEYS[2], ARGV[i + 1])
 end
-return room
+return capacity
 """
 UNLOCK = """
 if redis.call('get', KEYS[1]) == ARGV[1] then
@@ -72,12 +72,12 @@ log = structlog.get_logger(__name__)
 
 
 class RedisPublisher:
-    """See ``publish.Publisher``. An owner that is taken for gone is fenced: its scripts push nothing any more."""
+    """See ``publish.Publisher``. A session that is taken for gone is fenced: its scripts push nothing any more."""
 
-    def __init__(self, app: Celery, owner: int, limit: SizeLimit) -> None:
+    def __init__(self, app: Celery, session_id: int, limit: SizeLimit) -> None:
         self.app = app
         self.limit = limit
-        self.owner = owner
+        self.session_id = session_id
         self.link = RedisLink(app)
         self.push = self.link.client.register_script(PUSH)
         self._unlock = self.link.client.register_script(UNLOCK)
@@ -85,10 +85,10 @@ class RedisPublisher:
         self._cuts: Counter[str] = Counter()
         self._next_check = 0.0
         with self.link.guard():
-            fenced = self.link.client.exists(self.fence(owner))
+            fenced = self.link.client.exists(self.fence(session_id))
         if fenced:
             self.close()
-            raise OwnershipLost(owner=owner)
+            raise SessionLost(session_id=session_id)
         self._learn_limit()
 
     def _learn_limit(self) -> None:
@@ -108,39 +108,39 @@ class RedisPublisher:
         reason = f"its {size} bytes make the broker cut the connection ({reason_of(error)})"
         return str(MessageUnsendable(reason=reason))
 
-    def fence(self, owner: int) -> str:
-        """The key whose presence bars an owner."""
-        return self.link.key(f"{FENCE_KEY}{owner}")
+    def fence(self, session_id: int) -> str:
+        """The key whose presence bars a session."""
+        return self.link.key(f"{FENCE_KEY}{session_id}")
 
     @contextlib.contextmanager
-    def fill(self, queue: str, bound: int | None) -> Iterator[RedisFiller | None]:
+    def fill(self, queue: str, max_queue_length: int | None) -> Iterator[RedisFiller | None]:
         """See ``publish.Publisher.fill``."""
         lock = self.link.key(f"{FILL_KEY}{queue}")
         with self.link.guard():
-            mine = self.link.client.set(lock, str(self.owner), nx=True, px=FILL_MILLISECONDS)
+            mine = self.link.client.set(lock, str(self.session_id), nx=True, px=FILL_MILLISECONDS)
         if not mine:
             yield None
             return
         try:
-            yield RedisFiller(self, queue, bound)
+            yield RedisFiller(self, queue, max_queue_length)
         finally:
             # A lock that can't be dropped now goes by itself.
             with contextlib.suppress(RedisError, OSError):
-                self._unlock(keys=[lock], args=[str(self.owner)])
+                self._unlock(keys=[lock], args=[str(self.session_id)])
 
-    def owner_is_gone(self, owner: int) -> bool:
-        """See ``publish.Publisher.owner_is_gone``."""
-        if owner == self.owner:
+    def session_is_gone(self, session_id: int) -> bool:
+        """See ``publish.Publisher.session_is_gone``."""
+        if session_id == self.session_id:
             return False
         with self.link.guard():
-            self.link.client.set(self.fence(owner), str(self.owner), ex=FENCE_SECONDS)
+            self.link.client.set(self.fence(session_id), str(self.session_id), ex=FENCE_SECONDS)
         return True
 
-    def connection_is_gone(self, owner: int) -> bool:
+    def connection_is_gone(self, session_id: int) -> bool:
         """See ``publish.Publisher.connection_is_gone``: it can't be seen."""
         return False
 
-    def release(self, owner: int) -> None:
+    def release(self, session_id: int) -> None:
         """See ``publish.Publisher.release``: nothing to do, the fence goes by itself."""
 
     def check(self) -> None:
@@ -164,22 +164,22 @@ class RedisPublisher:
 class RedisFiller:
     """See ``publish.Filler``."""
 
-    def __init__(self, publisher: RedisPublisher, queue: str, bound: int | None) -> None:
+    def __init__(self, publisher: RedisPublisher, queue: str, max_queue_length: int | None) -> None:
         self._publisher = publisher
         self._queue = queue
-        self._bound = bound
+        self._max_queue_length = max_queue_length
         self.depth: int | None = None
 
     def room(self) -> int | None:
         """See ``publish.Filler.room``."""
         self.depth = ready = redis_connection.depth(self._publisher.link, self._queue)
-        return None if self._bound is None else max(0, self._bound - ready)
+        return None if self._max_queue_length is None else max(0, self._max_queue_length - ready)
 
-    def write(self, messages: Sequence[Message], still_owner: Callable[[], None]) -> Sent:
+    def write(self, messages: Sequence[Message], check_session: Callable[[], None]) -> Sent:
         """See ``publish.Filler.write``: the answers of the script are the confirms."""
         sent = Sent(len(messages))
         for chunk in self._chunks(messages, sent):
-            still_owner()
+            check_session()
             try:
                 pushed = self._push(list(chunk.values()))
             except (RedisError, OSError) as error:
@@ -189,7 +189,7 @@ class RedisFiller:
                     continue
                 break
             if pushed < 0:
-                raise OwnershipLost(owner=self._publisher.owner)
+                raise SessionLost(session_id=self._publisher.session_id)
             sent.confirmed.update(list(chunk)[:pushed])
             if pushed < len(chunk):
                 break
@@ -233,7 +233,7 @@ class RedisFiller:
         publisher = self._publisher
         return int(
             publisher.push(
-                keys=[publisher.fence(publisher.owner), *publisher.link.lists(self._queue)],
-                args=[-1 if self._bound is None else self._bound, *payloads],
+                keys=[publisher.fence(publisher.session_id), *publisher.link.lists(self._queue)],
+                args=[-1 if self._max_queue_length is None else self._max_queue_length, *payloads],
             )
         )

@@ -16,10 +16,10 @@ import tenacity
 from sqlalchemy import Connection, Engine
 
 from swh_sched_runner.db import migrate
-from swh_sched_runner.db.adopt import picture, steps, survey
-from swh_sched_runner.db.adopt.picture import Expected
+from swh_sched_runner.db.adopt import catalogue, preflight, steps
+from swh_sched_runner.db.adopt.catalogue import Expected
+from swh_sched_runner.db.adopt.preflight import Finding
 from swh_sched_runner.db.adopt.steps import Step
-from swh_sched_runner.db.adopt.survey import Finding
 from swh_sched_runner.db.connections import take_time, unhurried
 from swh_sched_runner.db.engine import is_transient, translate
 from swh_sched_runner.db.queries import Queries
@@ -72,7 +72,7 @@ def under_way(conn: Connection) -> str | None:
         if begun is not None:
             when = f"{begun['started']:%Y-%m-%d %H:%M:%S}"
             return f"its adoption from version {begun['from_version']} began at {when} and came to: {begun['step']}"
-    return f"a scheduler's database at version {survey.version(conn)}"
+    return f"a scheduler's database at version {preflight.version(conn)}"
 
 
 def examine(engine: Engine, *, rename_duplicates: bool = False) -> Plan:
@@ -115,20 +115,20 @@ def adopt(engine: Engine, *, rename_duplicates: bool = False, show: Callable[[Pl
 
 
 def _examine(conn: Connection, rename_duplicates: bool) -> tuple[Plan, Expected]:
-    survey.refuse_pooler(conn)
+    preflight.refuse_pooler(conn)
     if (version := migrate.current(conn)) is not None:
         raise AdoptionRefused(reason=f"it is one of this program's already, at schema version {version}")
-    found = survey.version(conn)
-    survey.refuse_without_rights(conn)
-    expected = picture.expect(conn)
-    seen = picture.look(conn)
-    survey.refuse_misfits(seen, expected)
+    found = preflight.version(conn)
+    preflight.refuse_without_rights(conn)
+    expected = catalogue.expect(conn)
+    seen = catalogue.look(conn)
+    preflight.refuse_misfits(seen, expected)
     begun = conn.execute(_sql.adoption_is_recorded).scalar_one()
-    findings = survey.findings(conn, seen, expected, rename_duplicates=rename_duplicates)
+    findings = preflight.findings(conn, seen, expected, rename_duplicates=rename_duplicates)
     before, after = steps.of_the_rows(seen, rename_duplicates=rename_duplicates)
     todo = [*steps.of_the_schema(conn, seen, expected), *before, *steps.of_the_indexes(seen, expected), *after]
     todo.append(steps.for_the_old_program())
-    return Plan(found, begun, findings, todo, survey.refusal(findings)), expected
+    return Plan(found, begun, findings, todo, preflight.refusal(findings)), expected
 
 
 def _begin(conn: Connection, version: int) -> None:
@@ -146,7 +146,7 @@ def _take(session: _Session, step: Step, number: int, of: int, tell: Tell) -> No
 
 
 def _finish(conn: Connection, expected: Expected) -> None:
-    seen = picture.look(conn)
+    seen = catalogue.look(conn)
     left = [*steps.of_the_schema(conn, seen, expected), *steps.of_the_indexes(seen, expected)]
     if left:
         raise AdoptionRefused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from swh_sched_runner.db.adopt import survey
+from swh_sched_runner.db.adopt import preflight
 from swh_sched_runner.db.queries import Queries
 
 SCHEMA = "swh_scheduler_compat"
@@ -18,7 +18,7 @@ def make(conn: Connection) -> int:
 
     Raises ``AdoptionRefused`` where no such version is kept.
     """
-    version = survey.version(conn)
+    version = preflight.version(conn)
     views = (
         _sql.task_type,
         _sql.task,

@@ -1,7 +1,8 @@
 """The statements of the migrations one by one, in a form that may be repeated on tables that are in use.
 
 What the program needs is written once, in ``sql/migrations``; adoption executes the same text with these changes: an
-index is built concurrently, a column is added unless it is there. An index that a later migration drops isn't built.
+index is built concurrently, a column is added unless it is there. What a later migration drops isn't built, what it
+renames gets its last name at once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from swh_sched_runner.db.queries import read, sql_folder
 # Migrations whose statements on rows are done elsewhere, in batches, and how many of them there are (steps.origins).
 ROWS_DONE_IN_BATCHES = {"0004_visit_indexes.sql": 2}
 
-_PART = re.compile(r"--[^\n]*|('(?:[^']|'')*')|(;)|([^-';]+|-)")
+_PART = re.compile(r"--[^\n]*|('(?:[^']|'')*'|\$\$.*?\$\$)|(;)|([^-';$]+|-)", re.DOTALL)
 _COLUMN = re.compile(r"\badd column (?:if not exists )?(\w+)")
 _KINDS = {
     "enum": r"create type (?P<name>\w+) as enum",
@@ -26,6 +27,8 @@ _KINDS = {
     "columns": r"alter table (?P<table>\w+)\s+add column",
     "storage": r"alter table (?P<table>\w+) set \(",
     "comment": r"comment on",
+    "renamed": r"alter (table|index|sequence) ((?P<table>\w+) rename (column|constraint) )?(?P<name>\w+)( rename)? to ",
+    "check": r"do \$\$",
     "rows": r"(insert into|update) ",
 }
 
@@ -59,8 +62,27 @@ def files() -> list[str]:
 
 
 def statements() -> list[Statement]:
-    """All statements of all migrations, in order. Raises ``ValueError`` for one whose kind adoption doesn't know."""
-    return [_classify(file, text) for file in files() for text in _split(read("migrations", file))]
+    """The statements of all migrations, in order. Raises ``ValueError`` for one whose kind adoption doesn't know.
+
+    Left out are those that rename something, and checks of who uses a database of ours.
+    """
+    found: list[Statement] = []
+    for file in files():
+        for text in _split(read("migrations", file)):
+            statement = _classify(file, text)
+            if statement.kind == "renamed":
+                found = [_renamed(before, statement) for before in found]
+            elif statement.kind != "check":
+                found.append(statement)
+    return found
+
+
+def _renamed(before: Statement, by: Statement) -> Statement:
+    """A statement with the name that a later one gives: of a column where it is about that table, else everywhere."""
+    if by.table and by.table not in re.findall(r"\w+", before.text):
+        return before
+    text = re.sub(rf"\b{by.name}\b", by.text.rsplit(maxsplit=1)[-1], before.text)
+    return _classify(before.file, text)
 
 
 def _split(script: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ import attrs
 from sqlalchemy import Connection, TextClause
 
 from swh_sched_runner.db.adopt import compat, migrations
-from swh_sched_runner.db.adopt.picture import Column, Expected, Index, Picture
+from swh_sched_runner.db.adopt.catalogue import Column, Expected, Index, Picture
 from swh_sched_runner.db.queries import Queries
 
 EXPRESSIONS_INDEXED = ["task", "task_run", "listed_origins", "origin_visit_stats"]
@@ -19,7 +19,7 @@ ORIGINS_AT_ONCE = 5_000
 INDEXED_PER_SECOND = 800_000
 ORIGINS_PER_SECOND = 30_000
 
-MOMENT = "locks {} exclusively for a moment"
+BRIEFLY = "locks {} exclusively, briefly"
 GENTLY = "reads and writes go on"
 ROWS = "locks the rows that it changes"
 
@@ -76,7 +76,7 @@ def of_the_rows(seen: Picture, *, rename_duplicates: bool) -> tuple[list[Step], 
     renaming = Step(
         "backend_ids that several runs have stay with the newest one",
         ROWS,
-        _changed(_sql.rename_twin_backend_ids),
+        _changed(_sql.rename_duplicate_backend_ids),
         batches=True,  # a new name may be taken as well
     )
     origins = Step(  # before the indexes, which would have to follow
@@ -103,7 +103,7 @@ def _compat(conn: Connection) -> None:
 def _triggers(conn: Connection, seen: Picture) -> Iterator[Step]:
     for trigger in conn.execute(_sql.triggers, {"tables": list(seen.tables)}).mappings():
         title = f"drop the trigger {trigger['name']} of {trigger['table']} (its function stays)"
-        yield Step(title, MOMENT.format(trigger["table"]), _execute(trigger["statement"]))
+        yield Step(title, BRIEFLY.format(trigger["table"]), _execute(trigger["statement"]))
 
 
 def _priority_ratio(conn: Connection, seen: Picture) -> Iterator[Step]:
@@ -112,7 +112,7 @@ def _priority_ratio(conn: Connection, seen: Picture) -> Iterator[Step]:
             names = {"table": reference.table, "name": reference.name}
             yield Step(
                 f"drop {reference.table}'s reference to priority_ratio (that table stays)",
-                MOMENT.format(f"{reference.table} and priority_ratio"),
+                BRIEFLY.format(f"{reference.table} and priority_ratio"),
                 _execute(_composed(conn, _sql.compose_unconstrained, names)),
             )
 
@@ -126,7 +126,7 @@ def _added(seen: Picture) -> Iterator[Step]:
             missing = [name for name in statement.columns if (table, name) not in seen.columns]
             if missing:
                 title = f"add {', '.join(missing)} to {table}"
-                yield Step(title, MOMENT.format(table), _execute(statement.repeatable))
+                yield Step(title, BRIEFLY.format(table), _execute(statement.repeatable))
 
 
 def _columns(conn: Connection, seen: Picture, expected: Expected) -> Iterator[Step]:
@@ -138,7 +138,7 @@ def _columns(conn: Connection, seen: Picture, expected: Expected) -> Iterator[St
         if wanted.default_value is not None and wanted.default_value != column.default_value:
             composed = _composed(conn, _sql.compose_default, names | {"value": wanted.default_value})
             title = f"default of {table}.{name}: {wanted.default_value} instead of {column.default_value or 'none'}"
-            yield Step(title, MOMENT.format(table), _execute(composed))
+            yield Step(title, BRIEFLY.format(table), _execute(composed))
         yield from _emptiness(conn, column, wanted, names)
 
 
@@ -149,7 +149,7 @@ def _emptiness(conn: Connection, column: Column, wanted: Column, names: dict[str
         yield from _proven(table, f"{name} must have a value", _composed(conn, _sql.compose_required, binds))
     elif column.required and not wanted.required:
         composed = _composed(conn, _sql.compose_nullable, names)
-        yield Step(f"{table}.{name} may be empty", MOMENT.format(table), _execute(composed))
+        yield Step(f"{table}.{name} may be empty", BRIEFLY.format(table), _execute(composed))
 
 
 def _constraints(conn: Connection, seen: Picture, expected: Expected) -> Iterator[Step]:
@@ -165,7 +165,7 @@ def _constraints(conn: Connection, seen: Picture, expected: Expected) -> Iterato
 def _proven(table: str, what: str, statements: list[str]) -> Iterator[Step]:
     """A demand on rows, a transaction a statement: the second reads all rows and lets reads and writes go on."""
     for n, statement in enumerate(statements, 1):
-        lock = GENTLY if n == 2 else MOMENT.format(table)
+        lock = GENTLY if n == 2 else BRIEFLY.format(table)
         yield Step(f"{table}: {what} ({n} of {len(statements)})", lock, _execute(statement))
 
 

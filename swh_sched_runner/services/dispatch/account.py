@@ -70,7 +70,7 @@ class Account:
         self._reminders.forget(f"left alone {queue}")
 
     def left_open(self, queue: str, reason: str) -> None:
-        """What was promised to a queue stays open, since the database refuses something."""
+        """The batches of a queue stay open, since the database refuses something."""
         if self._reminders.due(f"left open {queue}", reason):
             log.error("batch left open", queue=queue, reason=reason)
 

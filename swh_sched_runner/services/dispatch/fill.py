@@ -15,9 +15,9 @@ DRAIN_SECONDS = 60.0
 class Fill:
     """The sole right to fill a queue, until the context that gave it ends; and how much fits in, counted as it goes."""
 
-    def __init__(self, queue: str, bound: int | None, filler: Filler, state: QueueState) -> None:
+    def __init__(self, queue: str, max_queue_length: int | None, filler: Filler, state: QueueState) -> None:
         self.queue = queue
-        self.bound = bound
+        self.max_queue_length = max_queue_length
         self.room = filler.room()
         self.depth = filler.depth
         self.filler = filler

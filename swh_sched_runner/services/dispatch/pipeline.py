@@ -1,7 +1,7 @@
 """Grabbing and sending at the same time: while the broker takes one batch, the next one is grabbed.
 
 Only the thread of the runner talks to the broker; a second one talks to the database. A queue's turn begins with its
-lock and a reading of its room, and ends when its last batch is confirmed and closed in the ledger.
+lock and a reading of its room, and ends when its last batch is confirmed and closed in the outbox.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import attrs
 import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Batch, Dispatch
-from swh_sched_runner.backend.dispatch.ready import Lane
+from swh_sched_runner.backend.dispatch.ready import TaskGroup
 from swh_sched_runner.broker.publish import Sent
 from swh_sched_runner.exc import BrokerUnavailable, StatementRefused
 from swh_sched_runner.services.dispatch.sender import Sender
 from swh_sched_runner.services.dispatch.turn import Pace, Turn
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Heartbeat
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ class Grab:
     """A request for tasks."""
 
     turn: Turn
-    lane: Lane
+    group: TaskGroup
     wanted: int
     future: Future[tuple[Batch | StatementRefused | None, float]]
 
@@ -53,7 +53,7 @@ class Written:
     """A batch whose messages are with the broker, unconfirmed."""
 
     turn: Turn
-    lane: Lane
+    group: TaskGroup
     batch: Batch
     sent: Sent
 
@@ -69,22 +69,22 @@ class Pipeline:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grab")
 
     def close(self) -> None:
-        """Wait for the grab that is under way: what it promises is for whoever comes next."""
+        """Wait for the grab that is under way: what it messages is for whoever comes next."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def run(self, queues: Sequence[tuple[str, Sequence[Lane]]], pulse: Pulse) -> list[Turn]:
+    def run(self, queues: Sequence[tuple[str, Sequence[TaskGroup]]], heartbeat: Heartbeat) -> list[Turn]:
         """Give each queue a turn, in this order; answers the turns, also of queues that were full already.
 
         A queue that is somebody else's, or refused, has none.
         """
         with ExitStack() as everything:
-            return _Round(self, everything, queues, pulse).run()
+            return _Round(self, everything, queues, heartbeat).run()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Do something in the thread that talks to the database."""
         return self._thread.submit(work)
 
-    def wait(self, future: Future[T], pulse: Pulse) -> T:
+    def wait(self, future: Future[T], heartbeat: Heartbeat) -> T:
         """The result of something that thread does; the connection to the broker is kept alive meanwhile."""
         while True:
             try:
@@ -92,7 +92,7 @@ class Pipeline:
             except concurrent.futures.TimeoutError:
                 if future.done():
                     raise
-                pulse.beat()
+                heartbeat.beat()
                 with contextlib.suppress(BrokerUnavailable):  # noticed before anything more is asked for
                     self.sender.keep_alive()
 
@@ -104,8 +104,8 @@ class _Round:
         self,
         pipeline: Pipeline,
         everything: ExitStack,
-        queues: Iterable[tuple[str, Sequence[Lane]]],
-        pulse: Pulse,
+        queues: Iterable[tuple[str, Sequence[TaskGroup]]],
+        heartbeat: Heartbeat,
     ) -> None:
         self._pipeline = pipeline
         self._sender = pipeline.sender
@@ -113,10 +113,10 @@ class _Round:
         self._everything = everything
         self._waiting = deque(queues)
         self._alone = len(self._waiting) == 1
-        self._pulse = pulse
+        self._heartbeat = heartbeat
         self._looked = time.monotonic()
-        self._over = False  # the broker takes no more: what is written is brought to its end, nothing more promised
-        self._turn: Turn | None = None  # whose lanes are asked now
+        self._over = False  # the broker takes no more: what is written is brought to its end, nothing more unconfirmed
+        self._turn: Turn | None = None  # whose groups are asked now
         self._turns: list[Turn] = []
         self._held = 0
         self._grabs: deque[Grab] = deque()
@@ -134,15 +134,15 @@ class _Round:
             elif self._written:
                 self._close(self._written.popleft())
             elif self._closing:
-                self._pipeline.wait(self._closing[0][1], self._pulse)
+                self._pipeline.wait(self._closing[0][1], self._heartbeat)
             elif not self._waiting or self._stopping():
-                self._pulse.trouble = self._trouble
+                self._heartbeat.trouble = self._trouble
                 return self._turns
             while self._written and (self._written[0].sent.done or len(self._written) > SENT_AHEAD):
                 self._close(self._written.popleft())
             while self._closing and self._closing[0][1].done():
                 self._closed(*self._closing.popleft())
-            self._pulse.beat()
+            self._heartbeat.beat()
 
     def _ask(self) -> bool:
         """Ask for the next tasks; False when there is nothing to ask for now."""
@@ -167,60 +167,62 @@ class _Round:
                 self._sender.keep_alive()
             except BrokerUnavailable:
                 self._over = True
-        return self._over or self._pulse.stopping
+        return self._over or self._heartbeat.stopping
 
-    def _begin(self, queue: str, lanes: Sequence[Lane]) -> Turn | None:
+    def _begin(self, queue: str, groups: Sequence[TaskGroup]) -> Turn | None:
         locks = ExitStack()
         self._everything.push(locks)
-        bound = min((lane.max_queue_length for lane in lanes if lane.max_queue_length is not None), default=None)
-        fill = locks.enter_context(self._sender.fill(queue, bound, self._pulse))
+        max_queue_length = min(
+            (group.max_queue_length for group in groups if group.max_queue_length is not None), default=None
+        )
+        fill = locks.enter_context(self._sender.fill(queue, max_queue_length, self._heartbeat))
         if fill is None:
             locks.close()
             return None
-        turn = Turn(lanes, fill, locks, again=self._alone)
+        turn = Turn(groups, fill, locks, again=self._alone)
         self._turns.append(turn)
         self._held += 1
         return turn
 
-    def _grab(self, turn: Turn, lane: Lane, wanted: int) -> None:
+    def _grab(self, turn: Turn, group: TaskGroup, wanted: int) -> None:
         def grab() -> tuple[Batch | StatementRefused | None, float]:
             started = time.monotonic()
             try:
-                batch = self._pipeline.dispatch.open_batch(self._sender.owner, turn.fill.queue, lane, wanted)
-            except StatementRefused as error:  # of tasks of this lane; others go on
+                batch = self._pipeline.dispatch.open_batch(self._sender.session_id, turn.fill.queue, group, wanted)
+            except StatementRefused as error:  # of tasks of this group; others go on
                 return error, 0.0
             return batch, time.monotonic() - started
 
-        self._grabs.append(Grab(turn, lane, wanted, self._pipeline.submit(grab)))
+        self._grabs.append(Grab(turn, group, wanted, self._pipeline.submit(grab)))
 
     def _write(self, grab: Grab) -> None:
-        batch, seconds = self._pipeline.wait(grab.future, self._pulse)
+        batch, seconds = self._pipeline.wait(grab.future, self._heartbeat)
         if isinstance(batch, StatementRefused):
             self._trouble = str(batch)
-            self._sender.account.left_out(grab.lane.task_type, self._trouble)
+            self._sender.account.left_out(grab.group.task_type, self._trouble)
             batch = None
-        taken = 0 if batch is None else len(batch.promises)
+        taken = 0 if batch is None else len(batch.messages)
         self._pipeline.pace.note(taken, seconds)
-        grab.turn.grabbed(grab.lane, grab.wanted, taken)
+        grab.turn.grabbed(grab.group, grab.wanted, taken)
         if batch is not None:
             self._sender.account.unsendable(batch, batch.unsendable)
-        if batch is None or not batch.promises:
+        if batch is None or not batch.messages:
             self._end_if_over(grab.turn)
             return
-        self._instruments.grabbed(grab.lane.task_type, taken, seconds)
+        self._instruments.grabbed(grab.group.task_type, taken, seconds)
         sent = self._sender.write(grab.turn.fill, batch)
-        self._written.append(Written(grab.turn, grab.lane, batch, sent))
+        self._written.append(Written(grab.turn, grab.group, batch, sent))
         self._over = self._over or not sent.complete
 
     def _close(self, written: Written) -> None:
-        """Take the batch out of the ledger, all but what the broker did not confirm."""
-        turn, lane, batch, sent = written.turn, written.lane, written.batch, written.sent
+        """Take the batch out of the outbox, all but what the broker did not confirm."""
+        turn, group, batch, sent = written.turn, written.group, written.batch, written.sent
         left = self._sender.finish(turn.fill, batch, sent)
         seen = turn.fill.seen()
-        if sent.confirmed and not turn.sent[lane]:
-            self._instruments.lag(lane.task_type, time.monotonic() - self._looked - lane.due_in_seconds)
-        turn.sent[lane] += len(sent.confirmed)
-        self._instruments.dispatched(lane.task_type, batch.queue, len(sent.confirmed))
+        if sent.confirmed and not turn.sent[group]:
+            self._instruments.lag(group.task_type, time.monotonic() - self._looked - group.due_in_seconds)
+        turn.sent[group] += len(sent.confirmed)
+        self._instruments.dispatched(group.task_type, batch.queue, len(sent.confirmed))
 
         def close() -> str | None:
             return self._sender.close_batch(batch, left, sent, seen)

@@ -1,4 +1,4 @@
-"""The runner: takes due tasks and dispatches them to their queues, each within its bound."""
+"""The runner: takes due tasks and dispatches them to their queues, each within its max_queue_length."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
-from swh_sched_runner.backend.dispatch.ready import Lane, Look
+from swh_sched_runner.backend.dispatch.ready import Look, TaskGroup
 from swh_sched_runner.broker.publish import Publisher
 from swh_sched_runner.config import RunnerSettings
 from swh_sched_runner.services.dispatch.pipeline import Pipeline
-from swh_sched_runner.services.dispatch.sender import TEND_SECONDS, Sender
+from swh_sched_runner.services.dispatch.sender import MAINTAIN_SECONDS, Sender
 from swh_sched_runner.services.dispatch.turn import Turn
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Heartbeat
 
 log = structlog.get_logger(__name__)
 
@@ -85,14 +85,14 @@ class Runner:
         self._unheard = 0
         self._deaf_until = 0.0
 
-    def run_once(self, pulse: Pulse) -> bool:
+    def run_once(self, heartbeat: Heartbeat) -> bool:
         """One round over all queues; True if something was sent, so that there may be more to do."""
         started = time.monotonic()
-        resent = self._sender.tend(pulse, busy=self._busy)
+        resent = self._sender.maintain(heartbeat, busy=self._busy)
         self._see()
         due = self._due()
         chosen = self._choose(due)
-        turns = self._pipeline.run(chosen, pulse)
+        turns = self._pipeline.run(chosen, heartbeat)
         self._note(due, chosen, {turn.fill.queue: turn for turn in turns})
         sent = sum(sum(turn.sent.values()) for turn in turns)
         # More and more tasks for a queue that takes none: their creators need not wake us for each.
@@ -100,7 +100,7 @@ class Runner:
         if futile:
             self._deaf_until = time.monotonic() + LAST_AGAIN_SECONDS
         if self._announced and (futile or (self._busy and sent)):
-            # Not after each wake-up: mostly the next sleep is announced a moment later.
+            # Not after each wake-up: mostly the next sleep is announced shortly after.
             self._sender.wake_up()
             self._announced = False
         self._busy = bool(sent)
@@ -108,11 +108,11 @@ class Runner:
         for turn in turns:
             _log_dispatched(turn)
         if sent or resent:
-            pulse.beat(f"dispatched {sent}, sent again {resent}")
+            heartbeat.beat(f"dispatched {sent}, sent again {resent}")
         self._instruments.round_done(time.monotonic() - started)
         return bool(sent or resent)
 
-    def rest(self, pulse: Pulse) -> None:
+    def wait_for_work(self, heartbeat: Heartbeat) -> None:
         """Sleep until the next task is due, a full queue may have room, or somebody makes a task due before."""
         seconds, reason = self._idle_seconds()
         if self._announce(seconds):
@@ -122,7 +122,7 @@ class Runner:
                 seconds, reason = 0.0, "due"
         else:
             seconds = min(seconds, LAST_AGAIN_SECONDS, FIRST_AGAIN_SECONDS * 2 ** min(self._unheard, 10))
-        self._notified = self._wait(seconds, pulse)
+        self._notified = self._wait(seconds, heartbeat)
         self._instruments.woken("notified" if self._notified else reason)
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ class Runner:
             self._sender.close()
 
     def _announce(self, seconds: float) -> bool:
-        """Tell those who make tasks due to wake us. Not for a nap, nor where they did for nothing a moment ago."""
+        """Tell those who make tasks due to wake us. Not for a nap, nor where they did for nothing just before."""
         if seconds <= NAP_SECONDS or time.monotonic() < self._deaf_until:
             return False
         announced = self._sender.fall_asleep(seconds)
@@ -143,28 +143,28 @@ class Runner:
     def _see(self) -> None:
         self._look = self._dispatch.look(self._task_types)
         self._looked = time.monotonic()
-        lanes = self._look.lanes
+        groups = self._look.groups
         self._instruments.oldest_due(
-            {(lane.task_type, lane.priority): -lane.due_in_seconds for lane in lanes if lane.due_in_seconds <= 0}
+            {(group.task_type, group.priority): -group.due_in_seconds for group in groups if group.due_in_seconds <= 0}
         )
 
-    def _due(self) -> dict[str, list[Lane]]:
-        """Queues with due tasks, and their lanes: those with a priority first, all with the least of their bounds."""
-        due: dict[str, list[Lane]] = {}
+    def _due(self) -> dict[str, list[TaskGroup]]:
+        """Queues with due tasks, and their groups: those with a priority first, all with the least of their bounds."""
+        due: dict[str, list[TaskGroup]] = {}
         passed = time.monotonic() - self._looked
-        for lane in self._look.lanes:
-            if lane.due_in_seconds <= passed:
-                due.setdefault(self._queue(lane), []).append(lane)
+        for group in self._look.groups:
+            if group.due_in_seconds <= passed:
+                due.setdefault(self._queue(group), []).append(group)
         return due
 
-    def _choose(self, due: dict[str, list[Lane]], *, ready: bool = False) -> list[tuple[str, list[Lane]]]:
-        """The queues to fill now, and their lanes, each time another one first so that none starves the others.
+    def _choose(self, due: dict[str, list[TaskGroup]], *, ready: bool = False) -> list[tuple[str, list[TaskGroup]]]:
+        """The queues to fill now, and their groups, each time another one first so that none starves the others.
 
         A queue that took nothing is left out until its time, when there is other work or ``ready`` ones are asked for.
         """
         chosen = []
-        for queue, lanes in due.items():
-            free = [lane for lane in lanes if lane.held is None]
+        for queue, groups in due.items():
+            free = [group for group in groups if group.throttled is None]
             if not free or queue in self._look.paused_queues or queue in self._sender.open_queues:
                 continue
             if (self._busy or ready) and queue in self._probes and time.monotonic() < self._probes[queue].at:
@@ -173,42 +173,44 @@ class Runner:
             chosen.append((queue, free[first:] + free[:first]))
         return chosen
 
-    def _note(self, due: dict[str, list[Lane]], chosen: Iterable[tuple[str, object]], turns: dict[str, Turn]) -> None:
+    def _note(
+        self, due: dict[str, list[TaskGroup]], chosen: Iterable[tuple[str, object]], turns: dict[str, Turn]
+    ) -> None:
         """Draw the conclusions of a round: when to ask each queue again, and what blocks it."""
         asked = {queue for queue, _ in chosen}
         for queue in self._blocked.keys() - due.keys():
             self._instruments.blocked(queue, None)
             del self._blocked[queue]
         self._probes = {queue: probe for queue, probe in self._probes.items() if queue in due}
-        for queue, lanes in due.items():
+        for queue, groups in due.items():
             turn = turns.get(queue)
             if turn is not None and any(turn.sent.values()):
                 self._turns[queue] = self._turns.get(queue, 0) + 1
                 self._filled(queue, turn)
-            elif queue in asked or any(lane.held == "in_flight" for lane in lanes):
+            elif queue in asked or any(group.throttled == "in_flight" for group in groups):
                 self._probes.setdefault(queue, Probe()).later()
-            reason = self._reason(queue, lanes, turn, queue in asked)
+            reason = self._reason(queue, groups, turn, queue in asked)
             self._instruments.blocked(queue, reason)
             self._blocked[queue] = reason
 
     def _filled(self, queue: str, turn: Turn) -> None:
         fill = turn.fill
-        if not fill.full or not fill.bound:
+        if not fill.full or not fill.max_queue_length:
             self._probes.pop(queue, None)
             return
         seconds = FIRST_PROBE_SECONDS
         if fill.drained:
-            share = REFILL_SHARE * fill.bound / fill.drained
+            share = REFILL_SHARE * fill.max_queue_length / fill.drained
             seconds = min(max(share, SOONEST_REFILL_SECONDS), LAST_PROBE_SECONDS)
         self._probes.setdefault(queue, Probe()).soon(seconds)
 
-    def _reason(self, queue: str, lanes: Sequence[Lane], turn: Turn | None, asked: bool) -> str | None:
+    def _reason(self, queue: str, groups: Sequence[TaskGroup], turn: Turn | None, asked: bool) -> str | None:
         """Why a queue with due tasks takes none; None if it does."""
         if queue in self._look.paused_queues:
             return "paused"
         if queue in self._sender.open_queues:
             return "open_batch"
-        held = [lane.held for lane in lanes]
+        held = [group.throttled for group in groups]
         if None not in held:
             return held[0]
         if turn is not None:
@@ -221,38 +223,38 @@ class Runner:
         """How long nothing is to be done, and what will be then."""
         now = time.monotonic()
         passed = now - self._looked
-        moments = [(min(self._period_seconds, TEND_SECONDS), "poll")]
-        for lane in self._look.lanes:
-            if lane.due_in_seconds > passed:
-                moments.append((lane.due_in_seconds - passed, "due"))
-            elif lane.held_seconds is not None:
-                moments.append((lane.held_seconds - passed, "rate"))
-        moments += [(probe.at - now, "probe") for probe in self._probes.values()]
-        seconds, reason = min(moments)
+        timestamps = [(min(self._period_seconds, MAINTAIN_SECONDS), "poll")]
+        for group in self._look.groups:
+            if group.due_in_seconds > passed:
+                timestamps.append((group.due_in_seconds - passed, "due"))
+            elif group.throttled_seconds is not None:
+                timestamps.append((group.throttled_seconds - passed, "rate"))
+        timestamps += [(probe.at - now, "probe") for probe in self._probes.values()]
+        seconds, reason = min(timestamps)
         return max(seconds, 0.0), reason
 
-    def _wait(self, seconds: float, pulse: Pulse) -> bool:
+    def _wait(self, seconds: float, heartbeat: Heartbeat) -> bool:
         until = time.monotonic() + seconds
-        while not pulse.stopping and (left := until - time.monotonic()) > 0:
+        while not heartbeat.stopping and (left := until - time.monotonic()) > 0:
             if self._sender.wait(min(left, WAIT_SECONDS)):
                 return True
-            pulse.beat()
+            heartbeat.beat()
             self._sender.keep_alive()
         return False
 
-    def _queue(self, lane: Lane) -> str:
-        return self._priority_queue.format(backend_name=lane.backend_name) if lane.priority else lane.backend_name
+    def _queue(self, group: TaskGroup) -> str:
+        return self._priority_queue.format(backend_name=group.backend_name) if group.priority else group.backend_name
 
 
 def _log_dispatched(turn: Turn) -> None:
     fill = turn.fill
-    for lane, tasks in turn.sent.items():
+    for group, tasks in turn.sent.items():
         if tasks:
             log.info(
                 "dispatched",
                 tasks=tasks,
-                task_type=lane.task_type,
+                task_type=group.task_type,
                 queue=fill.queue,
-                depth="unbounded" if fill.bound is None else f"{fill.depth}/{fill.bound}",
+                depth="unlimited" if fill.max_queue_length is None else f"{fill.depth}/{fill.max_queue_length}",
                 ms=round(1000 * (time.monotonic() - turn.started)),
             )

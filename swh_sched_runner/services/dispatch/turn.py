@@ -1,4 +1,4 @@
-"""A queue's turn: which lane is asked next, and for how many tasks."""
+"""A queue's turn: which group is asked next, and for how many tasks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from swh_sched_runner.backend.dispatch.ready import Lane
+from swh_sched_runner.backend.dispatch.ready import TaskGroup
 from swh_sched_runner.services.dispatch.fill import Fill
 
 # A queue that is alone gives its turn up after so long, so that other tasks that became due are looked for.
@@ -34,25 +34,25 @@ class Pace:
 
 
 class Turn:
-    """A queue's turn. Its lanes are asked one after the other, each for its share of the room; who has more gets more.
+    """A queue's turn. Its groups are asked one after the other, each for its share of the room; who has more gets more.
 
     ``again``: they are asked round and round, for as long as a turn may last; else each once.
     """
 
-    def __init__(self, lanes: Sequence[Lane], fill: Fill, locks: ExitStack, *, again: bool) -> None:
+    def __init__(self, groups: Sequence[TaskGroup], fill: Fill, locks: ExitStack, *, again: bool) -> None:
         self.fill = fill
-        self.sent = dict.fromkeys(lanes, 0)
+        self.sent = dict.fromkeys(groups, 0)
         self.under_way = 0
         self.started = time.monotonic()
         self._locks = locks
         self._again = again
-        self._lanes = list(lanes)
-        self._asked: deque[Lane] = deque(lanes)
+        self._groups = list(groups)
+        self._asked: deque[TaskGroup] = deque(groups)
 
-    def next(self, most: int) -> tuple[Lane, int] | None:
-        """The lane to ask next, and for how many tasks; None when the turn is over, but for what is under way."""
+    def next(self, most: int) -> tuple[TaskGroup, int] | None:
+        """The group to ask next, and for how many tasks; None when the turn is over, but for what is under way."""
         if not self._asked and self._again and time.monotonic() - self.started < TURN_SECONDS:
-            self._asked.extend(self._lanes)
+            self._asked.extend(self._groups)
         if not self._asked or self.fill.full:
             return None
         share = most if self.fill.room is None else min(most, -(-self.fill.room // len(self._asked)))
@@ -61,12 +61,12 @@ class Turn:
             self.fill.room -= share
         return self._asked.popleft(), share
 
-    def grabbed(self, lane: Lane, wanted: int, taken: int) -> None:
+    def grabbed(self, group: TaskGroup, wanted: int, taken: int) -> None:
         """What became of a request."""
         if self.fill.room is not None:
             self.fill.room += wanted - taken
-        if taken < wanted and lane in self._lanes:
-            self._lanes.remove(lane)  # nothing more is due, or may be taken
+        if taken < wanted and group in self._groups:
+            self._groups.remove(group)  # nothing more is due, or may be taken
         if not taken:
             self.under_way -= 1
 

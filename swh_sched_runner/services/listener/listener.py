@@ -15,11 +15,11 @@ from swh_sched_runner.broker.consumer import EventConsumer
 from swh_sched_runner.broker.delivery import Delivery
 from swh_sched_runner.config import ListenerSettings
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.listener.held import Held
 from swh_sched_runner.services.listener.merge import fold
 from swh_sched_runner.services.listener.recording import Recording
-from swh_sched_runner.services.listener.set_aside import SetAside
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.listener.rejected import RejectedEvents
+from swh_sched_runner.services.listener.retry_buffer import RetryBuffer
+from swh_sched_runner.services.service import Heartbeat
 
 log = structlog.get_logger(__name__)
 
@@ -64,14 +64,14 @@ class Listener:
         self._batch_size = settings.batch_size
         self._flush_seconds = settings.flush_seconds
         self._instruments = instruments or Instruments()
-        self._held = Held(settings.prefetch // 2)
-        self._set_aside = SetAside(dispatch, settings, self._instruments)
+        self._held = RetryBuffer(settings.prefetch // 2)
+        self._rejected = RejectedEvents(dispatch, settings, self._instruments)
 
-    def run_once(self, pulse: Pulse) -> bool:
+    def run_once(self, heartbeat: Heartbeat) -> bool:
         """Receive a batch of messages, record what they say, acknowledge them."""
         deliveries = self._consumer.receive(self._batch_size, self._flush_seconds)
-        pulse.beat()
-        self._set_aside.trim()
+        heartbeat.beat()
+        self._rejected.trim()
         again = self._held.due()
         if not deliveries and not again:
             return False
@@ -82,11 +82,11 @@ class Listener:
         done += self._keep(messages, recording)
         self._consumer.acknowledge(done)
         self._tell(messages, recording, started)
-        pulse.trouble = self._held.reason if self._held else None
-        pulse.beat(f"recorded {sum(len(message.events) for message in messages)} events")
+        heartbeat.trouble = self._held.reason if self._held else None
+        heartbeat.beat(f"recorded {sum(len(message.events) for message in messages)} events")
         return True
 
-    def rest(self, pulse: Pulse) -> None:
+    def wait_for_work(self, heartbeat: Heartbeat) -> None:
         """Nothing to wait for: receiving waits itself."""
 
     def close(self) -> None:
@@ -136,7 +136,7 @@ class Listener:
             self._instruments.events(_name(kind), n)
         for status, n in recording.ended.items():
             self._instruments.runs_ended(status, n)
-        self._set_aside.added(recording.rejected)
+        self._rejected.added(recording.rejected)
         self._instruments.held(len(self._held))
         if recording.waiting:
             log.warning(
@@ -152,7 +152,7 @@ class Listener:
             runs=len(recording.known),
             **dict(sorted(recording.ended.items())),
             foreign=recording.foreign,
-            set_aside=len(recording.rejected),
+            rejected=len(recording.rejected),
             ms=round(1000 * (time.monotonic() - started)),
         )
 

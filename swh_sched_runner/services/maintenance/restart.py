@@ -1,4 +1,4 @@
-"""After a restart of the private servers: what dead processes left open is promised again, or ended as lost.
+"""After a restart of the private servers: what dead processes left open is sent again, or ended as lost.
 
 Everything that ran died with the servers, but for workers that are still alive; what the broker holds is known
 exactly. So the evidence is complete, as it never is with servers that others share.
@@ -37,7 +37,7 @@ def recover(
     open_runs = dispatch.open_runs()
     queues = {run: _queue(run, priority_queue) for run in open_runs}
     waiting = waiting_ids(set(queues.values()))
-    left = [run for run in open_runs if not run.promised and run.backend_id not in waiting]
+    left = [run for run in open_runs if not run.unconfirmed and run.backend_id not in waiting]
     lost = [run for run in left if run.started and not (workers_alive and _alive(run.worker_pid))]
     again: dict[str, list[int]] = defaultdict(list)
     for run in left:
@@ -50,7 +50,7 @@ def recover(
             for run in lost
         ]
     )
-    dispatch.promise_again(again)
+    dispatch.put_in_outbox(again)
     if lost or again:
         log.warning("open runs settled", lost=len(lost), sent_again=sum(map(len, again.values())), waiting=len(waiting))
 

@@ -13,9 +13,9 @@ from swh_sched_runner.broker.publish import Publisher
 from swh_sched_runner.config import VisitSettings
 from swh_sched_runner.exc import StatementRefused
 from swh_sched_runner.services.dispatch.fill import Fill
-from swh_sched_runner.services.dispatch.sender import TEND_SECONDS, Sender
+from swh_sched_runner.services.dispatch.sender import MAINTAIN_SECONDS, Sender
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Heartbeat
 
 log = structlog.get_logger(__name__)
 
@@ -40,38 +40,38 @@ class VisitScheduler:
         self._missing: set[str] = set()
         self._refused: dict[str, str] = {}
 
-    def run_once(self, pulse: Pulse) -> bool:
+    def run_once(self, heartbeat: Heartbeat) -> bool:
         """One round over the visit types whose period has passed."""
-        self._sender.tend(pulse)
+        self._sender.maintain(heartbeat)
         sent = 0
         for visit_type, settings in self._settings.items():
-            if pulse.stopping or time.monotonic() < self._next[visit_type]:
+            if heartbeat.stopping or time.monotonic() < self._next[visit_type]:
                 continue
             self._next[visit_type] = time.monotonic() + settings.period_seconds
             try:
-                sent += self._fill(visit_type, settings, pulse)
+                sent += self._fill(visit_type, settings, heartbeat)
             except StatementRefused as error:  # of origins of this type; others go on
                 self._sender.account.left_out(settings.task_type or f"load-{visit_type}", str(error))
                 self._refused[visit_type] = str(error)
             else:
                 self._refused.pop(visit_type, None)
-        pulse.trouble = next(iter(self._refused.values()), None)
+        heartbeat.trouble = next(iter(self._refused.values()), None)
         if sent:
-            pulse.beat(f"dispatched {sent} visits")
+            heartbeat.beat(f"dispatched {sent} visits")
         return False
 
-    def rest(self, pulse: Pulse) -> None:
-        """Wait until the next period has passed; what others left behind, and connections, are tended meanwhile."""
-        until = min(self._next.values(), default=time.monotonic() + TEND_SECONDS)
-        while not pulse.stopping and (left := until - time.monotonic()) > 0:
-            pulse.wait(min(left, TEND_SECONDS))
-            self._sender.tend(pulse)
+    def wait_for_work(self, heartbeat: Heartbeat) -> None:
+        """Wait until the next period has passed; what others left behind, and connections, are maintained meanwhile."""
+        until = min(self._next.values(), default=time.monotonic() + MAINTAIN_SECONDS)
+        while not heartbeat.stopping and (left := until - time.monotonic()) > 0:
+            heartbeat.wait(min(left, MAINTAIN_SECONDS))
+            self._sender.maintain(heartbeat)
 
     def close(self) -> None:
         """Give the identity up."""
         self._sender.close()
 
-    def _fill(self, visit_type: str, settings: VisitSettings, pulse: Pulse) -> int:
+    def _fill(self, visit_type: str, settings: VisitSettings, heartbeat: Heartbeat) -> int:
         name = settings.task_type or f"load-{visit_type}"
         target = self._dispatch.visit_queue(name)
         if target is None:
@@ -80,10 +80,10 @@ class VisitScheduler:
                 self._missing.add(name)
             return 0
         self._missing.discard(name)
-        queue, bound = target
+        queue, max_queue_length = target
         if queue in self._sender.open_queues:
             return 0
-        with self._sender.fill(queue, bound, pulse) as fill:
+        with self._sender.fill(queue, max_queue_length, heartbeat) as fill:
             if fill is None or fill.full:
                 return 0
             return self._send(visit_type, name, settings, fill)
@@ -92,11 +92,11 @@ class VisitScheduler:
         started = time.monotonic()
         count = settings.batch_size if fill.room is None else min(fill.room, settings.batch_size)
         plan = VisitPlan.of(visit_type, task_type, count, settings)
-        opened = self._dispatch.open_visit_batch(self._sender.owner, fill.queue, plan)
-        batch = None if opened is None else self._dispatch.read_batch(self._sender.owner, opened)
+        opened = self._dispatch.open_visit_batch(self._sender.session_id, fill.queue, plan)
+        batch = None if opened is None else self._dispatch.read_batch(self._sender.session_id, opened)
         if batch is None:
             return 0
-        self._instruments.grabbed(task_type, len(batch.promises), time.monotonic() - started)
+        self._instruments.grabbed(task_type, len(batch.messages), time.monotonic() - started)
         visits, _ = self._sender.send(fill, batch)
         self._instruments.dispatched(task_type, fill.queue, visits)
         log.info(
@@ -104,7 +104,7 @@ class VisitScheduler:
             visits=visits,
             visit_type=visit_type,
             queue=fill.queue,
-            depth="unbounded" if fill.bound is None else f"{fill.depth}/{fill.bound}",
+            depth="unlimited" if fill.max_queue_length is None else f"{fill.depth}/{fill.max_queue_length}",
             ms=round(1000 * (time.monotonic() - started)),
         )
         return visits

@@ -14,9 +14,9 @@ NUMBERS = (
     *(2**31 - 1, 2**31, -(2**31) - 1, 2**53 + 1, 2**63 - 1, 2**63, -(2**63) - 1, 2**64, 10**30, 1e308, -1e308, 5e-324),
     *(float("nan"), float("inf"), float("-inf"), -1, -0.0, 0.1, True),
 )
-MOMENTS = (-1, -1e15, 253_402_300_799.5, 253_402_300_800, 1e12, 1e15, 1e18, 1e308, 2**63, float("nan"), float("inf"))
+TIMESTAMPS = (-1, -1e15, 253_402_300_799.5, 253_402_300_800, 1e12, 1e15, 1e18, 1e308, 2**63, float("nan"), float("inf"))
 NO_TEXT = (None, 17, 1.5, True, [], ["a"], {}, {"a": "b"})
-NO_MOMENT = (None, "", "soon", "2026-03-01", True, [], [1.0], {}, {"seconds": 1})
+NO_TIMESTAMP = (None, "", "soon", "2026-03-01", True, [], [1.0], {}, {"seconds": 1})
 ANYTHING = (*NO_TEXT, "", "text", [None], [[[]]], {"": None}, {"a": {"b": [1, 2, {"c": None}]}}, "\0", "\ud800", 2**70)
 FIELDS = (
     *(
@@ -161,7 +161,7 @@ def _(source: Source) -> bytes:
 
 @body("no-timestamp", Fate.REJECTED)
 def _(source: Source) -> bytes:
-    event = source.event(timestamp=source.dice.choice(NO_MOMENT))
+    event = source.event(timestamp=source.dice.choice(NO_TIMESTAMP))
     return encoded(event if source.dice.random() < 0.7 else {key: event[key] for key in event if key != "timestamp"})
 
 
@@ -197,9 +197,9 @@ def _(source: Source) -> bytes:
     return encoded(source.event("task-result") | {field: "?"}).replace(b'"?"', number)
 
 
-@body("moments", Fate.HEARD)
+@body("timestamps", Fate.HEARD)
 def _(source: Source) -> bytes:
-    return encoded(source.event(timestamp=source.dice.choice(MOMENTS)))
+    return encoded(source.event(timestamp=source.dice.choice(TIMESTAMPS)))
 
 
 @body("characters", Fate.HEARD)

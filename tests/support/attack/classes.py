@@ -25,9 +25,9 @@ KEYS = (b"task.failed", b"task.result", b"task.multi", b"task.sent", b"worker.on
 class Fate(enum.Enum):
     """What has to become of a message of a class."""
 
-    REJECTED = "set aside with a reason: nobody can read it"
+    REJECTED = "rejected with a reason: nobody can read it"
     SILENT = "acknowledged: it says nothing"
-    HEARD = "read or set aside, as the program sees fit; it may say something of a run that is nobody's concern"
+    HEARD = "read or rejected, as the program sees fit; it may say something of a run that is nobody's concern"
 
 
 @dataclass(frozen=True)

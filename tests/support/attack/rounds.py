@@ -29,7 +29,7 @@ WINDOW = 200
 LOOK_SECONDS = 0.2
 COUNTING_SECONDS = 3.0
 ENDED = "select backend_id, cast(status as text) from task_run where ended is not null"
-SET_ASIDE = "select count(*) from event_set_aside"
+SET_ASIDE = "select count(*) from rejected_event"
 
 
 @dataclass
@@ -61,8 +61,8 @@ class Result:
         for holds, what in (
             (self.applied == self.good, f"{self.good - self.applied} of {self.good} good runs not ended"),
             (not wrong, f"{len(wrong)} good runs ended otherwise than their events say: {', '.join(wrong[:3])}"),
-            (self.rejected >= self.unreadable, f"{self.unreadable} unreadable messages, {self.rejected} set aside"),
-            (self.heard >= self.messages, f"{self.messages} messages, {self.heard} counted as events or set aside"),
+            (self.rejected >= self.unreadable, f"{self.unreadable} unreadable messages, {self.rejected} rejected"),
+            (self.heard >= self.messages, f"{self.messages} messages, {self.heard} counted as events or rejected"),
             (self.restarts == 0, f"the service was started anew {self.restarts} times"),
             (self.process_restarts == 0, f"the process ended {self.process_restarts} times"),
             (self.peak_bytes <= MOST_BYTES, f"{self.peak_bytes / MEGABYTE:.0f} MB of memory"),
@@ -145,12 +145,12 @@ class Attack:
         result.judge(wrong, target.left(), status)
 
     def _count(self, target: Target) -> None:
-        """What the listener has counted; it counts a moment after it has recorded."""
+        """What the listener has counted; it counts shortly after it has recorded."""
         result, deadline = self.result, time.monotonic() + COUNTING_SECONDS
         while True:
             target.look()
-            ((set_aside,),) = target.ask(SET_ASIDE)
-            result.rejected = int(str(set_aside)) + int(target.counted("events_set_aside_dropped"))
+            ((rejected,),) = target.ask(SET_ASIDE)
+            result.rejected = int(str(rejected)) + int(target.counted("rejected_events_dropped"))
             result.heard = int(target.counted("events")) + result.rejected
             if result.heard >= result.messages or time.monotonic() > deadline:
                 return

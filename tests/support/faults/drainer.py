@@ -105,7 +105,7 @@ class Drainer:
                 in_burst += arrived
                 if self._pace is not None and in_burst >= self._pace.burst:
                     in_burst = 0
-                    time.sleep(self._pace.pause_seconds)  # a signal doesn't end it; it is short
+                    time.sleep(self._pace.pause_seconds)  # a signal doesn't end it
 
     def _take_what_comes(self, connection: amqp.Connection, saying: amqp.Channel) -> int:
         most = PREFETCH if self._pace is None else min(PREFETCH, self._pace.burst)

@@ -24,7 +24,7 @@ RETRY_SECONDS = 0.1
 POLL_SECONDS = 0.005
 # A service has to notice within 30 s that a connection is silent, and to connect anew; two busy cores take their time.
 NOTICE_SECONDS = 40.0
-# A runner whose connection was cut waits a moment, and a moment more where it takes over.
+# A runner whose connection was cut waits a little, and a little more where it takes over.
 WAIT_SECONDS = 3.0
 CUTS = 3
 LOCK = "lock table dispatch_batch in share row exclusive mode"

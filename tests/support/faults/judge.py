@@ -34,7 +34,7 @@ PLANTED = """
 select id, case next_run when 'infinity' then 'never' when '-infinity' then 'ever' else 'due' end
 from task where arguments -> 'kwargs' ->> 'n' is null
 """
-LEDGER = "select id, owner, queue from dispatch_batch"
+OUTBOX = "select id, session, queue from dispatch_batch"
 VISITS = """
 select o.url, s.last_scheduled is not null
 from listed_origins o left join origin_visit_stats s on s.url = o.url and s.visit_type = o.visit_type
@@ -58,7 +58,7 @@ class Tables:
 
     tasks: Sequence[tuple[Any, ...]]
     runs: Sequence[tuple[Any, ...]]
-    ledger: Sequence[tuple[Any, ...]]
+    outbox: Sequence[tuple[Any, ...]]
     visits: Sequence[tuple[Any, ...]]
     planted: Sequence[tuple[Any, ...]] = ()
 
@@ -96,7 +96,7 @@ def read_tables(database_url: str) -> Tables:
             cursor.execute(query)
             return cursor.fetchall()
 
-        return Tables(rows(TASKS), rows(RUNS), rows(LEDGER), rows(VISITS), rows(PLANTED))
+        return Tables(rows(TASKS), rows(RUNS), rows(OUTBOX), rows(VISITS), rows(PLANTED))
 
 
 def judge(tables: Tables, notes: Sequence[Note], planned: Iterable[int], *, told: bool = False) -> Verdict:
@@ -126,7 +126,7 @@ def judge(tables: Tables, notes: Sequence[Note], planned: Iterable[int], *, told
         verdict.object_to("runs that ended", (r[2] for r in tables.runs if r[3] != "scheduled" or r[4]))
     _judge_planted(verdict, tables, ids)
     _judge_visits(verdict, tables, seen)
-    verdict.object_to("batches left in the ledger", tables.ledger)
+    verdict.object_to("batches left in the outbox", tables.outbox)
     return verdict
 
 

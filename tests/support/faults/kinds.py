@@ -35,19 +35,19 @@ class Scene(Protocol):
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Have something done later."""
 
-    def promising(self) -> Slot | None:
-        """A runner that has an open batch at this moment."""
+    def unconfirmed(self) -> Slot | None:
+        """A runner that has an open batch now."""
 
 
 def killed(scene: Scene) -> Script:
-    """SIGKILL again and again: half the time whoever is there, else one that has promised and not yet closed."""
+    """SIGKILL again and again: half the time whoever is there, else one that has unconfirmed and not yet closed."""
     dice = scene.dice
     for _ in range(3 + len(scene.fleet.slots)):
         yield dice.uniform(0.02, 0.8)
         if dice.random() < 0.5:
             slot = dice.choice(scene.fleet.alive() or [None])
         else:
-            slot = yield from _one_that_promised(scene)
+            slot = yield from _one_with_unconfirmed(scene)
         if slot is not None and slot.alive:
             _kill(scene, slot)
 
@@ -84,7 +84,7 @@ def replaced(scene: Scene) -> Script:
 def paused(scene: Scene) -> Script:
     """SIGSTOP for longer than its heartbeats, in the middle of a batch; then SIGCONT, with a successor at work."""
     yield scene.dice.uniform(0.1, 0.8)
-    slot = (yield from _one_that_promised(scene)) or scene.fleet.slots[0]
+    slot = (yield from _one_with_unconfirmed(scene)) or scene.fleet.slots[0]
     scene.fleet.pause(slot)
     yield LONGER_THAN_HEARTBEATS + scene.dice.uniform(0, 1)
     scene.fleet.go_on(slot)
@@ -103,7 +103,7 @@ def broker_killed(scene: Scene) -> Script:
     """The broker is killed, in the middle of a batch if there is one, and started again."""
     # RabbitMQ 3.10 notes a new quorum queue half a second late: killed before, it never gets the event queue back.
     yield scene.dice.uniform(1, 2)
-    yield from _one_that_promised(scene)
+    yield from _one_with_unconfirmed(scene)
     scene.servers.rabbitmq.kill()
     yield scene.dice.uniform(0, 1)
     scene.servers.rabbitmq.start()
@@ -113,7 +113,7 @@ def broker_silent(scene: Scene) -> Script:
     """Connections to the broker that carry nothing any more, or no answers, or are cut; new ones work."""
     for _ in range(2):
         yield scene.dice.uniform(0.1, 0.6)
-        slot = (yield from _one_that_promised(scene)) or scene.fleet.slots[0]
+        slot = (yield from _one_with_unconfirmed(scene)) or scene.fleet.slots[0]
         proxy = scene.broker_proxies[slot.number]
         ways: list[Callable[[], None]] = [proxy.silence, partial(proxy.silence, only_answers=True), proxy.cut]
         scene.dice.choice(ways)()
@@ -122,7 +122,7 @@ def broker_silent(scene: Scene) -> Script:
 def database_silent(scene: Scene) -> Script:
     """A runner's connections to PostgreSQL carry nothing for some seconds, then they are cut, as by TCP's timeout."""
     yield scene.dice.uniform(0.1, 0.8)
-    slot = (yield from _one_that_promised(scene)) or scene.fleet.slots[0]
+    slot = (yield from _one_with_unconfirmed(scene)) or scene.fleet.slots[0]
     proxy = scene.database_proxies[slot.number]
     proxy.silence(only_answers=scene.dice.random() < 0.5)
     yield scene.dice.uniform(2, 3 * HEARTBEAT_SECONDS)
@@ -142,13 +142,13 @@ def session_ended(scene: Scene) -> Script:
     """The session that holds a runner's lock is ended; again and again."""
     for _ in range(4):
         yield scene.dice.uniform(0.1, 0.6)
-        yield from _one_that_promised(scene)
+        yield from _one_with_unconfirmed(scene)
         scene.window.end_session()
 
 
-def _one_that_promised(scene: Scene, patience_seconds: float = 0.5) -> Generator[float, None, Slot | None]:
+def _one_with_unconfirmed(scene: Scene, patience_seconds: float = 0.5) -> Generator[float, None, Slot | None]:
     for _ in range(int(patience_seconds / POLL_SECONDS)):
-        if (slot := scene.promising()) is not None:
+        if (slot := scene.unconfirmed()) is not None:
             return slot
         yield POLL_SECONDS
     return None

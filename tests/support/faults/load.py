@@ -71,7 +71,7 @@ def planned(
 ) -> Load:
     """A load of two seconds times ``slowness``: the most at once, the rest in drops, so that runners also fall asleep.
 
-    A ``small`` one takes a moment; a ``crowded`` one is of tasks by the thousand for one queue alone, which takes them
+    A ``small`` one is short; a ``crowded`` one is of tasks by the thousand for one queue alone, which takes them
     by the thousand: many are on their way when their runner dies.
     """
     if crowded:

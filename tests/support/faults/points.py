@@ -56,7 +56,7 @@ def die() -> None:
     """SIGKILL to this process: nothing is closed, flushed or told."""
     os.write(2, f"{REACHED}\n".encode())
     os.kill(os.getpid(), signal.SIGKILL)
-    signal.pause()  # the signal may take a moment, and nothing may happen in it
+    signal.pause()  # the signal may take a while, and nothing may happen in it
 
 
 def _after_grab(is_time: IsTime) -> None:

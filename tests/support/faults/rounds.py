@@ -132,9 +132,9 @@ class Round:
         """Have something done at the end, however that comes."""
         self._stack.callback(action)
 
-    def promising(self) -> Slot | None:
-        """A runner that has an open batch at this moment."""
-        pid = self.window.promising()
+    def unconfirmed(self) -> Slot | None:
+        """A runner that has an open batch now."""
+        pid = self.window.unconfirmed()
         return None if pid is None else self.fleet.by_pid(pid)
 
     def _play(self, room: Room) -> Verdict:
@@ -213,7 +213,7 @@ class Round:
     def _script(self, taking: ForkServerProcess) -> Iterator[float]:
         """What goes wrong once all are up; then the drainer may be fast."""
         started = time.monotonic()
-        while (self.window.owners() or 0) < len(self.fleet.slots) and time.monotonic() < started + START_SECONDS:
+        while (self.window.sessions() or 0) < len(self.fleet.slots) and time.monotonic() < started + START_SECONDS:
             yield LOOK_SECONDS
         if self._telling:
             self._follow(drawn.SCRIPTS[self.fault](self))

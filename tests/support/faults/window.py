@@ -12,10 +12,12 @@ select (select count(*) from task where status = 'next_run_not_scheduled' and ru
      + (select count(*) from dispatch_batch)
 """
 OPEN = "select count(*) from task_run where ended is null"
-PROMISING = "select o.pid from dispatch_batch b join dispatch_owner o on o.id = b.owner order by random() limit 1"
-OWNERS = "select count(*) from dispatch_owner"
+PROMISING = (
+    "select o.pid from dispatch_batch b join dispatcher_session o on o.id = b.session_id order by random() limit 1"
+)
+OWNERS = "select count(*) from dispatcher_session"
 END_SESSION = """
-select pg_terminate_backend(o.backend_pid) from dispatch_owner o join pg_stat_activity a on a.pid = o.backend_pid
+select pg_terminate_backend(o.backend_pid) from dispatcher_session o join pg_stat_activity a on a.pid = o.backend_pid
 where a.datname = current_database() order by random() limit 1
 """
 # Classes of errors of a server that goes down, comes up or ends a session; one that is gone gives no code at all.
@@ -37,11 +39,11 @@ class Window:
         """How many runs have not ended."""
         return self._ask(OPEN)
 
-    def promising(self) -> int | None:
-        """The pid of a runner that has an open batch at this moment."""
+    def unconfirmed(self) -> int | None:
+        """The pid of a runner that has an open batch now."""
         return self._ask(PROMISING)
 
-    def owners(self) -> int | None:
+    def sessions(self) -> int | None:
         """How many runners have come up."""
         return self._ask(OWNERS)
 

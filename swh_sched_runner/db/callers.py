@@ -58,7 +58,7 @@ class _Facade:
     def close(self) -> None: ...
 
 
-class Lent:
+class CallersConnection:
     """Runs functions on a psycopg2 connection of the caller's, one at a time.
 
     Within the caller's transaction, or where the connection is not in autocommit mode, each call is a savepoint: an

@@ -14,7 +14,7 @@ LAST_AGAIN_SECONDS = 30.0
 MOST_BYTES = 16_777_216
 
 
-class Held:
+class RetryBuffer:
     """Runs that wait with all that is told of them, and the messages that told it."""
 
     def __init__(self, most_messages: int) -> None:

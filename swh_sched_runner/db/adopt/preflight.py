@@ -10,13 +10,13 @@ import attrs
 from sqlalchemy import Connection
 
 from swh_sched_runner.db.adopt import migrations
-from swh_sched_runner.db.adopt.picture import Expected, Picture
+from swh_sched_runner.db.adopt.catalogue import Expected, Picture
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import AdoptionRefused
 
 OLDEST, NEWEST = 33, 38
 EXAMPLES = 5
-TWINS_NAMED = 20
+DUPLICATES_NAMED = 20
 # Written whenever a task is grabbed, a run starts or ends, an origin is listed or visited.
 BUSY_COLUMNS = {
     "task": {"next_run", "current_interval", "status", "retries_left", "run_id"},
@@ -180,7 +180,7 @@ def _finding(row: Any, what: str, then: str) -> Finding:
 
 
 def _duplicates(conn: Connection, rename_duplicates: bool) -> Iterator[Finding]:
-    ids = conn.execute(_sql.twin_backend_ids, {"examples": TWINS_NAMED}).mappings().one()
+    ids = conn.execute(_sql.duplicate_backend_ids, {"examples": DUPLICATES_NAMED}).mappings().one()
     if rename_duplicates:
         then = "the newest keeps it, the others get their own number behind it"
     else:
@@ -188,7 +188,7 @@ def _duplicates(conn: Connection, rename_duplicates: bool) -> Iterator[Finding]:
     what = f"runs whose backend_id a newer run has, of {ids['ids']:,} ids"
     yield Finding(what, ids["rows"], list(ids["examples"]), then, not rename_duplicates, ids["ids"])
     yield _finding(
-        conn.execute(_sql.twin_tasks, {"examples": EXAMPLES}).mappings().one(),
+        conn.execute(_sql.duplicate_tasks, {"examples": EXAMPLES}).mappings().one(),
         "tasks that count as the same as an older one",
         "they stay, and create_tasks answers with the oldest",
     )
@@ -201,7 +201,7 @@ def _runs(conn: Connection) -> Iterator[Finding]:
     )
     yield Finding("open runs without a backend_id", runs["unreachable"], [], "no event can end them, they stay open")
     yield Finding(
-        "runs whose status says that they ended, without a moment",
+        "runs whose status says that they ended, without a timestamp",
         runs["endless"],
         [],
         "they stay, no task follows them",

@@ -1,4 +1,4 @@
-"""Lanes: where tasks wait, and how an operator's controls hold them back, in whatever process they are grabbed."""
+"""Task groups: where tasks wait, and how an operator's controls throttle them, in whatever process they are grabbed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from sqlalchemy import text
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch import outbox as dispatch_module
 from swh_sched_runner.backend.dispatch.outbox import Dispatch, QueueSeen, VisitPlan
-from swh_sched_runner.backend.dispatch.ready import Lane, QueueState
-from swh_sched_runner.backend.dispatch.session import Owner
+from swh_sched_runner.backend.dispatch.ready import QueueState, TaskGroup
+from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.config import VisitSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.model import ListedOrigin
 from tests.support.samples import NOW, a_task, a_type
 
 QUEUE = "tests.load-git"
-PLAIN = Lane("load-git", QUEUE, 100, priority=False)
-PRIORITY = Lane("load-git", QUEUE, 100, priority=True)
-FAST = Lane("fast", QUEUE, 100, priority=False)
+PLAIN = TaskGroup("load-git", QUEUE, 100, priority=False)
+PRIORITY = TaskGroup("load-git", QUEUE, 100, priority=True)
+FAST = TaskGroup("fast", QUEUE, 100, priority=False)
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +29,9 @@ def load_git(backend: SchedulerBackend) -> None:
     backend.create_task_type(a_type())
 
 
-def taken(dispatch: Dispatch, owner: Owner, num_tasks: int = 100, lane: Lane = PLAIN) -> int:
-    batch = dispatch.open_batch(owner.id, QUEUE, lane, num_tasks)
-    return 0 if batch is None else len(batch.promises)
+def taken(dispatch: Dispatch, session: DispatcherSession, num_tasks: int = 100, group: TaskGroup = PLAIN) -> int:
+    batch = dispatch.open_batch(session.id, QUEUE, group, num_tasks)
+    return 0 if batch is None else len(batch.messages)
 
 
 def pass_by(database: Database, time: timedelta) -> None:
@@ -40,7 +40,7 @@ def pass_by(database: Database, time: timedelta) -> None:
         conn.execute(text("update dispatch_type set refilled = refilled - cast(:time as interval)"), {"time": time})
 
 
-def test_lanes_are_those_where_tasks_wait_priority_first_with_the_time_when_the_first_is_due(
+def test_groups_are_those_where_tasks_wait_priority_first_with_the_time_when_the_first_is_due(
     backend: SchedulerBackend, dispatch: Dispatch
 ) -> None:
     for name in ("idle", "busy"):
@@ -54,55 +54,55 @@ def test_lanes_are_those_where_tasks_wait_priority_first_with_the_time_when_the_
             a_task(5, priority="high", next_run=NOW),
         ]
     )
-    busy = Lane("busy", "tests.busy", None, priority=False)
+    busy = TaskGroup("busy", "tests.busy", None, priority=False)
 
-    lanes = dispatch.look(now=NOW).lanes
+    groups = dispatch.look(now=NOW).groups
 
-    assert lanes == [PRIORITY, busy, PLAIN]
-    assert [lane.due_in_seconds for lane in lanes] == [-5, 3600, -30]
-    assert {lane.held for lane in lanes} == {None}
-    assert dispatch.look(["busy", "idle"]).lanes == [busy]
+    assert groups == [PRIORITY, busy, PLAIN]
+    assert [group.due_in_seconds for group in groups] == [-5, 3600, -30]
+    assert {group.throttled for group in groups} == {None}
+    assert dispatch.look(["busy", "idle"]).groups == [busy]
 
 
 def test_nothing_is_taken_from_a_paused_type_until_it_is_resumed(
-    backend: SchedulerBackend, dispatch: Dispatch, owner: Owner
+    backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession
 ) -> None:
     backend.create_tasks([a_task(1), a_task(2, priority="high")])
     backend.pause_task_type("load-git")
 
-    assert [lane.held for lane in dispatch.look().lanes] == ["paused", "paused"]
-    assert (taken(dispatch, owner), taken(dispatch, owner, lane=PRIORITY)) == (0, 0)
+    assert [group.throttled for group in dispatch.look().groups] == ["paused", "paused"]
+    assert (taken(dispatch, session), taken(dispatch, session, group=PRIORITY)) == (0, 0)
 
     backend.resume_task_type("load-git")
-    assert {lane.held for lane in dispatch.look().lanes} == {None}
-    assert (taken(dispatch, owner), taken(dispatch, owner, lane=PRIORITY)) == (1, 1)
+    assert {group.throttled for group in dispatch.look().groups} == {None}
+    assert (taken(dispatch, session), taken(dispatch, session, group=PRIORITY)) == (1, 1)
 
 
-def test_nothing_is_taken_for_a_paused_queue_and_what_was_promised_to_it_waits(
-    backend: SchedulerBackend, dispatch: Dispatch, owner: Owner
+def test_nothing_is_taken_for_a_paused_queue_and_what_is_unconfirmed_for_it_waits(
+    backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession
 ) -> None:
     backend.create_tasks(a_task(n) for n in range(2))
-    assert taken(dispatch, owner, 1) == 1
+    assert taken(dispatch, session, 1) == 1
     backend.pause_queue(QUEUE)
 
     assert dispatch.look().paused_queues == {QUEUE}
-    assert taken(dispatch, owner) == 0
-    assert dispatch.open_batches(owner.id) == []
+    assert taken(dispatch, session) == 0
+    assert dispatch.open_batches(session.id) == []
 
     backend.resume_queue(QUEUE)
-    assert taken(dispatch, owner) == 1
-    assert len(dispatch.open_batches(owner.id)) == 2
+    assert taken(dispatch, session) == 1
+    assert len(dispatch.open_batches(session.id)) == 2
 
 
 def test_a_pause_waits_for_the_grab_that_is_under_way_and_holds_from_then_on(
-    backend: SchedulerBackend, dispatch: Dispatch, database: Database, owner: Owner
+    backend: SchedulerBackend, dispatch: Dispatch, database: Database, session: DispatcherSession
 ) -> None:
     backend.create_tasks(a_task(n) for n in range(10))
     backend.set_task_type_limits("load-git", max_in_flight=100)
 
     with ThreadPoolExecutor(1) as pool:
         with database.engine.connect() as conn:
-            grabbed = dispatch_module._open_batch(conn, owner.id, QUEUE, PLAIN, 3, None)
+            grabbed = dispatch_module._open_batch(conn, session.id, QUEUE, PLAIN, 3, None)
             pausing = pool.submit(backend.pause_task_type, "load-git")
             with pytest.raises(TimeoutError):
                 pausing.result(0.2)
@@ -110,72 +110,74 @@ def test_a_pause_waits_for_the_grab_that_is_under_way_and_holds_from_then_on(
         pausing.result(5)
 
     assert grabbed is not None
-    assert taken(dispatch, owner) == 0
+    assert taken(dispatch, session) == 0
 
 
 @pytest.mark.parametrize("callers", [1, 8])
 def test_no_more_tasks_are_in_flight_than_their_type_allows_whoever_grabs(
-    backend: SchedulerBackend, dispatch: Dispatch, owner: Owner, callers: int
+    backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession, callers: int
 ) -> None:
     backend.create_tasks(a_task(n) for n in range(60))
     backend.create_tasks(a_task(n, priority="high") for n in range(60))
     backend.set_task_type_limits("load-git", max_in_flight=25)
 
     def grab(n: int) -> int:
-        return sum(taken(dispatch, owner, 4, PRIORITY if n % 2 else PLAIN) for _ in range(10))
+        return sum(taken(dispatch, session, 4, PRIORITY if n % 2 else PLAIN) for _ in range(10))
 
     with ThreadPoolExecutor(callers) as pool:
         assert sum(pool.map(grab, range(callers))) == 25
-    assert {lane.held for lane in dispatch.look().lanes} == {"in_flight"}
+    assert {group.throttled for group in dispatch.look().groups} == {"in_flight"}
 
     run = next(run for task in backend.search_tasks(status="next_run_scheduled", limit=1)
                for run in backend.get_task_runs([task["id"]]))  # fmt: skip
     backend.end_task_run(run["backend_id"], "eventful")
-    assert taken(dispatch, owner) == 1
+    assert taken(dispatch, session) == 1
 
 
 @pytest.mark.parametrize("callers", [1, 8])
 def test_a_rate_limit_holds_over_all_callers(
-    backend: SchedulerBackend, dispatch: Dispatch, owner: Owner, callers: int
+    backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession, callers: int
 ) -> None:
     backend.create_tasks(a_task(n) for n in range(200))
     backend.set_task_type_limits("load-git", rate_limit=0.5)
 
     def grab(_: int) -> int:
-        return sum(taken(dispatch, owner, 7) for _ in range(5))
+        return sum(taken(dispatch, session, 7) for _ in range(5))
 
     with ThreadPoolExecutor(callers) as pool:  # the bucket holds one token, and half a one comes each second
         assert sum(pool.map(grab, range(callers))) == 1
-    (lane,) = dispatch.look().lanes
-    assert lane.held == "rate"
-    assert lane.held_seconds is not None
-    assert 0 < lane.held_seconds <= 2
+    (group,) = dispatch.look().groups
+    assert group.throttled == "rate"
+    assert group.throttled_seconds is not None
+    assert 0 < group.throttled_seconds <= 2
 
 
 def test_a_rate_gives_what_it_has_saved_up_in_a_second_and_no_more(
-    backend: SchedulerBackend, dispatch: Dispatch, owner: Owner, database: Database
+    backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession, database: Database
 ) -> None:
     backend.create_tasks(a_task(n) for n in range(300))
     backend.set_task_type_limits("load-git", rate_limit=40)
 
     pass_by(database, timedelta(days=1))
-    assert taken(dispatch, owner) == 40
+    assert taken(dispatch, session) == 40
     pass_by(database, timedelta(seconds=0.5))
-    assert 20 <= taken(dispatch, owner) < 40
+    assert 20 <= taken(dispatch, session) < 40
     pass_by(database, timedelta(hours=1))
-    assert taken(dispatch, owner) == 40
+    assert taken(dispatch, session) == 40
 
 
-def test_a_grab_that_takes_nothing_uses_no_token(backend: SchedulerBackend, dispatch: Dispatch, owner: Owner) -> None:
+def test_a_grab_that_takes_nothing_uses_no_token(
+    backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession
+) -> None:
     backend.set_task_type_limits("load-git", rate_limit=0.001)
-    assert taken(dispatch, owner) == 0
+    assert taken(dispatch, session) == 0
 
     backend.create_tasks([a_task()])
-    assert taken(dispatch, owner) == 1
+    assert taken(dispatch, session) == 1
 
 
 def test_pauses_and_rates_hold_for_visits_too(
-    backend: SchedulerBackend, dispatch: Dispatch, owner: Owner, database: Database
+    backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession, database: Database
 ) -> None:
     lister = backend.get_or_create_lister("github", "github")
     assert lister.id is not None
@@ -186,33 +188,33 @@ def test_pauses_and_rates_hold_for_visits_too(
     plan = VisitPlan.of("git", "load-git", 100, settings)
 
     backend.pause_task_type("load-git")
-    assert dispatch.open_visit_batch(owner.id, QUEUE, plan) is None
+    assert dispatch.open_visit_batch(session.id, QUEUE, plan) is None
     backend.resume_task_type("load-git")
     backend.pause_queue(QUEUE)
-    assert dispatch.open_visit_batch(owner.id, QUEUE, plan) is None
+    assert dispatch.open_visit_batch(session.id, QUEUE, plan) is None
     backend.resume_queue(QUEUE)
     backend.set_task_type_limits("load-git", rate_limit=4, max_in_flight=0)
     pass_by(database, timedelta(minutes=1))
 
-    opened = dispatch.open_visit_batch(owner.id, QUEUE, plan)
+    opened = dispatch.open_visit_batch(session.id, QUEUE, plan)
 
     assert opened is not None
-    batch = dispatch.read_batch(owner.id, opened)
+    batch = dispatch.read_batch(session.id, opened)
     assert batch is not None
-    assert len(batch.promises) == 4
+    assert len(batch.messages) == 4
 
 
 def test_a_closed_batch_tells_how_its_filler_left_the_queue(
-    backend: SchedulerBackend, dispatch: Dispatch, owner: Owner
+    backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession
 ) -> None:
     backend.create_tasks([a_task()])
-    assert dispatch.queue_state(owner.id, QUEUE) == QueueState(None, None, None, False)
-    batch = dispatch.open_batch(owner.id, QUEUE, PLAIN, 1)
+    assert dispatch.queue_state(session.id, QUEUE) == QueueState(None, None, None, False)
+    batch = dispatch.open_batch(session.id, QUEUE, PLAIN, 1)
     assert batch is not None
 
-    dispatch.close_batch(owner.id, batch.id, seen=QueueSeen(QUEUE, 7, 2.5))
+    dispatch.close_batch(session.id, batch.id, seen=QueueSeen(QUEUE, 7, 2.5))
 
-    state = dispatch.queue_state(owner.id, QUEUE)
-    assert (state.depth, state.drain_rate, state.promised_by_others) == (7, 2.5, False)
+    state = dispatch.queue_state(session.id, QUEUE)
+    assert (state.depth, state.drain_rate, state.others_unconfirmed) == (7, 2.5, False)
     assert state.seconds is not None
     assert 0 <= state.seconds < 60

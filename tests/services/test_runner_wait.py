@@ -14,11 +14,11 @@ from celery import Celery
 
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.db.engine import Database
-from swh_sched_runner.exc import OwnershipLost
+from swh_sched_runner.exc import SessionLost
 from swh_sched_runner.services.dispatch import runner as runner_module
 from swh_sched_runner.services.dispatch.runner import Probe, Runner
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.service import Pulse
+from swh_sched_runner.services.service import Heartbeat
 from tests.support.queues import depth, take
 from tests.support.samples import a_task, a_type
 from tests.support.wait import until
@@ -35,14 +35,14 @@ def wakeups(instruments: Instruments, reason: str) -> float:
 def running(runner: Runner) -> Iterator[None]:
     """The runner at work in a thread, as the supervisor has it."""
     stop = threading.Event()
-    pulse = Pulse(stop)
+    heartbeat = Heartbeat(stop)
     failed: list[BaseException] = []
 
     def work() -> None:
         try:
             while not stop.is_set():
-                if not runner.run_once(pulse):
-                    runner.rest(pulse)
+                if not runner.run_once(heartbeat):
+                    runner.wait_for_work(heartbeat)
         except BaseException as error:
             failed.append(error)
 
@@ -72,11 +72,11 @@ def test_a_task_that_is_created_while_the_runner_sleeps_wakes_it(
     runner = make_runner(instruments=instruments)
     with ThreadPoolExecutor(1) as pool:
         for n in range(1, 4):
-            while runner.run_once(Pulse()):
+            while runner.run_once(Heartbeat()):
                 pass
             assert depth(app, QUEUE) == n - 1
             before = asleep_until(database)
-            resting = pool.submit(runner.rest, Pulse())
+            resting = pool.submit(runner.wait_for_work, Heartbeat())
             until(lambda before=before: asleep_until(database) != before)
             backend.create_tasks([a_task(n)])
             resting.result(5)
@@ -84,12 +84,12 @@ def test_a_task_that_is_created_while_the_runner_sleeps_wakes_it(
             assert wakeups(instruments, "notified") + wakeups(instruments, "due") == n
 
     assert wakeups(instruments, "poll") == 0
-    assert runner.run_once(Pulse())
+    assert runner.run_once(Heartbeat())
 
 
 def asleep_until(database: Database) -> datetime | None:
     with database.engine.begin() as conn:
-        until_when: datetime | None = conn.exec_driver_sql("select max(sleeps_until) from dispatch_owner").scalar()
+        until_when: datetime | None = conn.exec_driver_sql("select max(sleeps_until) from dispatcher_session").scalar()
         return until_when
 
 
@@ -100,10 +100,10 @@ def test_it_sleeps_until_the_next_task_is_due(
     due = datetime.now(UTC) + timedelta(seconds=0.4)
     backend.create_tasks([a_task(next_run=due)])
 
-    assert not runner.run_once(Pulse())
-    runner.rest(Pulse())
+    assert not runner.run_once(Heartbeat())
+    runner.wait_for_work(Heartbeat())
 
-    assert runner.run_once(Pulse())
+    assert runner.run_once(Heartbeat())
     assert wakeups(instruments, "due") == 1
     assert datetime.now(UTC) - due < timedelta(seconds=0.4)
 
@@ -112,8 +112,8 @@ def test_it_looks_every_period_whatever_it_hears(make_runner: MakeRunner, instru
     runner = make_runner(instruments=instruments, period_seconds=0.2)
     started = time.monotonic()
 
-    runner.run_once(Pulse())
-    runner.rest(Pulse())
+    runner.run_once(Heartbeat())
+    runner.wait_for_work(Heartbeat())
 
     assert wakeups(instruments, "poll") == 1
     assert 0.15 < time.monotonic() - started < 1
@@ -122,7 +122,7 @@ def test_it_looks_every_period_whatever_it_hears(make_runner: MakeRunner, instru
 def test_room_in_a_full_queue_is_noticed_soon_and_its_bound_is_kept(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery, instruments: Instruments
 ) -> None:
-    backend.set_queue_bound(QUEUE, 10)
+    backend.set_queue_limit(QUEUE, 10)
     backend.create_tasks(a_task(n) for n in range(60))
     seen = 0
     with running(make_runner(instruments=instruments)):
@@ -137,7 +137,7 @@ def test_room_in_a_full_queue_is_noticed_soon_and_its_bound_is_kept(
 def test_tasks_that_pile_up_before_a_full_queue_do_not_keep_the_runner_awake(
     backend: SchedulerBackend, make_runner: MakeRunner, instruments: Instruments
 ) -> None:
-    backend.set_queue_bound(QUEUE, 0)
+    backend.set_queue_limit(QUEUE, 0)
     with running(make_runner(instruments=instruments)):
         started = time.monotonic()
         for n in range(300):
@@ -149,23 +149,23 @@ def test_tasks_that_pile_up_before_a_full_queue_do_not_keep_the_runner_awake(
 
 def test_a_stop_ends_the_rest(make_runner: MakeRunner) -> None:
     runner, stop = make_runner(period_seconds=60), threading.Event()
-    runner.run_once(Pulse())
+    runner.run_once(Heartbeat())
     threading.Timer(0.1, stop.set).start()
     started = time.monotonic()
 
-    runner.rest(Pulse(stop))
+    runner.wait_for_work(Heartbeat(stop))
 
     assert time.monotonic() - started < 1
 
 
 def test_the_end_of_its_session_ends_the_rest(make_runner: MakeRunner, database: Database) -> None:
     runner = make_runner()
-    runner.run_once(Pulse())
+    runner.run_once(Heartbeat())
     with database.engine.begin() as conn:
-        conn.exec_driver_sql("select pg_terminate_backend(backend_pid) from dispatch_owner")
+        conn.exec_driver_sql("select pg_terminate_backend(backend_pid) from dispatcher_session")
 
-    with pytest.raises(OwnershipLost):
-        runner.rest(Pulse())
+    with pytest.raises(SessionLost):
+        runner.wait_for_work(Heartbeat())
 
 
 def test_a_queue_that_takes_nothing_is_asked_ever_later_and_soon_again_once_it_took_something() -> None:

@@ -20,7 +20,7 @@ SHARE = 0.1
 TRIM_SECONDS = 3_600.0
 
 
-class SetAside:
+class RejectedEvents:
     """Counts what is added to the table, and drops the oldest of it in time."""
 
     def __init__(self, dispatch: Dispatch, settings: ListenerSettings, instruments: Instruments) -> None:
@@ -37,24 +37,24 @@ class SetAside:
             return
         self._rows += len(rejected)
         self._bytes += sum(len(body) for _, body in rejected)
-        self._instruments.set_aside(len(rejected))
-        log.error("events set aside", rows=len(rejected), reason=rejected[0][0])
+        self._instruments.rejected(len(rejected))
+        log.error("events rejected", rows=len(rejected), reason=rejected[0][0])
 
     def trim(self) -> None:
         """Drop what is beyond the bounds, if it is time to look. A failure is told, and waits for the next time."""
         settings = self._settings
-        much = self._rows > SHARE * settings.set_aside_rows or self._bytes > SHARE * settings.set_aside_bytes
+        much = self._rows > SHARE * settings.rejected_event_rows or self._bytes > SHARE * settings.rejected_event_bytes
         if not much and time.monotonic() < self._next:
             return
         self._rows = self._bytes = 0
         self._next = time.monotonic() + TRIM_SECONDS
         try:
-            dropped = self._dispatch.trim_set_aside(
-                settings.set_aside_rows, settings.set_aside_bytes, settings.set_aside_seconds
+            dropped = self._dispatch.trim_rejected_events(
+                settings.rejected_event_rows, settings.rejected_event_bytes, settings.rejected_event_seconds
             )
         except SchedulerException as error:
-            log.warning("the table of events set aside was not trimmed", reason=str(error))
+            log.warning("the table of events rejected was not trimmed", reason=str(error))
             return
         if dropped:
-            self._instruments.set_aside_dropped(dropped)
-            log.warning("oldest events set aside were dropped", rows=dropped)
+            self._instruments.rejected_dropped(dropped)
+            log.warning("oldest events rejected were dropped", rows=dropped)

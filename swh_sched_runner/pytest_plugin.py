@@ -26,8 +26,7 @@ import redis
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.consumer import open_consumer
-from swh_sched_runner.broker.publish import open_publisher
+from swh_sched_runner.broker.factory import open_consumer, open_publisher
 from swh_sched_runner.config import BrokerSettings, ListenerSettings, RunnerSettings
 from swh_sched_runner.db import migrate, scratch
 from swh_sched_runner.db.engine import Database, create_engine

@@ -10,8 +10,8 @@ import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.consumer import open_consumer
-from swh_sched_runner.broker.publish import SizeLimit, open_publisher
+from swh_sched_runner.broker.celery.messages import SizeLimit
+from swh_sched_runner.broker.factory import open_consumer, open_publisher
 from swh_sched_runner.cli import web
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.db import migrate

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2")
-BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", "redis", "rediss", "redis+socket", "sentinel", "memory")
+BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", "redis", "rediss", "redis+socket", "sentinel")
 # Those of a list of URLs must be of one kind.
 _KINDS = {"amqps": "amqp", "pyamqp": "amqp", "rediss": "redis", "redis+socket": "redis"}
 _TAKEN_APART = ("amqp", "redis", "sentinel")

@@ -9,7 +9,7 @@ import attrs
 
 from swh_sched_runner.backend.inspection import explain as database_side
 from swh_sched_runner.backend.inspection.explain import TaskFacts
-from swh_sched_runner.broker.queues import Look, Queues
+from swh_sched_runner.broker.queues import QueueInfo, Queues
 from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import BrokerUnavailable, DepthUnreadable, NotRunning
@@ -99,10 +99,10 @@ def _look(open_queues: Callable[[], Queues], settings: BrokerSettings, facts: Ta
         return Seen()
     try:
         with open_queues() as queues:
-            lives = None if open_run is None or open_run.worker is None else queues.worker_lives(open_run.worker)
+            lives = None if open_run is None or open_run.worker is None else queues.worker_is_connected(open_run.worker)
             events = None if open_run is None else _events(queues, settings.event_queue)
             try:
-                look = queues.look(facts.queue, open_run.backend_id if open_run else None)
+                look = queues.info(facts.queue, open_run.backend_id if open_run else None)
             except DepthUnreadable as error:
                 return Seen(None, events, lives, unreadable=str(error.facts["reason"]))
             return Seen(look, events, lives)
@@ -110,8 +110,8 @@ def _look(open_queues: Callable[[], Queues], settings: BrokerSettings, facts: Ta
         return Seen(missing=str(error))
 
 
-def _events(queues: Queues, queue: str) -> Look | None:
+def _events(queues: Queues, queue: str) -> QueueInfo | None:
     try:
-        return queues.look(queue)
+        return queues.info(queue)
     except DepthUnreadable:
         return None

@@ -7,7 +7,7 @@ from datetime import timedelta
 from shlex import quote
 
 from swh_sched_runner.backend.inspection.explain import Run, TaskFacts, Unconfirmed
-from swh_sched_runner.broker.queues import Look
+from swh_sched_runner.broker.queues import QueueInfo
 from swh_sched_runner.insight.format import about, count, timestamp
 from swh_sched_runner.insight.reason import Reason, Seen
 from swh_sched_runner.insight.waiting import no_runner, queue_full, queue_paused, queue_unreadable
@@ -63,7 +63,7 @@ def _where(facts: TaskFacts, run: Run, seen: Seen) -> Reason:
     return _unreceived(facts, run, seen.queue)
 
 
-def _unreceived(facts: TaskFacts, run: Run, queue: Look) -> Reason:
+def _unreceived(facts: TaskFacts, run: Run, queue: QueueInfo) -> Reason:
     sent = f"{_sent(facts, run)} and not received"
     if queue.holds is False:
         gone = "the queue does not hold it any more" if queue.exists else "the queue is not there any more"
@@ -88,7 +88,7 @@ def _unreceived(facts: TaskFacts, run: Run, queue: Look) -> Reason:
 
 def _silence(run: Run, seen: Seen) -> Iterator[Reason]:
     """Why nothing may be heard of the run any more."""
-    if seen.worker_lives is False:
+    if seen.worker_is_connected is False:
         text = f"worker {run.worker} is not connected: it is gone, on its way back, or runs without remote control"
         yield Reason("worker_gone", text, f"if it died: {LOST.format(run=run.backend_id)}")
     events = seen.events

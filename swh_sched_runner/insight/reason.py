@@ -7,7 +7,7 @@ from typing import Literal
 
 import attrs
 
-from swh_sched_runner.broker.queues import Look
+from swh_sched_runner.broker.queues import QueueInfo
 
 Code = Literal[
     # It will not run again.
@@ -62,8 +62,8 @@ class Seen:
     is known of the broker.
     """
 
-    queue: Look | None = None
-    events: Look | None = None
-    worker_lives: bool | None = None
+    queue: QueueInfo | None = None
+    events: QueueInfo | None = None
+    worker_is_connected: bool | None = None
     unreadable: str | None = None
     missing: str | None = None

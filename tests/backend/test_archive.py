@@ -254,7 +254,7 @@ def test_a_batch_that_is_open_forgets_the_runs_that_were_deleted(backend: Schedu
     backend.create_tasks([a_task(n, policy="oneshot") for n in range(2)])
     dispatch = Dispatch(database)
     session = dispatch.open_session()
-    [group] = dispatch.look(now=NOW).groups
+    [group] = dispatch.ready_snapshot(now=NOW).groups
     batch = dispatch.open_batch(session.id, "q", group, 10, NOW)
     assert batch is not None
     gone, kept = batch.messages

@@ -172,9 +172,7 @@ def test_a_batch_is_adopted_when_its_session_s_session_is_gone_and_only_then(
     assert not dispatch.queue_state(session.id, "queue").others_unconfirmed
 
 
-def test_an_session_whose_session_was_ended_knows_it_lost_its_lock(
-    dispatch: Dispatch, session: DispatcherSession
-) -> None:
+def test_a_session_that_was_ended_knows_it_lost_its_lock(dispatch: Dispatch, session: DispatcherSession) -> None:
     other = dispatch.open_session()
     other.check()
     other.check_soon()
@@ -195,7 +193,7 @@ def test_an_session_whose_session_was_ended_knows_it_lost_its_lock(
     other.close()
 
 
-def test_an_session_with_no_batch_leaves_no_trace(
+def test_a_session_with_no_batch_leaves_no_trace(
     dispatch: Dispatch, session: DispatcherSession, database: Database
 ) -> None:
     dispatch.open_session().close()
@@ -218,17 +216,16 @@ def test_a_visit_batch_grabs_origins_and_puts_their_messages_in_the_outbox(
 ) -> None:
     backend.create_task_type(a_type())
     a_listing(backend, "https://a.example", "https://b.example")
-    plan = VisitPlan.of("git", "load-git", 10, VisitSettings(policies={"origins_without_last_update": 1}))
+    plan = VisitPlan.of("git", "load-git", VisitSettings(policies={"origins_without_last_update": 1}))
 
-    open_one = dispatch.open_visit_batch(session.id, "queue", plan)
-    assert open_one is not None
-    batch = dispatch.read_batch(session.id, open_one)
+    batch = dispatch.open_visit_batch(session.id, "queue", plan, 10)
 
     assert batch is not None
+    assert dispatch.read_batch(session.id, OpenBatch(batch.id, "queue")) == batch  # as whoever takes it over reads it
     assert sorted(message.kwargs["url"] for message in batch.messages) == ["https://a.example", "https://b.example"]
     assert {message.kwargs["depth"] for message in batch.messages} == {1}
     assert (batch.backend_name, batch.max_queue_length) == ("tests.load-git", 100)
-    assert dispatch.open_visit_batch(session.id, "queue", plan) is None  # in flight
+    assert dispatch.open_visit_batch(session.id, "queue", plan, 10) is None  # in flight
 
 
 def test_an_origin_listed_twice_is_visited_once(
@@ -239,12 +236,9 @@ def test_an_origin_listed_twice_is_visited_once(
     other = backend.get_or_create_lister("mirror", "example")
     assert other.id is not None
     backend.record_listed_origins([ListedOrigin(other.id, "https://a.example", "git")])
-    plan = VisitPlan.of("git", "load-git", 10, VisitSettings(policies={"oldest_scheduled_first": 1}))
+    plan = VisitPlan.of("git", "load-git", VisitSettings(policies={"oldest_scheduled_first": 1}))
 
-    open_one = dispatch.open_visit_batch(session.id, "queue", plan)
-
-    assert open_one is not None
-    assert len(ids_of(dispatch.read_batch(session.id, open_one))) == 1
+    assert len(ids_of(dispatch.open_visit_batch(session.id, "queue", plan, 10))) == 1
 
 
 def test_policies_share_by_weight_and_what_one_leaves_the_next_takes(
@@ -253,12 +247,9 @@ def test_policies_share_by_weight_and_what_one_leaves_the_next_takes(
     backend.create_task_type(a_type())
     a_listing(backend, *(f"https://{n}.example" for n in range(10)))
     policies = {"already_visited_order_by_lag": 4.0, "origins_without_last_update": 4.0, "oldest_scheduled_first": 2.0}
-    plan = VisitPlan.of("git", "load-git", 8, VisitSettings(policies=policies))  # type: ignore[arg-type]
+    plan = VisitPlan.of("git", "load-git", VisitSettings(policies=policies))  # type: ignore[arg-type]
 
-    open_one = dispatch.open_visit_batch(session.id, "queue", plan)
-
-    assert open_one is not None
-    assert len(ids_of(dispatch.read_batch(session.id, open_one))) == 8
+    assert len(ids_of(dispatch.open_visit_batch(session.id, "queue", plan, 8))) == 8
 
 
 def test_visits_that_were_made_meanwhile_are_not_sent_again(
@@ -268,8 +259,8 @@ def test_visits_that_were_made_meanwhile_are_not_sent_again(
 
     backend.create_task_type(a_type())
     a_listing(backend, "https://a.example", "https://b.example")
-    plan = VisitPlan.of("git", "load-git", 10, VisitSettings(policies={"oldest_scheduled_first": 1}))
-    open_one = dispatch.open_visit_batch(session.id, "queue", plan)
+    plan = VisitPlan.of("git", "load-git", VisitSettings(policies={"oldest_scheduled_first": 1}))
+    open_one = dispatch.open_visit_batch(session.id, "queue", plan, 10)
     assert open_one is not None
 
     visited = datetime.now(UTC) + timedelta(seconds=1)

@@ -198,7 +198,7 @@ class Program:
     def step_open_visit_batch(self) -> None:
         weights = dict.fromkeys(self.some(policies.POLICIES[:5]), 1.0)
         plan = VisitPlan("git", "operated", 4, weights, OFF)
-        if (batch := self.dispatch.open_visit_batch(self.owner.id, "queue", plan)) is not None:
+        if (batch := self.dispatch.open_visit_batch(self.owner.id, "queue", plan, 4)) is not None:
             self.dispatch.close_batch(self.owner.id, batch.id)
 
     def step_close_batch(self) -> None:

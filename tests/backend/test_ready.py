@@ -56,12 +56,12 @@ def test_groups_are_those_where_tasks_wait_priority_first_with_the_time_when_the
     )
     busy = TaskGroup("busy", "tests.busy", None, priority=False)
 
-    groups = dispatch.look(now=NOW).groups
+    groups = dispatch.ready_snapshot(now=NOW).groups
 
     assert groups == [PRIORITY, busy, PLAIN]
     assert [group.due_in_seconds for group in groups] == [-5, 3600, -30]
     assert {group.throttled for group in groups} == {None}
-    assert dispatch.look(["busy", "idle"]).groups == [busy]
+    assert dispatch.ready_snapshot(["busy", "idle"]).groups == [busy]
 
 
 def test_nothing_is_taken_from_a_paused_type_until_it_is_resumed(
@@ -70,11 +70,11 @@ def test_nothing_is_taken_from_a_paused_type_until_it_is_resumed(
     backend.create_tasks([a_task(1), a_task(2, priority="high")])
     backend.pause_task_type("load-git")
 
-    assert [group.throttled for group in dispatch.look().groups] == ["paused", "paused"]
+    assert [group.throttled for group in dispatch.ready_snapshot().groups] == ["paused", "paused"]
     assert (taken(dispatch, session), taken(dispatch, session, group=PRIORITY)) == (0, 0)
 
     backend.resume_task_type("load-git")
-    assert {group.throttled for group in dispatch.look().groups} == {None}
+    assert {group.throttled for group in dispatch.ready_snapshot().groups} == {None}
     assert (taken(dispatch, session), taken(dispatch, session, group=PRIORITY)) == (1, 1)
 
 
@@ -85,7 +85,7 @@ def test_nothing_is_taken_for_a_paused_queue_and_what_is_unconfirmed_for_it_wait
     assert taken(dispatch, session, 1) == 1
     backend.pause_queue(QUEUE)
 
-    assert dispatch.look().paused_queues == {QUEUE}
+    assert dispatch.ready_snapshot().paused_queues == {QUEUE}
     assert taken(dispatch, session) == 0
     assert dispatch.open_batches(session.id) == []
 
@@ -126,7 +126,7 @@ def test_no_more_tasks_are_in_flight_than_their_type_allows_whoever_grabs(
 
     with ThreadPoolExecutor(callers) as pool:
         assert sum(pool.map(grab, range(callers))) == 25
-    assert {group.throttled for group in dispatch.look().groups} == {"in_flight"}
+    assert {group.throttled for group in dispatch.ready_snapshot().groups} == {"in_flight"}
 
     run = next(run for task in backend.search_tasks(status="next_run_scheduled", limit=1)
                for run in backend.get_task_runs([task["id"]]))  # fmt: skip
@@ -146,7 +146,7 @@ def test_a_rate_limit_holds_over_all_callers(
 
     with ThreadPoolExecutor(callers) as pool:  # the bucket holds one token, and half a one comes each second
         assert sum(pool.map(grab, range(callers))) == 1
-    (group,) = dispatch.look().groups
+    (group,) = dispatch.ready_snapshot().groups
     assert group.throttled == "rate"
     assert group.throttled_seconds is not None
     assert 0 < group.throttled_seconds <= 2
@@ -185,21 +185,19 @@ def test_pauses_and_rates_hold_for_visits_too(
         ListedOrigin(lister_id=lister.id, url=f"https://forge/{n}", visit_type="git") for n in range(9)
     )
     settings = VisitSettings(policies={"oldest_scheduled_first": 1.0})
-    plan = VisitPlan.of("git", "load-git", 100, settings)
+    plan = VisitPlan.of("git", "load-git", settings)
 
     backend.pause_task_type("load-git")
-    assert dispatch.open_visit_batch(session.id, QUEUE, plan) is None
+    assert dispatch.open_visit_batch(session.id, QUEUE, plan, 100) is None
     backend.resume_task_type("load-git")
     backend.pause_queue(QUEUE)
-    assert dispatch.open_visit_batch(session.id, QUEUE, plan) is None
+    assert dispatch.open_visit_batch(session.id, QUEUE, plan, 100) is None
     backend.resume_queue(QUEUE)
     backend.set_task_type_limits("load-git", rate_limit=4, max_in_flight=0)
     pass_by(database, timedelta(minutes=1))
 
-    opened = dispatch.open_visit_batch(session.id, QUEUE, plan)
+    batch = dispatch.open_visit_batch(session.id, QUEUE, plan, 100)
 
-    assert opened is not None
-    batch = dispatch.read_batch(session.id, opened)
     assert batch is not None
     assert len(batch.messages) == 4
 

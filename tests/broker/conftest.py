@@ -1,18 +1,19 @@
-"""The broker room against every broker it knows."""
+"""The interface of a broker, against every broker."""
 
 from __future__ import annotations
 
 import ssl
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 from celery import Celery
-from kombu.transport.memory import Channel, Transport
 
 from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.celery.messages import Message
-from swh_sched_runner.broker.publish import Filler, Publisher, open_publisher
+from swh_sched_runner.broker.factory import open_publisher
+from swh_sched_runner.broker.interface import Publisher, PublishResult
 from swh_sched_runner.config.settings import BrokerSettings
 from tests.broker.proxy import Proxy
 from tests.conftest import skip_or_fail
@@ -20,14 +21,7 @@ from tests.support import rabbitmq
 from tests.support.rabbitmq import RabbitMQ
 
 
-@pytest.fixture
-def memory_url() -> Iterator[str]:
-    yield "memory://"
-    Channel.queues.clear()
-    Transport.global_state.clear()
-
-
-@pytest.fixture(params=["rabbitmq_url", "valkey_url", "memory_url"])
+@pytest.fixture(params=["rabbitmq_url", "valkey_url"])
 def broker_url(request: pytest.FixtureRequest) -> str:
     url: str = request.getfixturevalue(request.param)
     return url
@@ -105,8 +99,40 @@ def check_session() -> None:
     """The lock session is fine."""
 
 
-def send_all(filler: Filler, sent: Sequence[Message], check_session: Callable[[], None]) -> set[str]:
+class Locked:
+    """A queue that a publisher has locked, and what fits in it."""
+
+    def __init__(self, publisher: Publisher, queue: str, limit: int | None) -> None:
+        self._publisher, self._queue, self._limit = publisher, queue, limit
+
+    def capacity(self) -> int | None:
+        """How many more messages fit; None for any number."""
+        depth = self._publisher.depth(self._queue)
+        return None if self._limit is None else max(0, self._limit - depth)
+
+    def publish(self, sent: Sequence[Message], check_session: Callable[[], None]) -> PublishResult:
+        """Send without waiting."""
+        return self._publisher.publish(self._queue, sent, self._limit, check_session)
+
+    def wait(self, result: PublishResult) -> None:
+        """Wait for the confirms."""
+        self._publisher.wait_for_confirms(result)
+
+
+@contextmanager
+def lock(publisher: Publisher, queue: str, limit: int | None) -> Iterator[Locked | None]:
+    """Lock a queue, and unlock it in the end; None where another publisher has locked it."""
+    if not publisher.lock(queue):
+        yield None
+        return
+    try:
+        yield Locked(publisher, queue, limit)
+    finally:
+        publisher.unlock(queue)
+
+
+def send_all(locked: Locked, sent: Sequence[Message], check_session: Callable[[], None]) -> set[str]:
     """Send, and wait for the confirms: the ids that the broker has for certain."""
-    written = filler.write(sent, check_session)
-    filler.settle(written)
-    return written.confirmed
+    result = locked.publish(sent, check_session)
+    locked.wait(result)
+    return result.confirmed

@@ -14,7 +14,7 @@ from tests.broker.proxy import Proxy
 
 
 def test_only_json_goes_in_and_out() -> None:
-    conf = create_app(BrokerSettings(url="memory://")).conf
+    conf = create_app(BrokerSettings(url="amqp://")).conf
     assert conf.accept_content == ["json"]
     assert {conf.task_serializer, conf.result_serializer, conf.event_serializer} == {"json"}
 
@@ -33,12 +33,12 @@ def test_options_of_the_transport_and_of_queues_are_passed_on() -> None:
 
 
 def test_the_configured_broker_is_used_whatever_celery_reads_from_the_environment(
-    monkeypatch: pytest.MonkeyPatch, memory_url: str
+    monkeypatch: pytest.MonkeyPatch, valkey_url: str
 ) -> None:
     monkeypatch.setenv("CELERY_BROKER_URL", "amqp://127.0.0.1:9")
-    app = create_app(BrokerSettings(url=memory_url))
+    app = create_app(BrokerSettings(url=valkey_url))
 
-    assert kind_of(app) == "memory"
+    assert kind_of(app) == "redis"
     connect(app).release()
 
 

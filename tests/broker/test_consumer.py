@@ -17,7 +17,8 @@ from swh_sched_runner.broker.amqp import connection as amqp_connection
 from swh_sched_runner.broker.amqp.consumer import AmqpConsumer, event_queue_arguments
 from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.celery.events import TaskStarted, parse
-from swh_sched_runner.broker.consumer import Delivery, EventConsumer, open_consumer
+from swh_sched_runner.broker.factory import open_consumer
+from swh_sched_runner.broker.interface import Delivery, EventConsumer
 from swh_sched_runner.broker.redis import consumer as redis_consumer
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.exc import BrokerUnavailable, QueueRefused

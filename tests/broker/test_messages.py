@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.celery.messages import AmqpTemplate, Message, Template, show
-from swh_sched_runner.broker.publish import Publisher, open_publisher
+from swh_sched_runner.broker.factory import open_publisher
+from swh_sched_runner.broker.interface import Publisher
 from swh_sched_runner.config.settings import BrokerSettings
-from tests.broker.conftest import check_session, messages, send_all
+from tests.broker.conftest import check_session, lock, messages, send_all
 from tests.support.releases import Release
 from tests.support.sources import CHECKOUT
 from tests.support.wait import until
@@ -49,10 +50,10 @@ def test_a_message_equals_what_send_task_publishes(
     app.send_task("load", args, kwargs, task_id=task_id, queue=f"{queue}-theirs")
     theirs = receive(app, f"{queue}-theirs")
 
-    with publisher.fill(queue, None) as filler:
-        assert filler is not None
-        filler.room()
-        assert send_all(filler, [Message(task_id, "load", args, kwargs)], check_session) == {task_id}
+    with lock(publisher, queue, None) as locked:
+        assert locked is not None
+        locked.capacity()
+        assert send_all(locked, [Message(task_id, "load", args, kwargs)], check_session) == {task_id}
     ours = receive(app, queue)
 
     # What people read is cut at the same length, but not at the same depth.
@@ -72,10 +73,10 @@ def test_a_message_equals_what_send_task_of_each_release_publishes(
 ) -> None:
     sent = [Message(str(uuid.uuid4()), "fleet.look", args, kwargs) for args, kwargs in ARGUMENTS]
     send_with(release, broker_url, sent, f"{queue}-theirs")
-    with publisher.fill(queue, None) as filler:
-        assert filler is not None
-        filler.room()
-        assert len(send_all(filler, sent, check_session)) == len(sent)
+    with lock(publisher, queue, None) as locked:
+        assert locked is not None
+        locked.capacity()
+        assert len(send_all(locked, sent, check_session)) == len(sent)
 
     for message in sent:
         theirs, ours = receive(app, f"{queue}-theirs"), receive(app, queue)
@@ -126,7 +127,7 @@ JSON = st.recursive(
 def test_frames_are_read_back_by_the_library_as_they_were_meant(
     args: list[Any], kwargs: dict[str, Any], task_id: str
 ) -> None:
-    app = create_app(BrokerSettings(url="memory://"))
+    app = create_app(BrokerSettings(url="amqp://"))
     template = AmqpTemplate(Template(app, "load"), 3, "queue", 4096)
 
     frames = template.frames(Message(task_id, "load", args, kwargs))
@@ -168,10 +169,10 @@ def test_a_stock_worker_runs_our_messages(
     app = create_app(settings)
     publisher = open_publisher(app, settings, 1)
     sent = messages(20, name="echo")
-    with publisher.fill("echo", 100) as filler:
-        assert filler is not None
-        assert filler.room() == 100
-        assert len(send_all(filler, sent, check_session)) == 20
+    with lock(publisher, "echo", 100) as locked:
+        assert locked is not None
+        assert locked.capacity() == 100
+        assert len(send_all(locked, sent, check_session)) == 20
     publisher.close()
 
     worker = start_worker(settings.url, ["echo"], stock=True)

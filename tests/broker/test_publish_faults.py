@@ -10,13 +10,15 @@ import pytest
 from celery import Celery
 
 from swh_sched_runner.broker.celery.app import connect, create_app
-from swh_sched_runner.broker.publish import Publisher, SizeLimit, open_publisher
+from swh_sched_runner.broker.celery.messages import SizeLimit
+from swh_sched_runner.broker.factory import open_publisher
+from swh_sched_runner.broker.interface import Publisher
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.broker.redis.publisher import RedisPublisher
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.exc import BrokerUnavailable
-from tests.broker.conftest import check_session, messages, send_all
+from tests.broker.conftest import check_session, lock, messages, send_all
 from tests.broker.proxy import Proxy
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.wait import until
@@ -24,10 +26,10 @@ from tests.support.wait import until
 
 def send(publisher: Publisher, queue: str, count: int, bound: int | None = None) -> set[str]:
     """Fill with fresh messages and return the ids that were confirmed."""
-    with publisher.fill(queue, bound) as filler:
-        assert filler is not None
-        filler.room()
-        return send_all(filler, messages(count), check_session)
+    with lock(publisher, queue, bound) as locked:
+        assert locked is not None
+        locked.capacity()
+        return send_all(locked, messages(count), check_session)
 
 
 def depth(app: Celery, queue: str) -> int:
@@ -46,16 +48,16 @@ def opened(app: Celery, settings: BrokerSettings, session_id: int) -> Publisher 
 def test_a_message_that_has_no_queue_is_not_confirmed(rabbitmq_url: str, queue: str) -> None:
     settings = BrokerSettings(url=rabbitmq_url)
     publisher = open_publisher(create_app(settings), settings, 1)
-    with publisher.fill(queue, None) as filler:
-        assert filler is not None
-        filler.room()
+    with lock(publisher, queue, None) as locked:
+        assert locked is not None
+        locked.capacity()
         with connect(create_app(settings)) as connection:
             connection.default_channel.queue_delete(queue)
 
-        assert send_all(filler, messages(10), check_session) == set()
+        assert send_all(locked, messages(10), check_session) == set()
 
-        assert filler.room() is None  # declares it again
-        assert len(send_all(filler, messages(10), check_session)) == 10
+        assert locked.capacity() is None  # declares it again
+        assert len(send_all(locked, messages(10), check_session)) == 10
     publisher.close()
 
 
@@ -79,12 +81,12 @@ def test_a_message_too_large_for_the_broker_leaves_its_fate_open(rabbitmq_url: s
     (large,) = messages(1)
     large.args[0] = "x" * (135 * 1024 * 1024)
 
-    with publisher.fill(queue, None) as filler:
-        assert filler is not None
-        filler.room()
-        assert send_all(filler, [large], check_session) == set()
+    with lock(publisher, queue, None) as locked:
+        assert locked is not None
+        locked.capacity()
+        assert send_all(locked, [large], check_session) == set()
 
-    with pytest.raises(BrokerUnavailable), publisher.fill(queue, None):
+    with pytest.raises(BrokerUnavailable), lock(publisher, queue, None):
         pass
     assert limit.bytes == 134_217_728  # it has said so
 
@@ -101,15 +103,15 @@ def test_a_broker_killed_during_the_sending_leaves_the_unconfirmed_open(mortal_r
         if len(chunks) == 5:
             mortal_rabbitmq.kill()
 
-    with publisher.fill(queue, None) as filler:
-        assert filler is not None
-        filler.room()
-        confirmed = send_all(filler, sent, kill_at_the_fifth_chunk)
+    with lock(publisher, queue, None) as locked:
+        assert locked is not None
+        locked.capacity()
+        confirmed = send_all(locked, sent, kill_at_the_fifth_chunk)
 
     assert confirmed < {message.id for message in sent}
     with pytest.raises(BrokerUnavailable):
         publisher.check()
-    with pytest.raises(BrokerUnavailable), publisher.fill(queue, None):
+    with pytest.raises(BrokerUnavailable), lock(publisher, queue, None):
         pass
     publisher.close()
 
@@ -126,12 +128,12 @@ def test_a_confirm_that_never_comes_ends_the_connection_and_the_lock_with_it(
     silent = proxy(rabbitmq_url)
     settings = BrokerSettings(url=silent.url, confirm_timeout_seconds=0.5)
     publisher = open_publisher(create_app(settings), settings, 1)
-    with publisher.fill(queue, None) as filler:
-        assert filler is not None
-        filler.room()
-        assert len(send_all(filler, messages(10), check_session)) == 10
+    with lock(publisher, queue, None) as locked:
+        assert locked is not None
+        locked.capacity()
+        assert len(send_all(locked, messages(10), check_session)) == 10
         silent.mute_answers()
-        assert send_all(filler, messages(10), check_session) == set()
+        assert send_all(locked, messages(10), check_session) == set()
 
     with pytest.raises(BrokerUnavailable, match="no confirm of 10 messages"):
         publisher.check()
@@ -139,8 +141,8 @@ def test_a_confirm_that_never_comes_ends_the_connection_and_the_lock_with_it(
     direct = BrokerSettings(url=rabbitmq_url)
     other = open_publisher(create_app(direct), direct, 2)
     assert until(lambda: other.session_is_gone(1))
-    with other.fill(queue, None) as filler:
-        assert filler is not None
+    with lock(other, queue, None) as locked:
+        assert locked is not None
     other.close()
 
 
@@ -157,7 +159,7 @@ def test_a_broker_short_of_memory_is_sent_nothing_more(
     rabbitmq_server.control("set_vm_memory_high_watermark", "absolute", "1MB")
     try:
         assert send(publisher, queue, 100) == set()  # the broker says that it takes nothing when it is sent something
-        with pytest.raises(BrokerUnavailable), publisher.fill(queue, None):
+        with pytest.raises(BrokerUnavailable), lock(publisher, queue, None):
             pass
     finally:
         rabbitmq_server.control("set_vm_memory_high_watermark", "0.5")
@@ -177,7 +179,7 @@ def test_a_former_connection_that_the_broker_still_keeps_bars_its_session(
     direct = BrokerSettings(url=rabbitmq_url)
     app = create_app(direct)
 
-    with pytest.raises(BrokerUnavailable, match="another connection holds the name of runner 1"):
+    with pytest.raises(BrokerUnavailable, match="another connection holds the name of session 1"):
         open_publisher(app, direct, 1)
 
     silent.stop()
@@ -210,27 +212,27 @@ def test_a_push_is_never_tried_twice_by_itself(valkey_url: str, proxy: Callable[
     silent = proxy(valkey_url)
     settings = BrokerSettings(url=silent.url)
     publisher = open_publisher(create_app(settings), settings, 1)
-    with publisher.fill(queue, None) as filler:
-        assert filler is not None
-        assert len(send_all(filler, messages(1), check_session)) == 1
+    with lock(publisher, queue, None) as locked:
+        assert locked is not None
+        assert len(send_all(locked, messages(1), check_session)) == 1
         silent.drop_at_next_answer()
-        assert send_all(filler, messages(5), check_session) == set()
+        assert send_all(locked, messages(5), check_session) == set()
 
     assert depth(create_app(BrokerSettings(url=valkey_url)), queue) == 6
 
 
-def test_a_fill_lock_of_redis_whose_holder_died_ends_by_itself(valkey_url: str, queue: str) -> None:
+def test_a_lock_of_redis_whose_holder_died_ends_by_itself(valkey_url: str, queue: str) -> None:
     settings = BrokerSettings(url=valkey_url)
     app = create_app(settings)
     one, other = open_publisher(app, settings, 1), open_publisher(app, settings, 2)
     assert isinstance(one, RedisPublisher)
-    with patch("swh_sched_runner.broker.redis.publisher.FILL_MILLISECONDS", 200):
-        lost = one.fill(queue, 10)
+    with patch("swh_sched_runner.broker.redis.publisher.LOCK_MILLISECONDS", 200):
+        lost = lock(one, queue, 10)
         assert lost.__enter__() is not None  # and never leaves
 
     def free() -> bool:
-        with other.fill(queue, 10) as filler:
-            return filler is not None
+        with lock(other, queue, 10) as locked:
+            return locked is not None
 
     assert not free()
     assert until(free)

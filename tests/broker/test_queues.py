@@ -8,13 +8,14 @@ import pytest
 from celery import Celery
 
 from swh_sched_runner.broker.celery.app import connect, create_app, kind_of
-from swh_sched_runner.broker.publish import Publisher, open_publisher
-from swh_sched_runner.broker.queues import Look, Queues
+from swh_sched_runner.broker.factory import open_publisher
+from swh_sched_runner.broker.interface import Publisher
+from swh_sched_runner.broker.queues import QueueInfo, Queues
 from swh_sched_runner.broker.redis import search as redis_search
 from swh_sched_runner.broker.redis.connection import RedisLink
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.exc import BrokerUnavailable, DepthUnreadable, QueueRefused
-from tests.broker.conftest import check_session, messages, send_all
+from tests.broker.conftest import check_session, lock, messages, send_all
 from tests.support.wait import until
 
 
@@ -31,20 +32,20 @@ def test_an_empty_queue_has_no_messages(app: Celery, queue: str) -> None:
 
 
 def test_the_depth_is_the_number_of_ready_messages(app: Celery, publisher: Publisher, queue: str) -> None:
-    with publisher.fill(queue, None) as filler:
-        assert filler is not None
-        assert filler.room() is None
-        send_all(filler, messages(7), check_session)
+    with lock(publisher, queue, None) as locked:
+        assert locked is not None
+        assert locked.capacity() is None
+        send_all(locked, messages(7), check_session)
 
     with Queues(app) as queues:
         assert queues.depth(queue) == 7
 
 
 def test_what_a_worker_holds_unacknowledged_is_not_counted(app: Celery, publisher: Publisher, queue: str) -> None:
-    with publisher.fill(queue, None) as filler:
-        assert filler is not None
-        filler.room()
-        send_all(filler, messages(3), check_session)
+    with lock(publisher, queue, None) as locked:
+        assert locked is not None
+        locked.capacity()
+        send_all(locked, messages(3), check_session)
 
     with connect(app) as connection, Queues(app) as queues:
         connection.default_channel.basic_get(queue)
@@ -66,10 +67,10 @@ def test_on_redis_a_key_prefix_is_heeded(valkey_url: str, queue: str) -> None:
     app.send_task("load", queue=queue)
     publisher = open_publisher(app, settings, 1)
 
-    with publisher.fill(queue, 3) as filler:
-        assert filler is not None
-        assert filler.room() == 2
-        assert len(send_all(filler, messages(3), check_session)) == 2
+    with lock(publisher, queue, 3) as locked:
+        assert locked is not None
+        assert locked.capacity() == 2
+        assert len(send_all(locked, messages(3), check_session)) == 2
 
     with connect(app) as connection, Queues(app) as queues:
         assert queues.depth(queue) == 3
@@ -105,9 +106,9 @@ def test_the_filler_declares_a_missing_queue_as_a_worker_would(rabbitmq_url: str
     settings = BrokerSettings(url=rabbitmq_url, queues={queue: QueueSettings({"x-max-priority": 5})})
     app = create_app(settings)
     publisher = open_publisher(app, settings, 1)
-    with publisher.fill(queue, 10) as filler:
-        assert filler is not None
-        assert filler.room() == 10
+    with lock(publisher, queue, 10) as locked:
+        assert locked is not None
+        assert locked.capacity() == 10
     publisher.close()
 
     with connect(app) as connection:
@@ -126,14 +127,14 @@ def test_a_queue_that_can_not_be_declared_is_named_with_the_reason(rabbitmq_url:
         connection.default_channel.exchange_declare(queue, "topic", durable=True, auto_delete=False)
     publisher = open_publisher(app, settings, 1)
 
-    with publisher.fill(queue, 10) as filler:
-        assert filler is not None
+    with lock(publisher, queue, 10) as locked:
+        assert locked is not None
         with pytest.raises(QueueRefused, match=rf"{queue}.*PRECONDITION_FAILED"):
-            filler.room()
+            locked.capacity()
 
-    with publisher.fill("another", 10) as filler:  # the connection goes on
-        assert filler is not None
-        assert filler.room() == 10
+    with lock(publisher, "another", 10) as locked:  # the connection goes on
+        assert locked is not None
+        assert locked.capacity() == 10
     publisher.close()
 
 
@@ -146,11 +147,11 @@ def test_an_existing_queue_is_used_whatever_its_arguments(rabbitmq_url: str, que
         )
     publisher = open_publisher(app, settings, 1)
 
-    with publisher.fill(queue, 10) as filler:
-        assert filler is not None
-        assert filler.room() == 10
-        assert len(send_all(filler, messages(10), check_session)) == 10
-        assert filler.room() == 0
+    with lock(publisher, queue, 10) as locked:
+        assert locked is not None
+        assert locked.capacity() == 10
+        assert len(send_all(locked, messages(10), check_session)) == 10
+        assert locked.capacity() == 0
     publisher.close()
 
 
@@ -159,11 +160,11 @@ def test_long_names_of_queues_work(publishers: Callable[[int], Publisher], lengt
     publisher, other = publishers(1), publishers(2)
     name = "q" * length
 
-    with publisher.fill(name, 10) as filler, other.fill(name, 10) as second:
-        assert filler is not None
+    with lock(publisher, name, 10) as locked, lock(other, name, 10) as second:
+        assert locked is not None
         assert second is None
-        assert filler.room() == 10
-        assert len(send_all(filler, messages(1), check_session)) == 1
+        assert locked.capacity() == 10
+        assert len(send_all(locked, messages(1), check_session)) == 1
 
 
 def test_a_name_that_amqp_can_not_carry_is_refused(rabbitmq_url: str) -> None:
@@ -177,18 +178,18 @@ def test_a_name_that_amqp_can_not_carry_is_refused(rabbitmq_url: str) -> None:
 def test_a_look_tells_depth_and_consumers_where_the_broker_knows_them(app: Celery, queue: str) -> None:
     counts_consumers = kind_of(app) == "amqp"
     with Queues(app) as queues, connect(app) as connection:
-        missing = queues.look(queue, "a message")
+        missing = queues.info(queue, "a message")
         assert (missing.exists, missing.depth, missing.holds) == (not counts_consumers, 0, False)
         queues.declare(queue)
         for _ in range(3):
             app.send_task("load", queue=queue)
         until(lambda: queues.depth(queue) == 3)
-        assert queues.look(queue) == Look(queue, True, 3, 0 if counts_consumers else None)
+        assert queues.info(queue) == QueueInfo(queue, True, 3, 0 if counts_consumers else None)
         if counts_consumers:
             connection.default_channel.basic_qos(0, 1, False)
             connection.default_channel.basic_consume(queue, callback=lambda message: None)
             until(lambda: queues.depth(queue) == 2)
-            assert queues.look(queue, "a message") == Look(queue, True, 2, 1)
+            assert queues.info(queue, "a message") == QueueInfo(queue, True, 2, 1)
 
 
 def test_on_redis_a_message_is_found_with_those_that_are_taken_before_it(valkey_url: str, queue: str) -> None:
@@ -199,8 +200,8 @@ def test_on_redis_a_message_is_found_with_those_that_are_taken_before_it(valkey_
     RedisLink(app).client.lpush(queue, "this is no message")
 
     with Queues(app) as queues:
-        places = [queues.look(queue, message).ahead for message in (first[0], first[4], sent[0], sent[-1])]
-        foreign = queues.look(queue, "another")
+        places = [queues.info(queue, message).ahead for message in (first[0], first[4], sent[0], sent[-1])]
+        foreign = queues.info(queue, "another")
 
     # six of the first list go before the second one
     assert places == [0, 4, 6, 6 + redis_search.PAGE + 19]
@@ -215,8 +216,8 @@ def test_on_redis_a_queue_that_is_too_long_to_search_is_not_said_to_lack_a_messa
     sent = [app.send_task("load", queue=queue).id for _ in range(redis_search.PAGE + 5)]
 
     with Queues(app) as queues:
-        assert queues.look(queue, sent[3]).ahead == 3
-        beyond = queues.look(queue, sent[-1])
+        assert queues.info(queue, sent[3]).ahead == 3
+        beyond = queues.info(queue, sent[-1])
 
     assert (beyond.depth, beyond.holds, beyond.ahead) == (redis_search.PAGE + 5, None, None)
 
@@ -224,14 +225,14 @@ def test_on_redis_a_queue_that_is_too_long_to_search_is_not_said_to_lack_a_messa
 def test_a_connected_worker_is_seen_on_rabbitmq_by_its_exclusive_queue(rabbitmq_url: str) -> None:
     app = create_app(BrokerSettings(url=rabbitmq_url))
     with connect(app) as worker, Queues(app) as queues:
-        assert queues.worker_lives("one@here") is False
+        assert queues.worker_is_connected("one@here") is False
         worker.default_channel.queue_declare("one@here.celery.pidbox", exclusive=True)
-        assert queues.worker_lives("one@here") is True
-        assert queues.worker_lives("w" * 300) is None
+        assert queues.worker_is_connected("one@here") is True
+        assert queues.worker_is_connected("w" * 300) is None
     with Queues(app) as queues:
-        assert queues.worker_lives("one@here") is False
+        assert queues.worker_is_connected("one@here") is False
 
 
 def test_a_worker_can_not_be_seen_on_redis(valkey_url: str) -> None:
     with Queues(create_app(BrokerSettings(url=valkey_url))) as queues:
-        assert queues.worker_lives("one@here") is None
+        assert queues.worker_is_connected("one@here") is None

@@ -9,12 +9,11 @@ from pathlib import Path
 import redis
 
 from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.consumer import open_consumer
-from swh_sched_runner.broker.publish import open_publisher
+from swh_sched_runner.broker.factory import open_consumer, open_publisher
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.broker.redis.restore import restore_unacked, waiting_ids
 from swh_sched_runner.config.settings import BrokerSettings
-from tests.broker.conftest import check_session, messages, send_all
+from tests.broker.conftest import check_session, lock, messages, send_all
 from tests.support.wait import until
 from tests.support.workers import StartWorker
 
@@ -69,9 +68,9 @@ def test_waiting_ids_are_read_without_being_taken_whatever_lies_there(valkey_url
     app = create_app(settings)
     publisher = open_publisher(app, settings, 1)
     sent = messages(2500)
-    with publisher.fill(queue, None) as filler:
-        assert filler is not None
-        send_all(filler, sent, check_session)
+    with lock(publisher, queue, None) as locked:
+        assert locked is not None
+        send_all(locked, sent, check_session)
     publisher.close()
     app.send_task("load", queue=queue, task_id="with priority", priority=9)
 
@@ -80,6 +79,6 @@ def test_waiting_ids_are_read_without_being_taken_whatever_lies_there(valkey_url
     assert waiting_ids(app, [queue]) == expected
 
 
-def test_other_brokers_restore_by_themselves(memory_url: str) -> None:
-    settings = BrokerSettings(url=memory_url)
+def test_other_brokers_restore_by_themselves(rabbitmq_url: str) -> None:
+    settings = BrokerSettings(url=rabbitmq_url)
     assert restore_unacked(create_app(settings), settings) == 0

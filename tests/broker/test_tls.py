@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from swh_sched_runner.broker.celery.app import connect, create_app
-from swh_sched_runner.broker.consumer import open_consumer
-from swh_sched_runner.broker.publish import open_publisher
+from swh_sched_runner.broker.factory import open_consumer, open_publisher
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import BrokerUnavailable
-from tests.broker.conftest import check_session, messages, send_all
+from tests.broker.conftest import check_session, lock, messages, send_all
 from tests.broker.proxy import Proxy
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
@@ -64,11 +63,11 @@ def test_messages_and_events_go_over_tls(tls_broker: TlsBroker, broker: str, que
     consumer = open_consumer(app, settings, 1000)
     publisher = open_publisher(app, settings, 1)
 
-    with publisher.fill(queue, 5000) as filler:
-        assert filler is not None
-        assert filler.room() == 5000
-        assert len(send_all(filler, messages(3000), check_session)) == 3000
-        assert filler.room() == 2000
+    with lock(publisher, queue, 5000) as locked:
+        assert locked is not None
+        assert locked.capacity() == 5000
+        assert len(send_all(locked, messages(3000), check_session)) == 3000
+        assert locked.capacity() == 2000
     with app.events.default_dispatcher(hostname="w@h") as dispatcher:
         for number in range(300):
             dispatcher.send("task-started", uuid=str(number))

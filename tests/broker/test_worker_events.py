@@ -27,7 +27,7 @@ from swh_sched_runner.broker.celery.events import (
     parse,
 )
 from swh_sched_runner.broker.celery.run_outcome import End, Evidence, end_of
-from swh_sched_runner.broker.consumer import open_consumer
+from swh_sched_runner.broker.factory import open_consumer
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.worker import SchedulerTask, configure, result_fields
 from tests.support.wait import until

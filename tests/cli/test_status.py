@@ -144,7 +144,7 @@ def test_depths_are_read_from_the_broker(
 
 
 def test_types_that_share_a_queue_are_held_to_the_least_limit(
-    run: Run, backend: SchedulerBackend, load_git: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, backend: SchedulerBackend, load_git: str, monkeypatch: pytest.MonkeyPatch, valkey_url: str
 ) -> None:
     backend.create_task_type(
         {"type": "other", "description": "d", "backend_name": "my.git", "max_queue_length": 5},
@@ -152,7 +152,7 @@ def test_types_that_share_a_queue_are_held_to_the_least_limit(
     backend.create_task_type(
         {"type": "third", "description": "d", "backend_name": "my.git", "max_queue_length": None},
     )
-    monkeypatch.setenv(BROKER, "memory://")
+    monkeypatch.setenv(BROKER, valkey_url)
 
     ordinary, _ = run("status", "--json").json["queues"]
 

@@ -109,7 +109,7 @@ def test_the_observer_sees_every_visit_and_how_intervals_go(backend: SchedulerBa
     assert dict(second.origins) == {"successful": 1, "failed": 1}
     assert (second.recent[0].origin, second.recent[0].outcome) == ("forge/one", "uneventful")
     assert {seen.origin for seen in second.recent} == {"forge/one", "forge/damaged"}
-    assert [(queue.name, queue.depth, queue.bound) for queue in second.queues] == [
+    assert [(queue.name, queue.depth, queue.max_queue_length) for queue in second.queues] == [
         ("swh_sched_runner.demo.list_git", None, 20),
         ("swh_sched_runner.demo.load_git", 7, 20),
     ]

@@ -62,4 +62,4 @@ def test_a_runner_that_was_killed_finishes_its_batches_when_it_is_started_again(
     assert end(taking, 20)
     numbers = [task.number for wave in LOAD.waves for task in wave.tasks]
     assert judge(read_tables(room.database_url), read_notes(notes), numbers).violations == []
-    assert "batches of a dead runner taken over" in programs.log("run")
+    assert "batches of a dead session taken over" in programs.log("run")

@@ -20,8 +20,8 @@ from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.tasks.runs import Recorded
 from swh_sched_runner.broker.celery.app import connect, create_app
-from swh_sched_runner.broker.consumer import open_consumer
-from swh_sched_runner.broker.delivery import BATCH_BYTES, KEPT_BYTES, bytes_of
+from swh_sched_runner.broker.factory import open_consumer
+from swh_sched_runner.broker.interface import BATCH_BYTES, KEPT_BYTES, bytes_of
 from swh_sched_runner.config import BrokerSettings, ListenerSettings
 from swh_sched_runner.db import migrate
 from swh_sched_runner.db.engine import Database, create_engine

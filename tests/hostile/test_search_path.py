@@ -100,7 +100,7 @@ def test_it_changes_nothing_for_services(url: str) -> None:
     dispatch = Dispatch(database)
     session = dispatch.open_session()
     session.check()
-    assert dispatch.look([]).groups == []
+    assert dispatch.ready_snapshot([]).groups == []
     session.close()
     database.close()
 

@@ -19,7 +19,9 @@ from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import WITHDRAWN, Batch, Dispatch
 from swh_sched_runner.backend.dispatch.ready import TaskGroup
 from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.publish import Message, Publisher, SizeLimit, open_publisher
+from swh_sched_runner.broker.celery.messages import SizeLimit
+from swh_sched_runner.broker.factory import open_publisher
+from swh_sched_runner.broker.interface import Message, Publisher
 from swh_sched_runner.config import BrokerSettings, QueueSettings, RunnerSettings, VisitSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.embedded.valkey import Valkey
@@ -28,6 +30,7 @@ from swh_sched_runner.model import ListedOrigin, Task
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.service import Heartbeat
 from swh_sched_runner.services.visits.scheduler import VisitScheduler
+from tests.broker.conftest import lock
 from tests.broker.proxy import Proxy
 from tests.conftest import skip_or_fail
 from tests.support import rabbitmq
@@ -347,7 +350,7 @@ def test_a_connection_cut_during_a_grab_breaks_the_sending_off(
 
     # then it is the ordinary end of a connection, and every message went out once
     assert [type(error) for error in line.errors] == [BrokerUnavailable]
-    assert "sending broke off" in {entry["event"] for entry in logs}
+    assert "publishing broke off" in {entry["event"] for entry in logs}
     sent = ids_of(take(line.app, QUEUE))
     assert len(set(sent)) == len(sent)
     line.close()
@@ -387,7 +390,7 @@ def test_a_queue_that_rejects_everything_is_named_once_and_holds_nobody_up(
 
 def _session(database: Database) -> int:
     with database.engine.connect() as conn:
-        return int(conn.execute(text("select session from dispatch_batch")).scalar_one())
+        return int(conn.execute(text("select session_id from dispatch_batch")).scalar_one())
 
 
 def test_batches_that_can_t_be_sent_are_tried_in_turn(backend: SchedulerBackend, dispatch: Dispatch) -> None:
@@ -436,13 +439,13 @@ def test_a_limit_that_is_told_while_something_else_is_asked_is_known_to_the_next
     limit = SizeLimit()
     publisher = open_publisher(create_app(broker), broker, 1, limit=limit)
     with ExitStack() as queues:
-        filler = queues.enter_context(publisher.fill(QUEUE, None))
-        assert filler is not None
-        filler.room()
-        filler.write([Message("1", "load", ["x" * 200_000], {})], lambda: None)
+        locked = queues.enter_context(lock(publisher, QUEUE, None))
+        assert locked is not None
+        locked.capacity()
+        locked.publish([Message("1", "load", ["x" * 200_000], {})], lambda: None)
         # when another question gets the broker's answer to it
-        with pytest.raises(BrokerUnavailable, match="larger than"), publisher.fill(OTHER, None) as other:
-            until(lambda: other is not None and other.room() is not None and False)
+        with pytest.raises(BrokerUnavailable, match="larger than"), lock(publisher, OTHER, None) as other:
+            until(lambda: other is not None and other.capacity() is not None and False)
     publisher.close()
     # then
     assert limit.bytes == 100_000

@@ -150,7 +150,7 @@ def test_a_session_that_falls_silent_while_it_is_prepared_is_given_up(far_url: s
         database.run(lambda conn: conn.execute(ONE))
 
 
-def test_beside_an_session_a_reading_changes_its_mode_without_asking_the_server(far: Database, proxy: Proxy) -> None:
+def test_beside_a_session_a_reading_changes_its_mode_without_asking_the_server(far: Database, proxy: Proxy) -> None:
     # given the connection that took the session's place in the pool, and came back to it
     session = Dispatch(far).open_session()
     far.run(lambda conn: conn.execute(text("select 1")).scalar_one())
@@ -166,7 +166,7 @@ def test_beside_an_session_a_reading_changes_its_mode_without_asking_the_server(
     session.close()
 
 
-def test_an_session_whose_session_is_silent_has_lost_it(far: Database, proxy: Proxy) -> None:
+def test_a_session_that_is_silent_is_lost(far: Database, proxy: Proxy) -> None:
     session = Dispatch(far).open_session()
     session.check()
     proxy.silence()
@@ -177,7 +177,7 @@ def test_an_session_whose_session_is_silent_has_lost_it(far: Database, proxy: Pr
         session.close()
 
 
-def test_an_session_lets_go_of_a_silent_session_whatever_its_patience(far_url: str, proxy: Proxy) -> None:
+def test_a_session_lets_go_of_a_silent_session_whatever_its_patience(far_url: str, proxy: Proxy) -> None:
     patient = Database(create_engine(far_url, statement_timeout_seconds=60))
     session = Dispatch(patient).open_session()
     proxy.silence()

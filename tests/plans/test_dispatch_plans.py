@@ -98,7 +98,7 @@ def test_creation_looks_for_duplicates_in_the_index_of_their_state(engine: Engin
 
 def test_a_look_reads_one_row_a_group_and_no_more_tasks_in_flight_than_may_be(engine: Engine) -> None:
     (look,) = [
-        plan for plan in explained(engine, lambda conn: ready.look(conn, ())) if "due_in_seconds" in plan.statement
+        plan for plan in explained(engine, lambda conn: ready.snapshot(conn, ())) if "due_in_seconds" in plan.statement
     ]
 
     assert {"task_ready_idx", "task_ready_priority_idx", "task_scheduled_idx"} <= look.indexes()

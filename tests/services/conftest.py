@@ -11,8 +11,7 @@ from celery import Celery
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.broker.celery.app import connect, create_app
-from swh_sched_runner.broker.consumer import open_consumer
-from swh_sched_runner.broker.publish import open_publisher
+from swh_sched_runner.broker.factory import open_consumer, open_publisher
 from swh_sched_runner.config import BrokerSettings, ListenerSettings, RunnerSettings, VisitSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.services.dispatch.runner import Runner

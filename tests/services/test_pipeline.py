@@ -11,8 +11,13 @@ from celery import Celery
 
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.db.engine import Database
+from swh_sched_runner.services.dispatch.fill_pass import (
+    FAST_GRAB_SECONDS,
+    SLOW_GRAB_SECONDS,
+    SMALLEST_BATCH,
+    AdaptiveBatchSize,
+)
 from swh_sched_runner.services.dispatch.runner import Runner
-from swh_sched_runner.services.dispatch.turn import FAST_GRAB_SECONDS, SLOW_GRAB_SECONDS, SMALLEST_BATCH, Pace
 from swh_sched_runner.services.service import Heartbeat
 from tests.services.test_runner_wait import running
 from tests.support.queues import depth, ids_of, take
@@ -102,16 +107,16 @@ def unconfirmed(database: Database) -> int:
 
 
 def test_batches_shrink_while_grabs_are_slow_and_grow_again() -> None:
-    pace = Pace(1000)
+    batch = AdaptiveBatchSize(1000)
     for _ in range(20):
-        pace.note(pace.size, 2 * SLOW_GRAB_SECONDS)
-    assert pace.size == SMALLEST_BATCH
-    pace.note(SMALLEST_BATCH - 1, FAST_GRAB_SECONDS / 2)  # no more were due: that says nothing
-    assert pace.size == SMALLEST_BATCH
+        batch.note(batch.size, 2 * SLOW_GRAB_SECONDS)
+    assert batch.size == SMALLEST_BATCH
+    batch.note(SMALLEST_BATCH - 1, FAST_GRAB_SECONDS / 2)  # no more were due: that says nothing
+    assert batch.size == SMALLEST_BATCH
     for _ in range(20):
-        pace.note(pace.size, FAST_GRAB_SECONDS / 2)
-    assert pace.size == 1000
-    assert Pace(7).size == 7
+        batch.note(batch.size, FAST_GRAB_SECONDS / 2)
+    assert batch.size == 1000
+    assert AdaptiveBatchSize(7).size == 7
 
 
 def test_the_ids_that_arrive_are_those_of_the_runs_each_once(

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.broker.celery.app import connect, create_app
-from swh_sched_runner.broker.publish import open_publisher
+from swh_sched_runner.broker.factory import open_publisher
 from swh_sched_runner.broker.redis.connection import RedisLink
 from swh_sched_runner.config import BrokerSettings, QueueSettings, RunnerSettings
 from swh_sched_runner.exc import QueueRefused
@@ -381,7 +381,7 @@ def test_a_queue_whose_lock_may_not_be_declared_is_left_alone(
         run_all(make_runner())
 
     assert_left_alone(backend, app, "a")
-    assert f"swh-sched-runner.fill.{UNLOCKABLE}" in why_left_alone(logs, UNLOCKABLE)
+    assert f"swh-sched-runner.lease.{UNLOCKABLE}" in why_left_alone(logs, UNLOCKABLE)
 
 
 @on_rabbitmq

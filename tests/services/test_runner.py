@@ -12,7 +12,7 @@ from celery import Celery
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch, TaskGroup
 from swh_sched_runner.services.dispatch.runner import Runner
-from swh_sched_runner.services.dispatch.sender import SETTLE_SECONDS
+from swh_sched_runner.services.dispatch.sender import LATE_MESSAGES_SECONDS
 from swh_sched_runner.services.service import Heartbeat
 from tests.support.queues import depth, ids_of, take
 from tests.support.samples import a_task, a_type
@@ -264,7 +264,7 @@ def test_a_queue_is_left_to_whoever_has_promised_messages_to_it_and_its_lock_is_
         runner.run_once(Heartbeat())  # maintains as well, which may take its time
         started = time.monotonic()
         sent = [runner.run_once(Heartbeat()) for _ in range(3)]
-        assert time.monotonic() - started < SETTLE_SECONDS
+        assert time.monotonic() - started < LATE_MESSAGES_SECONDS
         assert (sent, depth(app, QUEUE)) == ([False] * 3, 0)
 
         dispatch.close_batch(living.id, batch.id)

@@ -1,4 +1,4 @@
-"""The runner's rest: it sleeps while nothing can be sent, and no longer."""
+"""The runner's wait: it sleeps while nothing can be sent, and no longer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from celery import Celery
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import SessionLost
-from swh_sched_runner.services.dispatch import runner as runner_module
-from swh_sched_runner.services.dispatch.runner import Probe, Runner
+from swh_sched_runner.services.dispatch import sleep
+from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.service import Heartbeat
 from tests.support.queues import depth, take
@@ -144,10 +144,10 @@ def test_tasks_that_pile_up_before_a_full_queue_do_not_keep_the_runner_awake(
             backend.create_tasks([a_task(n)])
         seconds = time.monotonic() - started
 
-    assert wakeups(instruments, "notified") <= 5 + 1.5 * seconds / runner_module.LAST_AGAIN_SECONDS
+    assert wakeups(instruments, "notified") <= 5 + 1.5 * seconds / sleep.LAST_RETRY_SECONDS
 
 
-def test_a_stop_ends_the_rest(make_runner: MakeRunner) -> None:
+def test_a_stop_ends_the_wait(make_runner: MakeRunner) -> None:
     runner, stop = make_runner(period_seconds=60), threading.Event()
     runner.run_once(Heartbeat())
     threading.Timer(0.1, stop.set).start()
@@ -158,7 +158,7 @@ def test_a_stop_ends_the_rest(make_runner: MakeRunner) -> None:
     assert time.monotonic() - started < 1
 
 
-def test_the_end_of_its_session_ends_the_rest(make_runner: MakeRunner, database: Database) -> None:
+def test_the_end_of_its_session_ends_the_wait(make_runner: MakeRunner, database: Database) -> None:
     runner = make_runner()
     runner.run_once(Heartbeat())
     with database.engine.begin() as conn:
@@ -166,20 +166,3 @@ def test_the_end_of_its_session_ends_the_rest(make_runner: MakeRunner, database:
 
     with pytest.raises(SessionLost):
         runner.wait_for_work(Heartbeat())
-
-
-def test_a_queue_that_takes_nothing_is_asked_ever_later_and_soon_again_once_it_took_something() -> None:
-    probe = Probe()
-    delays = []
-    for _ in range(12):
-        probe.later()
-        delays.append(probe.at - time.monotonic())
-    probe.soon(0.0)
-    probe.later()
-
-    assert delays[0] <= runner_module.FIRST_PROBE_SECONDS
-    assert delays[5] > 4 * delays[0]
-    assert max(delays) <= runner_module.LAST_PROBE_SECONDS
-    assert min(delays[-3:]) >= runner_module.LAST_PROBE_SECONDS / 2 - 0.05
-    assert len({round(delay, 3) for delay in delays[-3:]}) > 1
-    assert probe.at - time.monotonic() <= runner_module.FIRST_PROBE_SECONDS

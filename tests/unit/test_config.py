@@ -154,7 +154,7 @@ def test_policies_that_are_given_replace_the_default_ones(file: Path) -> None:
         (
             "[broker]\nurl = 'sqs://'",
             "broker.url must be a URL that starts with one of amqp://, amqps://, pyamqp://, redis://, rediss://, "
-            "redis+socket://, sentinel://, memory://, not 'sqs://' ({file})",
+            "redis+socket://, sentinel://, not 'sqs://' ({file})",
         ),
         (
             "[database]\nmin_pool_conns = 11",

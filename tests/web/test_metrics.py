@@ -80,7 +80,7 @@ def dispatched(backend: SchedulerBackend, database: Database) -> None:
     )
     dispatch = Dispatch(database)
     session = dispatch.open_session()
-    [group] = dispatch.look(()).groups
+    [group] = dispatch.ready_snapshot(()).groups
     assert dispatch.open_batch(session.id, "q", group, 3) is not None
     session.close()
     dispatch.record_events([], [("unknown", b"{}")])

@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy import Connection, Row
 
 from swh_sched_runner.backend.dispatch import ready, visit_batches
-from swh_sched_runner.backend.dispatch.ready import Look, QueueState, TaskGroup
+from swh_sched_runner.backend.dispatch.ready import QueueState, ReadySnapshot, TaskGroup
 from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.backend.dispatch.visit_batches import VisitPlan
 from swh_sched_runner.backend.tasks import runs
@@ -100,9 +100,9 @@ class Dispatch:
         """
         return DispatcherSession(self._db.engine, service)
 
-    def look(self, task_types: Sequence[str] = (), now: datetime | None = None) -> Look:
+    def ready_snapshot(self, task_types: Sequence[str] = (), now: datetime | None = None) -> ReadySnapshot:
         """Where tasks wait, and what holds them back. Empty ``task_types`` means all."""
-        return self._db.read(ready.look, task_types, now)
+        return self._db.read(ready.snapshot, task_types, now)
 
     def open_batch(
         self, session_id: int, queue: str, group: TaskGroup, num_tasks: int, now: datetime | None = None
@@ -118,10 +118,12 @@ class Dispatch:
         """Queue and max_queue_length of the visits that tasks of this type make; None if there is no such type."""
         return self._db.run(visit_batches.queue_of, task_type)
 
-    def open_visit_batch(self, session_id: int, queue: str, plan: VisitPlan) -> OpenBatch | None:
-        """Take origins by the plan and put a visit of each in the outbox, in one transaction; None if there is none."""
-        batch = self._db.run(visit_batches.open_batch, session_id, queue, plan)
-        return None if batch is None else OpenBatch(batch, queue)
+    def open_visit_batch(self, session_id: int, queue: str, plan: VisitPlan, most: int) -> Batch | None:
+        """Take up to ``most`` origins by the plan and put a visit of each in the outbox, in one transaction.
+
+        None if there are none, or an operator's control holds them back.
+        """
+        return self._db.run(_open_visit_batch, session_id, queue, plan, most)
 
     def close_batch(
         self,
@@ -217,6 +219,14 @@ def _open_batch(
     if not messages:
         _close_batch(conn, session_id, rows[0].batch, [], None)
     return Batch(rows[0].batch, queue, group.backend_name, group.max_queue_length, messages, unsendable)
+
+
+def _open_visit_batch(conn: Connection, session_id: int, queue: str, plan: VisitPlan, most: int) -> Batch | None:
+    opened = visit_batches.open_batch(conn, session_id, queue, plan, most)
+    if opened is None:
+        return None
+    messages = [OutboxMessage(visit.id, [], visit.kwargs) for visit in opened.visits]
+    return Batch(opened.id, queue, opened.backend_name, opened.max_queue_length, messages)
 
 
 def _uuid7_prefix() -> str:

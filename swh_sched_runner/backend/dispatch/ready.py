@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
@@ -33,11 +34,25 @@ class TaskGroup:
 
 
 @attrs.define(slots=True, frozen=True)
-class Look:
-    """Task groups with tasks that wait, those with a priority first, and queues that nothing may be sent to."""
+class ReadySnapshot:
+    """Task groups with tasks that wait, those with a priority first, and queues that nothing may be sent to.
+
+    ``taken`` is when it was read, by ``time.monotonic``.
+    """
 
     groups: list[TaskGroup]
     paused_queues: set[str]
+    taken: float = attrs.field(factory=time.monotonic, eq=False)
+
+    @property
+    def age_seconds(self) -> float:
+        """How long ago it was read."""
+        return time.monotonic() - self.taken
+
+    def due(self) -> list[TaskGroup]:
+        """The groups with tasks that are due by now."""
+        age = self.age_seconds
+        return [group for group in self.groups if group.due_in_seconds <= age]
 
 
 @attrs.define(slots=True, frozen=True)
@@ -62,7 +77,7 @@ class QueueState:
     others_unconfirmed: bool
 
 
-def look(conn: Connection, task_types: Sequence[str], now: datetime | None = None) -> Look:
+def snapshot(conn: Connection, task_types: Sequence[str], now: datetime | None = None) -> ReadySnapshot:
     """All groups that have tasks waiting. Empty ``task_types`` means all; without groups no queue counts as paused."""
     rows = conn.execute(_sql.groups, {"task_types": list(task_types) or None, "now": now}).all()
     groups = [
@@ -76,7 +91,7 @@ def look(conn: Connection, task_types: Sequence[str], now: datetime | None = Non
         )
         for row in rows
     ]
-    return Look(groups, set(rows[0].paused_queues) if rows else set())
+    return ReadySnapshot(groups, set(rows[0].paused_queues) if rows else set())
 
 
 def _throttle(paused: bool, at_cap: bool, token_in_seconds: float | None) -> tuple[ThrottleReason | None, float | None]:

@@ -14,7 +14,7 @@ from swh_sched_runner import worker
 from swh_sched_runner.broker.amqp.connection import AmqpLink
 from swh_sched_runner.broker.amqp.deliveries import DeliveryFrames
 from swh_sched_runner.broker.celery.app import reason_of
-from swh_sched_runner.broker.delivery import BATCH_BYTES, Delivery, bytes_of
+from swh_sched_runner.broker.interface import BATCH_BYTES, Delivery, EventConsumer, bytes_of
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import QueueRefused
 
@@ -57,8 +57,8 @@ def declare_events(link: AmqpLink, settings: BrokerSettings) -> None:
             raise QueueRefused(queue=queue, reason=reason_of(error)) from error
 
 
-class AmqpConsumer:
-    """See ``consumer.EventConsumer``. What it doesn't read yet waits in the socket, and then in the broker."""
+class AmqpConsumer(EventConsumer):
+    """What it doesn't read yet waits in the socket, and then in the broker."""
 
     def __init__(self, app: Celery, settings: BrokerSettings, prefetch: int, max_bytes: int) -> None:
         self._link = AmqpLink(app)
@@ -83,7 +83,6 @@ class AmqpConsumer:
         self._in_hand[delivery.tag] = None
 
     def receive(self, limit: int, timeout_seconds: float) -> list[Delivery]:
-        """See ``consumer.EventConsumer.receive``."""
         deadline = time.monotonic() + timeout_seconds
         self._link.require()
         self.keep_alive()
@@ -99,7 +98,6 @@ class AmqpConsumer:
         return taken
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """See ``consumer.EventConsumer.acknowledge``: all up to the first that is kept at once, others one by one."""
         done = {delivery.tag for delivery in deliveries}
         before_the_first_kept = list(itertools.takewhile(done.__contains__, self._in_hand))
         behind = sorted(done.difference(before_the_first_kept))
@@ -112,12 +110,10 @@ class AmqpConsumer:
             self._in_hand.pop(tag, None)
 
     def keep_alive(self) -> None:
-        """See ``consumer.EventConsumer.keep_alive``."""
         if time.monotonic() >= self._next_beat:
             self._next_beat = time.monotonic() + BEAT_SECONDS
             self._link.beat()
             self._link.next_method(0)  # the broker's own heartbeats count as soon as they are read
 
     def close(self) -> None:
-        """See ``consumer.EventConsumer.close``."""
         self._link.close()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from struct import unpack_from
 from typing import Any
 
-from swh_sched_runner.broker.delivery import KEPT_BYTES, Delivery
+from swh_sched_runner.broker.interface import KEPT_BYTES, Delivery
 
 METHOD, HEADER, BODY = 1, 2, 3
 DELIVER = b"\x00\x3c\x00\x3c"  # class basic, method deliver

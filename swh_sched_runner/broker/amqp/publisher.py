@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -12,11 +12,11 @@ from celery import Celery
 
 from swh_sched_runner.broker.amqp import connection as amqp_connection
 from swh_sched_runner.broker.amqp.connection import AmqpLink
-from swh_sched_runner.broker.celery.messages import REFUSALS, AmqpTemplate, Message, SizeLimit, Template, refused
-from swh_sched_runner.broker.sent import Sent
+from swh_sched_runner.broker.celery.messages import REFUSALS, AmqpTemplate, Message, SizeLimit, Templates, refused
+from swh_sched_runner.broker.interface import Publisher, PublishResult
 from swh_sched_runner.exc import BrokerUnavailable
 
-FILL_QUEUE = "swh-sched-runner.fill."
+LOCK_QUEUE = "swh-sched-runner.lease."
 SESSION_QUEUE = "swh-sched-runner.session."
 # So many messages, or bytes, between two looks at the lock session and at what the broker has confirmed meanwhile.
 CHUNK_MESSAGES = 200
@@ -27,173 +27,139 @@ MOST_UNCONFIRMED = 5_000
 log = structlog.get_logger(__name__)
 
 
-class AmqpPublisher:
-    """See ``publish.Publisher``. Locks are exclusive queues on the connection that publishes: both end together."""
+class AmqpPublisher(Publisher):
+    """Locks are exclusive queues on the connection that publishes: both end together."""
 
     def __init__(self, app: Celery, confirm_timeout_seconds: float, session_id: int, limit: SizeLimit) -> None:
-        self.app = app
-        self.limit = limit
-        self.confirm_timeout_seconds = confirm_timeout_seconds
-        self.session_id = session_id
         self.link = AmqpLink(app)
-        self._templates: dict[str, Template] = {}
+        self._app = app
+        self._limit = limit
+        self._confirm_timeout_seconds = confirm_timeout_seconds
+        self._session_id = session_id
+        self._templates = Templates(app, limit)
+        self._frames: dict[tuple[str, str], AmqpTemplate] = {}
+        self._results: dict[str, list[PublishResult]] = {}
         try:
             if not self.link.hold(f"{SESSION_QUEUE}{session_id}"):
                 # Our own former connection that the broker hasn't given up yet, or a successor's proof that we are
-                # gone. The runner's lock session tells which; in both cases nothing may be sent now.
-                raise BrokerUnavailable(reason=f"another connection holds the name of runner {session_id}")
+                # gone. The dispatcher session tells which; in both cases nothing may be sent now.
+                raise BrokerUnavailable(reason=f"another connection holds the name of session {session_id}")
             with self.link.guard():
-                self.channel = self.link.channel()
-                self.channel.confirm_select()
+                channel = self.link.channel()
+                channel.confirm_select()
                 # Kept: py-amqp forgets them when the connection is cut, and what can't be packed then looks like a
                 # message that can't be sent.
-                self.channel_id = int(self.channel.channel_id)
-                self.frame_max = int(self.link.connection.frame_max)
+                self._channel_id = int(channel.channel_id)
+                self._frame_max = int(self.link.connection.frame_max)
         except BaseException:
             self.link.close()
             raise
-        self.confirms = Confirms(self.channel)
+        self._confirms = Confirms(channel)
 
-    @contextlib.contextmanager
-    def fill(self, queue: str, max_queue_length: int | None) -> Iterator[AmqpFiller | None]:
-        """See ``publish.Publisher.fill``."""
+    def lock(self, queue: str) -> bool:
         self.check()
         if self.link.blocked is not None:
             raise BrokerUnavailable(reason=f"the broker takes no messages now: {self.link.blocked}")
-        lock = f"{FILL_QUEUE}{queue}"
-        if not self.link.hold(lock):
-            yield None
-            return
-        filler = AmqpFiller(self, queue, max_queue_length)
+        return self.link.hold(f"{LOCK_QUEUE}{queue}")
+
+    def unlock(self, queue: str) -> None:
+        # A connection that breaks drops the lock as well; the next use says so.
+        with contextlib.suppress(BrokerUnavailable):
+            if any(not result.done for result in self._results.pop(queue, ())):
+                self.link.abort("messages were left unconfirmed")
+            elif self.link.blocked is not None:
+                self.link.abort(f"the broker takes no messages now: {self.link.blocked}")
+            if self.link.broken is None:
+                self.link.drop(f"{LOCK_QUEUE}{queue}")
+            else:  # maybe for a message that is larger than the broker takes
+                self._limit.learn(self.link.broken)
+
+    def depth(self, queue: str) -> int:
+        ready = amqp_connection.depth(self.link, queue)
+        if ready is None:
+            amqp_connection.declare(self.link, self._app, queue)
+            return 0
+        return ready
+
+    def publish(
+        self,
+        queue: str,
+        messages: Sequence[Message],
+        max_queue_length: int | None,
+        check_session: Callable[[], None],
+    ) -> PublishResult:
+        result = PublishResult(len(messages))
+        unanswered = (earlier for earlier in self._results.get(queue, ()) if not earlier.done)
+        self._results[queue] = [*unanswered, result]
         try:
-            yield filler
-        finally:
-            self._unlock(lock, filler)
+            self._publish(queue, messages, result, check_session)
+        except BrokerUnavailable as error:
+            log.warning("publishing broke off", queue=queue, reason=str(error))
+        return result
 
-    def _unlock(self, lock: str, filler: AmqpFiller) -> None:
-        if filler.unanswered:
-            # The lock may not go before what it covers: both end with the connection.
-            self.link.abort("messages were left unconfirmed")
-        elif self.link.blocked is not None:
-            self.link.abort(f"the broker takes no messages now: {self.link.blocked}")
-        if self.link.broken is None:
-            # A connection that breaks here drops the lock as well; the next use says so.
-            with contextlib.suppress(BrokerUnavailable):
-                self.link.drop(lock)
-        else:  # maybe for a message that is larger than the broker takes
-            self.limit.learn(self.link.broken)
-
-    def take_confirms(self, enough: Callable[[], bool]) -> None:
-        """Wait until ``enough``; a broker that stays silent too long is given up. Raises ``BrokerUnavailable``."""
-        deadline = time.monotonic() + self.confirm_timeout_seconds
-        while not enough():
-            if time.monotonic() > deadline:
-                seconds = self.confirm_timeout_seconds
-                self.link.abort(f"no confirm of {len(self.confirms.pending)} messages within {seconds:g} s")
-            self.link.beat()
-            self.link.drain(min(1.0, max(0.0, deadline - time.monotonic())))
+    def wait_for_confirms(self, result: PublishResult) -> None:
+        with contextlib.suppress(BrokerUnavailable):
+            self._take_confirms(lambda: result.done)
+        if not result.done:
+            result.give_up()
 
     def session_is_gone(self, session_id: int) -> bool:
-        """See ``publish.Publisher.session_is_gone``."""
-        return session_id != self.session_id and self.link.hold(f"{SESSION_QUEUE}{session_id}")
+        return session_id != self._session_id and self.link.hold(f"{SESSION_QUEUE}{session_id}")
 
     def connection_is_gone(self, session_id: int) -> bool:
-        """See ``publish.Publisher.connection_is_gone``."""
         return self.session_is_gone(session_id)
 
     def release(self, session_id: int) -> None:
-        """See ``publish.Publisher.release``."""
-        if session_id != self.session_id:
+        if session_id != self._session_id:
             self.link.drop(f"{SESSION_QUEUE}{session_id}")
 
     def check(self) -> None:
-        """See ``publish.Publisher.check``."""
         self.link.check()
 
     def close(self) -> None:
-        """See ``publish.Publisher.close``."""
         self.link.close()
 
-    def template(self, name: str) -> Template:
-        """The template of a task name."""
-        if name not in self._templates:
-            self._templates[name] = Template(self.app, name, self.limit)
-        return self._templates[name]
-
-
-class AmqpFiller:
-    """See ``publish.Filler``."""
-
-    def __init__(self, publisher: AmqpPublisher, queue: str, max_queue_length: int | None) -> None:
-        self._publisher = publisher
-        self._link = publisher.link
-        self._sent: list[Sent] = []
-        self._queue = queue
-        self._max_queue_length = max_queue_length
-        self.depth: int | None = None
-        self._templates: dict[str, AmqpTemplate] = {}
-
-    def room(self) -> int | None:
-        """See ``publish.Filler.room``."""
-        ready = amqp_connection.depth(self._link, self._queue)
-        if ready is None:
-            amqp_connection.declare(self._link, self._publisher.app, self._queue)
-            ready = 0
-        self.depth = ready
-        return None if self._max_queue_length is None else max(0, self._max_queue_length - ready)
-
-    @property
-    def unanswered(self) -> bool:
-        """Whether the broker still owes a word on messages of this filler's."""
-        return any(sent.unanswered for sent in self._sent)
-
-    def write(self, messages: Sequence[Message], check_session: Callable[[], None]) -> Sent:
-        """See ``publish.Filler.write``."""
-        sent = Sent(len(messages))
-        self._sent = [*(earlier for earlier in self._sent if earlier.unanswered), sent]
-        try:
-            self._write(messages, sent, check_session)
-        except BrokerUnavailable as error:
-            log.warning("sending broke off", queue=self._queue, reason=str(error))
-        return sent
-
-    def settle(self, sent: Sent) -> None:
-        """See ``publish.Filler.settle``."""
-        with contextlib.suppress(BrokerUnavailable):
-            self._publisher.take_confirms(lambda: sent.done)
-        if not sent.done:
-            sent.give_up()
-
-    def _write(self, messages: Sequence[Message], sent: Sent, check_session: Callable[[], None]) -> None:
-        confirms, at = self._publisher.confirms, 0
-        while at < len(messages) and self._link.blocked is None:
+    def _publish(
+        self, queue: str, messages: Sequence[Message], result: PublishResult, check_session: Callable[[], None]
+    ) -> None:
+        at = 0
+        while at < len(messages) and self.link.blocked is None:
             check_session()
-            self._link.require()
+            self.link.require()
             parts: list[bytes] = []
             size = 0
             while at < len(messages) and len(parts) < CHUNK_MESSAGES and size < CHUNK_BYTES:
                 message = messages[at]
                 at += 1
                 try:
-                    parts.append(self._template(message.name).frames(message))
+                    parts.append(self._template(queue, message.name).frames(message))
                 except REFUSALS as error:
-                    sent.unsendable[message.id] = refused(error)
+                    result.unsendable[message.id] = refused(error)
                     continue
                 size += len(parts[-1])
-                confirms.expect(message.id, sent)
-            with self._link.guard():
-                self._link.connection.transport.write(b"".join(parts))
-                self._link.connection.bytes_sent += len(parts)  # what the heartbeat goes by
-            self._link.check()
-            self._publisher.take_confirms(lambda: len(confirms.pending) <= MOST_UNCONFIRMED)
+                self._confirms.expect(message.id, result)
+            with self.link.guard():
+                self.link.connection.transport.write(b"".join(parts))
+                self.link.connection.bytes_sent += len(parts)  # what the heartbeat goes by
+            self.link.check()
+            self._take_confirms(lambda: len(self._confirms.pending) <= MOST_UNCONFIRMED)
 
-    def _template(self, name: str) -> AmqpTemplate:
-        if name not in self._templates:
-            publisher = self._publisher
-            self._templates[name] = AmqpTemplate(
-                publisher.template(name), publisher.channel_id, self._queue, publisher.frame_max
-            )
-        return self._templates[name]
+    def _take_confirms(self, enough: Callable[[], bool]) -> None:
+        """Wait until ``enough``; a broker that stays silent too long is given up. Raises ``BrokerUnavailable``."""
+        deadline = time.monotonic() + self._confirm_timeout_seconds
+        while not enough():
+            if time.monotonic() > deadline:
+                seconds = self._confirm_timeout_seconds
+                self.link.abort(f"no confirm of {len(self._confirms.pending)} messages within {seconds:g} s")
+            self.link.beat()
+            self.link.drain(min(1.0, max(0.0, deadline - time.monotonic())))
+
+    def _template(self, queue: str, name: str) -> AmqpTemplate:
+        found = self._frames.get((queue, name))
+        if found is None:
+            found = AmqpTemplate(self._templates.of(name), self._channel_id, queue, self._frame_max)
+            self._frames[queue, name] = found
+        return found
 
 
 class Confirms:
@@ -201,18 +167,18 @@ class Confirms:
 
     def __init__(self, channel: Any) -> None:
         self._number = 0
-        self.pending: dict[int, tuple[str, Sent]] = {}
+        self.pending: dict[int, tuple[str, PublishResult]] = {}
         channel.events["basic_ack"].add(self._acknowledge)
         channel.events["basic_nack"].add(self._refuse)
         channel.events["basic_return"].add(self._return)
 
-    def expect(self, identifier: str, sent: Sent) -> None:
+    def expect(self, identifier: str, result: PublishResult) -> None:
         """The message that is written next."""
         self._number += 1
-        self.pending[self._number] = identifier, sent
-        sent.unanswered += 1
+        self.pending[self._number] = identifier, result
+        result.unanswered += 1
 
-    def _take(self, number: int, multiple: bool) -> list[tuple[str, Sent]]:
+    def _take(self, number: int, multiple: bool) -> list[tuple[str, PublishResult]]:
         if not multiple:
             return [self.pending.pop(number)] if number in self.pending else []
         taken = []
@@ -223,20 +189,20 @@ class Confirms:
         return [self.pending.pop(each) for each in taken]
 
     def _acknowledge(self, number: int, multiple: bool) -> None:
-        for identifier, sent in self._take(number, multiple):
-            sent.unanswered -= 1
+        for identifier, result in self._take(number, multiple):
+            result.unanswered -= 1
             # One that had no queue is returned first, then acknowledged all the same.
-            if identifier not in sent.returned:
-                sent.confirmed.add(identifier)
+            if identifier not in result.returned:
+                result.confirmed.add(identifier)
 
     def _refuse(self, number: int, multiple: bool) -> None:
-        for _, sent in self._take(number, multiple):
-            sent.unanswered -= 1
-            sent.refused += 1
+        for _, result in self._take(number, multiple):
+            result.unanswered -= 1
+            result.refused += 1
 
     def _return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
         identifier = message.properties["correlation_id"]
-        for pending, sent in self.pending.values():
+        for pending, result in self.pending.values():
             if pending == identifier:
-                sent.returned.add(identifier)
+                result.returned.add(identifier)
                 break

@@ -20,7 +20,7 @@ from swh_sched_runner.exc import BrokerUnavailable, ConfigurationError
 HEARTBEAT_SECONDS = 10
 # What kombu, py-amqp and redis-py raise for options that they don't know, or whose values are of a wrong kind.
 WRONG_OPTION = (TypeError, ValueError, LookupError, AttributeError, ImportError)
-Kind = Literal["amqp", "redis", "memory"]
+Kind = Literal["amqp", "redis"]
 _VERIFY = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
 
 
@@ -140,8 +140,6 @@ def kind_of(app: Celery) -> Kind:
             return "amqp"
         case "redis", _:
             return "redis"
-        case "memory", _:
-            return "memory"
     raise ConfigurationError(
         reason=f"a broker of the kind {transport.driver_name} is not supported: use RabbitMQ (amqp://) "
         "or Redis, Valkey (redis://)"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from swh_sched_runner.broker.delivery import KEPT_BYTES
+from swh_sched_runner.broker.interface import KEPT_BYTES
 
 # Far below what Python's and PostgreSQL's stacks bear, and above what anybody returns on purpose.
 MAX_DEPTH = 100

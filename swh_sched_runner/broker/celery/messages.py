@@ -126,6 +126,21 @@ class Template:
         return self._limit.check(b"[" + encode(message.args) + b", " + encode(message.kwargs) + self._embed)
 
 
+class Templates:
+    """The template of each task name."""
+
+    def __init__(self, app: Celery, limit: SizeLimit) -> None:
+        self._app = app
+        self._limit = limit
+        self._made: dict[str, Template] = {}
+
+    def of(self, name: str) -> Template:
+        """The template of a task name; Celery is asked once."""
+        if name not in self._made:
+            self._made[name] = Template(self._app, name, self._limit)
+        return self._made[name]
+
+
 class AmqpTemplate:
     """Messages as the frames that publish them through the default exchange, on one channel and to one queue."""
 

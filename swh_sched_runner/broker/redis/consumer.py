@@ -13,7 +13,7 @@ from celery import Celery
 from msgspec import Meta
 from redis.exceptions import RedisError
 
-from swh_sched_runner.broker.delivery import BATCH_BYTES, KEPT_BYTES, Delivery, bytes_of
+from swh_sched_runner.broker.interface import BATCH_BYTES, KEPT_BYTES, Delivery, EventConsumer, bytes_of
 from swh_sched_runner.broker.redis.connection import RedisLink
 from swh_sched_runner.config.settings import BrokerSettings
 
@@ -101,8 +101,8 @@ class _Envelope(msgspec.Struct):
 _envelope = msgspec.json.Decoder(_Envelope)
 
 
-class RedisConsumer:
-    """See ``consumer.EventConsumer``. Workers' own unacknowledged messages are kept elsewhere and never touched."""
+class RedisConsumer(EventConsumer):
+    """Workers' own unacknowledged messages are kept elsewhere and never touched."""
 
     def __init__(self, app: Celery, settings: BrokerSettings, max_bytes: int) -> None:
         self._link = RedisLink(app)
@@ -115,7 +115,6 @@ class RedisConsumer:
         self._in_hand: dict[bytes | str, None] = {}
 
     def receive(self, limit: int, timeout_seconds: float) -> list[Delivery]:
-        """See ``consumer.EventConsumer.receive``."""
         deadline = time.monotonic() + timeout_seconds
         taken: list[Delivery] = []
         self.keep_alive()
@@ -139,7 +138,6 @@ class RedisConsumer:
         return Delivery.of(body_of(message), tag, self._max_bytes)
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """See ``consumer.EventConsumer.acknowledge``."""
         tags = [delivery.tag for delivery in deliveries]
         if not tags:
             return
@@ -151,14 +149,12 @@ class RedisConsumer:
             self._in_hand.pop(tag, None)
 
     def keep_alive(self) -> None:
-        """See ``consumer.EventConsumer.keep_alive``."""
         if self._in_hand and time.monotonic() - self._kept > KEEP_EVERY_SECONDS:
             self._kept = time.monotonic()
             with self._link.guard():
                 self._keep(keys=self._keys, args=list(self._in_hand))
 
     def close(self) -> None:
-        """See ``consumer.EventConsumer.close``."""
         if self._in_hand:
             # What can't be given back now comes back by itself, later.
             with contextlib.suppress(RedisError, OSError):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Batch
-from swh_sched_runner.broker.publish import Sent
+from swh_sched_runner.broker.interface import PublishResult
 from swh_sched_runner.services.dispatch.reminders import Reminders
 from swh_sched_runner.services.instruments import Instruments
 
@@ -21,22 +21,22 @@ class Account:
         self._instruments = instruments
         self._reminders = Reminders()
 
-    def sent(self, batch: Batch, sent: Sent) -> None:
+    def sent(self, batch: Batch, result: PublishResult) -> None:
         """What became of messages of a batch."""
-        self.unsendable(batch, sent.unsendable)
-        confirmed = len(sent.confirmed)
-        if confirmed >= sent.sendable:
+        self.unsendable(batch, result.unsendable)
+        confirmed = len(result.confirmed)
+        if confirmed >= result.sendable:
             return
-        self._instruments.unconfirmed(batch.queue, sent.sendable - confirmed)
+        self._instruments.unconfirmed(batch.queue, result.sendable - confirmed)
         if self._reminders.due(f"not confirmed {batch.queue}"):
             log.warning(
                 "messages not confirmed, they will be sent again under the same ids",
                 queue=batch.queue,
                 batch=batch.id,
-                sent=sent.sendable,
+                sent=result.sendable,
                 confirmed=confirmed,
-                refused=sent.refused,
-                returned=len(sent.returned),
+                refused=result.refused,
+                returned=len(result.returned),
             )
 
     def sent_again(self, batch: Batch, messages: int) -> None:

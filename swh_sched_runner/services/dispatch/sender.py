@@ -1,47 +1,45 @@
-"""Sends the messages of the outbox, under one identity: a dispatcher session and its publishing connection.
+"""Publishes under one identity: a dispatcher session in the database, and its publishing connection.
 
-Both the runner and the visit scheduler send through it. When either half of the identity breaks, the sender is
-closed; whoever comes next proves it gone and takes its batches over.
+The runner and the visit scheduler each have one. When either half breaks, the sender is closed; whoever comes next
+proves it gone and takes its batches over.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Literal
+from contextlib import contextmanager
 
 import attrs
 import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Batch, Dispatch, OpenBatch, QueueSeen
 from swh_sched_runner.backend.dispatch.session import DispatcherSession
-from swh_sched_runner.broker.publish import Filler, Message, Publisher, Sent
+from swh_sched_runner.broker.interface import Message, Publisher, PublishResult
 from swh_sched_runner.exc import DepthUnreadable, QueueRefused, StatementRefused
 from swh_sched_runner.services.dispatch.account import Account
-from swh_sched_runner.services.dispatch.fill import Fill
+from swh_sched_runner.services.dispatch.lease import QueueLease, Refusal
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.service import Heartbeat
 
 log = structlog.get_logger(__name__)
 
 # Messages of a publisher that died may still be on their way into the queue. Without the wait 8 of 25 rounds
-# overshot the max_queue_length, with it none (RabbitMQ 3.10).
-SETTLE_SECONDS = 1.0
+# exceeded the limit, with it none (RabbitMQ 3.10).
+LATE_MESSAGES_SECONDS = 1.0
 # How often a sender looks whether its identity is whole, and whether another one left batches behind.
 MAINTAIN_SECONDS = 1.0
 
-Refusal = Literal["leased_elsewhere", "open_batch", "unreadable"]
-
 
 class Sender:
-    """One identity that may send. Not to be shared between threads."""
+    """A session that may publish. Not to be shared between threads, but for ``close_batch``."""
 
     def __init__(
         self, dispatch: Dispatch, open_publisher: Callable[[int], Publisher], service: str, instruments: Instruments
     ) -> None:
-        self.instruments = instruments
-        self.open_queues: set[str] = set()
+        self.account = Account(instruments)
+        self._instruments = instruments
+        self._open_queues: set[str] = set()
         self._dispatch = dispatch
         self._session: DispatcherSession = dispatch.open_session(service)
         try:
@@ -50,16 +48,23 @@ class Sender:
             self._session.close()
             raise
         self._next_maintenance = 0.0
-        self._refusals: dict[str, Refusal] = {}
-        self.account = Account(instruments)
 
     @property
     def session_id(self) -> int:
-        """The identity in the outbox."""
+        """The id of the dispatcher session."""
         return self._session.id
 
+    @property
+    def session(self) -> DispatcherSession:
+        """The dispatcher session, to sleep on."""
+        return self._session
+
+    def has_open_batch(self, queue: str) -> bool:
+        """Whether messages of ours to a queue are still to be sent again: nothing new may go there before."""
+        return queue in self._open_queues
+
     def close(self) -> None:
-        """Give the identity up; the publishing connection first, so that nothing is sent without the lock."""
+        """Give the identity up; the publishing connection first, so that nothing is sent without the session's lock."""
         try:
             self._publisher.close()
         finally:
@@ -69,155 +74,112 @@ class Sender:
         """Keep the publishing connection alive; every second or so. Raises ``BrokerUnavailable``."""
         self._publisher.check()
 
-    def fall_asleep(self, seconds: float) -> bool:
-        """See ``DispatcherSession.fall_asleep``."""
-        return self._session.fall_asleep(seconds)
-
-    def wait(self, seconds: float) -> bool:
-        """Wait until somebody made tasks due; True then. See ``DispatcherSession.wait``."""
-        return self._session.wait(seconds)
-
-    def wake_up(self) -> None:
-        """See ``DispatcherSession.wake_up``."""
-        self._session.wake_up()
-
     def maintain(self, heartbeat: Heartbeat, *, busy: bool = False) -> int:
-        """Once a second, take over batches of dead sessions; and send again what is open, not more often if ``busy``.
+        """Once a second take over batches of dead sessions; and send open batches again, not more often if ``busy``.
 
-        Answers how many messages went out. ``open_queues`` still have open batches: nothing new may go there. Raises
-        ``SessionLost`` or ``BrokerUnavailable`` when the identity is broken.
+        Answers how many messages were confirmed. Raises ``SessionLost`` or ``BrokerUnavailable`` when the identity is
+        broken.
         """
         time_has_come = time.monotonic() >= self._next_maintenance
         if time_has_come:
             self._session.check()
             self._publisher.check()
             if self._take_over():
-                heartbeat.wait(SETTLE_SECONDS)
-        elif busy or not self.open_queues:
+                heartbeat.wait(LATE_MESSAGES_SECONDS)
+        elif busy or not self._open_queues:
             return 0
         resent = self._resend_all(heartbeat)
         if time_has_come:
             self._next_maintenance = time.monotonic() + MAINTAIN_SECONDS
         return resent
 
-    def _resend_all(self, heartbeat: Heartbeat) -> int:
-        resent, left, tried = 0, set(), set()
-        for batch in self._dispatch.open_batches(self.session_id):
-            if heartbeat.stopping or not batch.due or batch.queue in tried:
-                left.add(batch.queue)
-                continue
-            sent, done = self._try(batch, heartbeat)
-            resent += sent
-            if not done:
-                left.add(batch.queue)
-                tried.add(batch.queue)
-        self.open_queues = left
-        return resent
+    def acquire(
+        self, queue: str, max_queue_length: int | None, heartbeat: Heartbeat, *, resend: bool = False
+    ) -> QueueLease | Refusal:
+        """Lease a queue, or say why not. ``resend``: for messages of ours that are in the outbox.
 
-    @contextmanager
-    def fill(
-        self, queue: str, max_queue_length: int | None, heartbeat: Heartbeat, *, again: bool = False
-    ) -> Iterator[Fill | None]:
-        """Be the only filler of a queue; None if it is somebody else's, or can't be read: see ``refusal``.
-
-        A queue is also somebody else's who has messages to it in the outbox and could not send them yet; not where
-        our own are sent ``again``.
+        What else is to be leased waits for messages of other sessions that are in the outbox for the queue. Raises
+        ``BrokerUnavailable``.
         """
-        with ExitStack() as lock:
-            try:
-                filler = lock.enter_context(self._publisher.fill(queue, max_queue_length))
-                found = (
-                    "leased_elsewhere"
-                    if filler is None
-                    else self._take(queue, max_queue_length, filler, heartbeat, again)
-                )
-            except (DepthUnreadable, QueueRefused) as error:
-                self._leave_alone(queue, max_queue_length, str(error))
-                found = "unreadable"
-            if isinstance(found, Fill):
-                self._refusals.pop(queue, None)
-                yield found
-            else:
-                self._refusals[queue] = found
-                yield None
+        try:
+            if not self._publisher.lock(queue):
+                return "leased_elsewhere"
+        except QueueRefused as error:
+            return self._unreadable(queue, max_queue_length, error)
+        try:
+            lease = self._examine(queue, max_queue_length, heartbeat, resend)
+        except (DepthUnreadable, QueueRefused) as error:
+            self._publisher.unlock(queue)
+            return self._unreadable(queue, max_queue_length, error)
+        except BaseException:
+            self._publisher.unlock(queue)
+            raise
+        if lease is None:
+            # Who waited here would hold the lock that the other one needs to send its messages.
+            self._publisher.unlock(queue)
+            return "open_batch"
+        self.account.can_be_filled(queue)
+        self._instruments.queue_seen(queue, lease.depth, max_queue_length)
+        return lease
 
-    def refusal(self, queue: str) -> Refusal | None:
-        """Why a queue could not be filled when that was tried last; None if it could."""
-        return self._refusals.get(queue)
-
-    def _take(
-        self, queue: str, max_queue_length: int | None, filler: Filler, heartbeat: Heartbeat, again: bool
-    ) -> Fill | Refusal:
+    def _examine(
+        self, queue: str, max_queue_length: int | None, heartbeat: Heartbeat, resend: bool
+    ) -> QueueLease | None:
         state = self._dispatch.queue_state(self.session_id, queue)
         if state.others_unconfirmed:
-            if not again:
-                # Who waits here holds the lock that the other one needs to send its messages.
-                return "open_batch"
-            heartbeat.wait(SETTLE_SECONDS)
-        fill = Fill(queue, max_queue_length, filler, state)
-        self.account.can_be_filled(queue)
-        self.instruments.queue_seen(queue, fill.depth, max_queue_length)
-        return fill
+            if not resend:
+                return None
+            heartbeat.wait(LATE_MESSAGES_SECONDS)
+        return QueueLease(self._publisher, queue, max_queue_length, self._publisher.depth(queue), state)
 
-    def _leave_alone(self, queue: str, max_queue_length: int | None, reason: str) -> None:
-        self.instruments.queue_seen(queue, None, max_queue_length)
-        self.account.left_alone(queue, reason)
+    def _unreadable(self, queue: str, max_queue_length: int | None, error: Exception) -> Refusal:
+        self._instruments.queue_seen(queue, None, max_queue_length)
+        self.account.left_alone(queue, str(error))
+        return "unreadable"
 
-    def write(self, fill: Fill, batch: Batch) -> Sent:
-        """Send a batch that fits into the room; the broker's confirms come later."""
-        messages = [Message(p.backend_id, batch.backend_name, p.args, p.kwargs) for p in batch.messages]
-        return fill.filler.write(messages, self._session.check_soon)
+    def publish(self, lease: QueueLease, batch: Batch) -> PublishResult:
+        """Send the messages of a batch, which capacity is reserved for; the broker's confirms come later."""
+        messages = [Message(m.backend_id, batch.backend_name, m.args, m.kwargs) for m in batch.messages]
+        return lease.publish(messages, self._session.check_soon)
 
-    def finish(self, fill: Fill, batch: Batch, sent: Sent) -> list[str]:
-        """Wait for the confirms of what was written of a batch; answers the ids that stay messages.
+    def wait_for_confirms(self, lease: QueueLease, batch: Batch, result: PublishResult) -> list[str]:
+        """Wait until it is known which messages of a batch the broker has; answers the ids of the others.
 
-        Those are sent again, under the same ids.
+        Those stay in the outbox and are sent again, under the same ids.
         """
-        fill.filler.settle(sent)
-        confirmed = len(sent.confirmed)
-        if fill.depth is not None:
-            fill.depth += confirmed
-        self.instruments.sent(batch.queue, confirmed, time.monotonic() - sent.began)
-        self.instruments.queue_seen(batch.queue, fill.depth, fill.max_queue_length)
-        self.account.sent(batch, sent)
-        settled = sent.confirmed | sent.unsendable.keys()
-        left = [message.backend_id for message in batch.messages if message.backend_id not in settled]
+        lease.wait_for_confirms(result)
+        self._instruments.sent(batch.queue, len(result.confirmed), time.monotonic() - result.began)
+        self._instruments.queue_seen(batch.queue, lease.depth, lease.max_queue_length)
+        self.account.sent(batch, result)
+        done = result.confirmed | result.unsendable.keys()
+        left = [message.backend_id for message in batch.messages if message.backend_id not in done]
         if left:
-            self.open_queues.add(batch.queue)
+            self._open_queues.add(batch.queue)
         return left
 
-    def send(self, fill: Fill, batch: Batch) -> tuple[int, int]:
-        """Send as much of a batch as there is room for, and wait; answers how many messages the broker confirmed, and
-        how many are left.
-
-        The rest stays in the outbox.
-        """
-        fitting = batch if fill.room is None else attrs.evolve(batch, messages=batch.messages[: fill.room])
-        sent = self.write(fill, fitting)
-        left = self.finish(fill, batch, sent)
-        refusal = self.close_batch(batch, left, sent, fill.seen())
-        if refusal is not None:
-            self.account.left_open(batch.queue, refusal)
-            self.open_queues.add(batch.queue)
-            return len(sent.confirmed), len(left) + len(sent.unsendable)
-        return len(sent.confirmed), len(left)
-
-    def close_batch(self, batch: Batch, left: list[str], sent: Sent, seen: QueueSeen) -> str | None:
+    def close_batch(self, batch: Batch, left: list[str], result: PublishResult, seen: QueueSeen) -> str | None:
         """Take a batch out of the outbox, all but what is left; any thread may.
 
         Answers why the database lets no run end of what can't be sent, which is left then too; None if it does.
         """
         try:
             self._dispatch.close_batch(
-                self.session_id, batch.id, left, seen, unsendable=sent.unsendable, progress=sent.progress
+                self.session_id, batch.id, left, seen, unsendable=result.unsendable, progress=result.progress
             )
         except StatementRefused as error:
-            if not sent.unsendable:
+            if not result.unsendable:
                 raise
-            kept = [*left, *sent.unsendable]
-            self._dispatch.close_batch(self.session_id, batch.id, kept, seen, progress=bool(sent.confirmed))
+            kept = [*left, *result.unsendable]
+            self._dispatch.close_batch(self.session_id, batch.id, kept, seen, progress=bool(result.confirmed))
             return str(error)
         return None
+
+    def left_open(self, queue: str, reason: str) -> None:
+        """A batch for a queue stays in the outbox, since the database refuses something."""
+        self._open_queues.add(queue)
+        self.account.left_open(queue, reason)
+
+    # Batches that are not confirmed: of dead sessions, and our own.
 
     def _take_over(self) -> int:
         """Take over the batches of sessions that are proven gone; answers how many."""
@@ -226,26 +188,40 @@ class Sender:
             if not self._proven_gone(old):
                 continue
             try:
-                taken_over = self._dispatch.take_over(old, self.session_id)
+                batches = self._dispatch.take_over(old, self.session_id)
             finally:
                 self._publisher.release(old)
                 self._session.unlock(old)
-            total += taken_over
-            log.warning("batches of a dead runner taken over", session_id=old, batches=taken_over)
+            total += batches
+            log.warning("batches of a dead session taken over", session_id=old, batches=batches)
         return total
 
     def _proven_gone(self, old: int) -> bool:
-        """Whether both the session and the connection of another one are gone; if so, both are held here now."""
+        """Whether both the session and the connection of another sender are gone; if so, both are locked here now."""
         if self._session.try_lock(old):
             if self._publisher.session_is_gone(old):
                 return True
             self._session.unlock(old)
         elif self._publisher.connection_is_gone(old):
             # It can't publish any more, but may not know yet: end its session, and take over in the next round.
-            log.warning("session of a runner without a connection ended", session_id=old)
+            log.warning("session without a publishing connection ended", session_id=old)
             self._session.end_session(old)
             self._publisher.release(old)
         return False
+
+    def _resend_all(self, heartbeat: Heartbeat) -> int:
+        resent, left, tried = 0, set(), set()
+        for batch in self._dispatch.open_batches(self.session_id):
+            if heartbeat.stopping or not batch.due or batch.queue in tried:
+                left.add(batch.queue)
+                continue
+            confirmed, done = self._try(batch, heartbeat)
+            resent += confirmed
+            if not done:
+                left.add(batch.queue)
+                tried.add(batch.queue)
+        self._open_queues = left
+        return resent
 
     def _try(self, batch: OpenBatch, heartbeat: Heartbeat) -> tuple[int, bool]:
         """Send a batch again, and let others go on where the database refuses it for what is in it."""
@@ -257,15 +233,38 @@ class Sender:
             return 0, False
 
     def _resend(self, open_batch: OpenBatch, heartbeat: Heartbeat) -> tuple[int, bool]:
-        """Send again what is left of a batch; answers how much went out, and whether that was all."""
+        """Send again what is left of a batch; answers how much was confirmed, and whether that was all."""
         batch = self._dispatch.read_batch(self.session_id, open_batch)
         if batch is None:
             return 0, True
         self.account.unsendable(batch, batch.unsendable)
-        with self.fill(batch.queue, batch.max_queue_length, heartbeat, again=True) as fill:
-            if fill is None or fill.full:
+        with self._leased(batch, heartbeat) as lease:
+            if lease is None or lease.full:
                 return 0, False
             self._dispatch.note_attempt(self.session_id, batch.id)
-            sent, left = self.send(fill, batch)
-        self.account.sent_again(batch, sent)
-        return sent, not left
+            confirmed, left = self._send(lease, batch)
+        self.account.sent_again(batch, confirmed)
+        return confirmed, not left
+
+    @contextmanager
+    def _leased(self, batch: Batch, heartbeat: Heartbeat) -> Iterator[QueueLease | None]:
+        lease = self.acquire(batch.queue, batch.max_queue_length, heartbeat, resend=True)
+        if not isinstance(lease, QueueLease):
+            yield None
+            return
+        try:
+            yield lease
+        finally:
+            lease.release()
+
+    def _send(self, lease: QueueLease, batch: Batch) -> tuple[int, int]:
+        """Send as much of a batch as fits, and wait; answers how many messages were confirmed, and are left."""
+        fitting = attrs.evolve(batch, messages=batch.messages[: lease.capacity])
+        lease.reserve(len(fitting.messages))
+        result = self.publish(lease, fitting)
+        left = self.wait_for_confirms(lease, batch, result)
+        refused = self.close_batch(batch, left, result, lease.seen())
+        if refused is not None:
+            self.left_open(batch.queue, refused)
+            return len(result.confirmed), len(left) + len(result.unsendable)
+        return len(result.confirmed), len(left)

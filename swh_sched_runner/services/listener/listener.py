@@ -11,8 +11,7 @@ import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.broker.celery.events import Event, TaskEvent, Unreadable, parse
-from swh_sched_runner.broker.consumer import EventConsumer
-from swh_sched_runner.broker.delivery import Delivery
+from swh_sched_runner.broker.interface import Delivery, EventConsumer
 from swh_sched_runner.config import ListenerSettings
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.listener.merge import fold

@@ -13,7 +13,7 @@ import msgspec
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.tasks.runs import RunChange
-from swh_sched_runner.broker.delivery import KEPT_BYTES
+from swh_sched_runner.broker.interface import KEPT_BYTES
 from swh_sched_runner.exc import DataRefused, InvalidArgument, StatementRefused
 
 # Statements that may be refused, though not for their data, before the database counts as out of order. A single bad

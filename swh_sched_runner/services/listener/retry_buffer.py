@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 
 from swh_sched_runner.broker.celery.events import TaskEvent
-from swh_sched_runner.broker.delivery import Delivery
+from swh_sched_runner.broker.interface import Delivery
 from swh_sched_runner.exc import StatementRefused
 
 FIRST_AGAIN_SECONDS = 1.0

@@ -5,19 +5,38 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
+import attrs
 import structlog
 
-from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.dispatch.outbox import Batch, Dispatch
 from swh_sched_runner.backend.dispatch.visit_batches import VisitPlan
-from swh_sched_runner.broker.publish import Publisher
+from swh_sched_runner.broker.interface import Publisher
 from swh_sched_runner.config import VisitSettings
-from swh_sched_runner.exc import StatementRefused
-from swh_sched_runner.services.dispatch.fill import Fill
+from swh_sched_runner.services.dispatch.fill_pass import FillPass, QueueWork
+from swh_sched_runner.services.dispatch.pipeline import Pipeline
 from swh_sched_runner.services.dispatch.sender import MAINTAIN_SECONDS, Sender
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.service import Heartbeat
 
 log = structlog.get_logger(__name__)
+
+
+@attrs.define(slots=True, frozen=True, eq=False)
+class Visits:
+    """The visits of a type, as a source of messages."""
+
+    dispatch: Dispatch
+    plan: VisitPlan
+    due_in_seconds: float | None = None  # no visit has a time when it is due
+
+    @property
+    def task_type(self) -> str:
+        """The type of the tasks that visit."""
+        return self.plan.task_type
+
+    def open_batch(self, session_id: int, queue: str, most: int) -> Batch | None:
+        """Take up to ``most`` origins, or as many as the plan says."""
+        return self.dispatch.open_visit_batch(session_id, queue, self.plan, most)
 
 
 class VisitScheduler:
@@ -32,36 +51,32 @@ class VisitScheduler:
         settings: Mapping[str, VisitSettings],
         instruments: Instruments | None = None,
     ) -> None:
+        instruments = instruments or Instruments()
         self._dispatch = dispatch
-        self._instruments = instruments or Instruments()
-        self._sender = Sender(dispatch, open_publisher, self.name, self._instruments)
         self._settings = settings
+        self._sender = Sender(dispatch, open_publisher, self.name, instruments)
+        most = max((each.batch_size for each in settings.values()), default=1)
+        self._pipeline = Pipeline(self._sender, most, instruments)
         self._next = dict.fromkeys(settings, 0.0)
         self._missing: set[str] = set()
         self._refused: dict[str, str] = {}
 
     def run_once(self, heartbeat: Heartbeat) -> bool:
-        """One round over the visit types whose period has passed."""
+        """One round over the visit types whose period has passed; False, since the next one waits for its period."""
         self._sender.maintain(heartbeat)
-        sent = 0
-        for visit_type, settings in self._settings.items():
-            if heartbeat.stopping or time.monotonic() < self._next[visit_type]:
-                continue
-            self._next[visit_type] = time.monotonic() + settings.period_seconds
-            try:
-                sent += self._fill(visit_type, settings, heartbeat)
-            except StatementRefused as error:  # of origins of this type; others go on
-                self._sender.account.left_out(settings.task_type or f"load-{visit_type}", str(error))
-                self._refused[visit_type] = str(error)
-            else:
-                self._refused.pop(visit_type, None)
-        heartbeat.trouble = next(iter(self._refused.values()), None)
-        if sent:
-            heartbeat.beat(f"dispatched {sent} visits")
+        due = [visit_type for visit_type, at in self._next.items() if time.monotonic() >= at]
+        answers = self._pipeline.run(self._work(due), heartbeat)
+        visits = 0
+        for answer in answers.values():
+            if isinstance(answer, FillPass):
+                visits += sum(answer.sent.values())
+                _log_dispatched(answer)
+        if visits:
+            heartbeat.beat(f"dispatched {visits} visits")
         return False
 
     def wait_for_work(self, heartbeat: Heartbeat) -> None:
-        """Wait until the next period has passed; what others left behind, and connections, are maintained meanwhile."""
+        """Wait until the next period has passed; open batches, and connections, are maintained meanwhile."""
         until = min(self._next.values(), default=time.monotonic() + MAINTAIN_SECONDS)
         while not heartbeat.stopping and (left := until - time.monotonic()) > 0:
             heartbeat.wait(min(left, MAINTAIN_SECONDS))
@@ -69,42 +84,41 @@ class VisitScheduler:
 
     def close(self) -> None:
         """Give the identity up."""
-        self._sender.close()
+        try:
+            self._pipeline.close()
+        finally:
+            self._sender.close()
 
-    def _fill(self, visit_type: str, settings: VisitSettings, heartbeat: Heartbeat) -> int:
-        name = settings.task_type or f"load-{visit_type}"
-        target = self._dispatch.visit_queue(name)
-        if target is None:
-            if name not in self._missing:
-                log.warning("visits wait for their task type", visit_type=visit_type, task_type=name)
-                self._missing.add(name)
-            return 0
-        self._missing.discard(name)
-        queue, max_queue_length = target
-        if queue in self._sender.open_queues:
-            return 0
-        with self._sender.fill(queue, max_queue_length, heartbeat) as fill:
-            if fill is None or fill.full:
-                return 0
-            return self._send(visit_type, name, settings, fill)
+    def _work(self, visit_types: list[str]) -> list[QueueWork]:
+        """The queues of these visit types, but those with messages that are to be sent again first."""
+        found: dict[str, tuple[int | None, list[Visits]]] = {}
+        for visit_type in visit_types:
+            settings = self._settings[visit_type]
+            self._next[visit_type] = time.monotonic() + settings.period_seconds
+            task_type = settings.task_type or f"load-{visit_type}"
+            target = self._dispatch.visit_queue(task_type)
+            if target is None:
+                if task_type not in self._missing:
+                    log.warning("visits wait for their task type", visit_type=visit_type, task_type=task_type)
+                    self._missing.add(task_type)
+                continue
+            self._missing.discard(task_type)
+            queue, max_queue_length = target
+            if not self._sender.has_open_batch(queue):
+                plan = VisitPlan.of(visit_type, task_type, settings)
+                found.setdefault(queue, (max_queue_length, []))[1].append(Visits(self._dispatch, plan))
+        return [QueueWork(queue, limit, sources) for queue, (limit, sources) in found.items()]
 
-    def _send(self, visit_type: str, task_type: str, settings: VisitSettings, fill: Fill) -> int:
-        started = time.monotonic()
-        count = settings.batch_size if fill.room is None else min(fill.room, settings.batch_size)
-        plan = VisitPlan.of(visit_type, task_type, count, settings)
-        opened = self._dispatch.open_visit_batch(self._sender.session_id, fill.queue, plan)
-        batch = None if opened is None else self._dispatch.read_batch(self._sender.session_id, opened)
-        if batch is None:
-            return 0
-        self._instruments.grabbed(task_type, len(batch.messages), time.monotonic() - started)
-        visits, _ = self._sender.send(fill, batch)
-        self._instruments.dispatched(task_type, fill.queue, visits)
-        log.info(
-            "dispatched visits",
-            visits=visits,
-            visit_type=visit_type,
-            queue=fill.queue,
-            depth="unlimited" if fill.max_queue_length is None else f"{fill.depth}/{fill.max_queue_length}",
-            ms=round(1000 * (time.monotonic() - started)),
-        )
-        return visits
+
+def _log_dispatched(fill_pass: FillPass) -> None:
+    lease = fill_pass.lease
+    for source, messages in fill_pass.sent.items():
+        if messages and isinstance(source, Visits):
+            log.info(
+                "dispatched visits",
+                visits=messages,
+                visit_type=source.plan.visit_type,
+                queue=lease.queue,
+                depth="unlimited" if lease.max_queue_length is None else f"{lease.depth}/{lease.max_queue_length}",
+                ms=round(1000 * (time.monotonic() - fill_pass.started)),
+            )

@@ -34,7 +34,7 @@ PLANTED = """
 select id, case next_run when 'infinity' then 'never' when '-infinity' then 'ever' else 'due' end
 from task where arguments -> 'kwargs' ->> 'n' is null
 """
-OUTBOX = "select id, session, queue from dispatch_batch"
+OUTBOX = "select id, session_id, queue from dispatch_batch"
 VISITS = """
 select o.url, s.last_scheduled is not null
 from listed_origins o left join origin_visit_stats s on s.url = o.url and s.visit_type = o.visit_type

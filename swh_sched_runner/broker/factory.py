@@ -1,0 +1,64 @@
+"""Opens what ``interface`` describes, for the broker that the Celery application is configured with."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from swh_sched_runner.broker.amqp.consumer import AmqpConsumer, declare_events
+from swh_sched_runner.broker.amqp.inspector import AmqpInspector
+from swh_sched_runner.broker.amqp.publisher import AmqpPublisher
+from swh_sched_runner.broker.celery.app import kind_of
+from swh_sched_runner.broker.celery.messages import SizeLimit
+from swh_sched_runner.broker.interface import MAX_EVENT_BYTES, EventConsumer, Publisher, QueueInspector
+from swh_sched_runner.broker.redis.consumer import RedisConsumer
+from swh_sched_runner.broker.redis.inspector import RedisInspector
+from swh_sched_runner.broker.redis.publisher import RedisPublisher
+from swh_sched_runner.config.settings import BrokerSettings
+
+
+def open_publisher(
+    app: Celery, settings: BrokerSettings, session_id: int, *, limit: SizeLimit | None = None
+) -> Publisher:
+    """The publishing connection of a dispatcher session. ``limit`` outlives it and keeps what the broker said of sizes.
+
+    Raises ``BrokerUnavailable``, also while a former connection of the same session still lives, and ``SessionLost``
+    when another runner has taken this one for gone. On RabbitMQ the event queue is declared first (``QueueRefused``).
+    """
+    limit = limit or SizeLimit()
+    match kind_of(app):
+        case "redis":
+            return RedisPublisher(app, session_id, limit)
+        case "amqp":
+            publisher = AmqpPublisher(app, settings.confirm_timeout_seconds, session_id, limit)
+            try:
+                # A run whose message goes out before the queue is there would lose its events.
+                declare_events(publisher.link, settings)
+            except BaseException:
+                publisher.close()
+                raise
+            return publisher
+
+
+def open_consumer(
+    app: Celery, settings: BrokerSettings, prefetch: int, max_bytes: int = MAX_EVENT_BYTES
+) -> EventConsumer:
+    """A consumer of ``broker.event_queue``, which is declared and from then on keeps events for good.
+
+    ``prefetch`` bounds what RabbitMQ hands out unacknowledged. A body longer than ``max_bytes`` is cut off. Several
+    consumers share the queue. Raises ``BrokerUnavailable``, and ``QueueRefused`` where the queue exists and was
+    declared otherwise.
+    """
+    match kind_of(app):
+        case "redis":
+            return RedisConsumer(app, settings, max_bytes)
+        case "amqp":
+            return AmqpConsumer(app, settings, prefetch, max_bytes)
+
+
+def open_inspector(app: Celery) -> QueueInspector:
+    """A connection to look at queues. Raises ``BrokerUnavailable``."""
+    match kind_of(app):
+        case "redis":
+            return RedisInspector(app)
+        case "amqp":
+            return AmqpInspector(app)

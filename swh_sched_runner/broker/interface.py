@@ -1,0 +1,251 @@
+"""What the program asks of a message broker. Each kind of broker is a package that implements these classes.
+
+``factory`` opens them; tests/broker/ runs one suite against every broker.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import attrs
+
+from swh_sched_runner.broker.celery.messages import Message
+
+__all__ = ["Delivery", "EventConsumer", "Message", "PublishResult", "Publisher", "QueueInfo", "QueueInspector"]
+
+# No event is longer: a list of 24 with long tracebacks stays far below.
+MAX_EVENT_BYTES = 1_000_000
+# Of a body that is too long for an event so much is kept, for people.
+KEPT_BYTES = 65_536
+# A consumer hands out no more at a time, and one message beyond: what a batch takes in memory follows from it.
+BATCH_BYTES = 4_194_304
+
+
+class PublishResult:
+    """What is known of messages that were published together.
+
+    ``confirmed`` are the ids that the broker has for certain; of others nothing is known once it is ``done``.
+    ``unsendable`` were not written, since they can never be sent: the reason by id. ``began`` is when the first was
+    written, by ``time.monotonic``.
+    """
+
+    __slots__ = ("began", "confirmed", "messages", "refused", "returned", "unanswered", "unsendable")
+
+    def __init__(self, messages: int) -> None:
+        self.messages = messages
+        self.began = time.monotonic()
+        self.confirmed: set[str] = set()
+        self.returned: set[str] = set()
+        self.unsendable: dict[str, str] = {}
+        self.refused = 0
+        self.unanswered = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether the broker will say nothing more of them."""
+        return not self.unanswered
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of them that can be sent were handed over, and none was refused so far."""
+        return self.unanswered + len(self.confirmed) == self.sendable
+
+    @property
+    def sendable(self) -> int:
+        """How many of the messages can be sent."""
+        return self.messages - len(self.unsendable)
+
+    @property
+    def progress(self) -> bool:
+        """Whether anything became known for certain."""
+        return bool(self.confirmed or self.unsendable)
+
+    def give_up(self) -> None:
+        """Nothing more is heard of those that are unanswered."""
+        self.unanswered = 0
+
+
+class Publisher(Protocol):
+    """The publishing connection of one dispatcher session. For one thread.
+
+    Once it is broken each call raises ``BrokerUnavailable``, unless it says otherwise; open another one then.
+    """
+
+    @abstractmethod
+    def lock(self, queue: str) -> bool:
+        """Become the only session that publishes to ``queue``, until ``unlock``; False while another one is.
+
+        Raises ``QueueRefused`` where the broker's rights forbid it.
+        """
+
+    @abstractmethod
+    def unlock(self, queue: str) -> None:
+        """Let others publish to ``queue``. Never raises.
+
+        While messages to it are unconfirmed the connection is given up as well: the lock may not end before they do.
+        """
+
+    @abstractmethod
+    def depth(self, queue: str) -> int:
+        """Ready messages in ``queue``, which is declared where it is missing.
+
+        Counts all that this connection published to it if nothing is unconfirmed. Raises ``QueueRefused`` and
+        ``DepthUnreadable``: publish nothing then.
+        """
+
+    @abstractmethod
+    def publish(
+        self,
+        queue: str,
+        messages: Sequence[Message],
+        max_queue_length: int | None,
+        check_session: Callable[[], None],
+    ) -> PublishResult:
+        """Send to a locked queue, without waiting for confirms: those come during the next calls.
+
+        Redis compares with ``max_queue_length`` (None: no limit) as it pushes; RabbitMQ leaves that to the caller.
+        ``check_session`` is called before each chunk and ends the sending by raising. A connection that breaks doesn't
+        raise here: the messages stay unconfirmed.
+        """
+
+    @abstractmethod
+    def wait_for_confirms(self, result: PublishResult) -> None:
+        """Wait until the broker has said all that it will say of these messages: ``result.done`` then.
+
+        A broker that is silent for too long is given up, and the connection with it; that doesn't raise here.
+        """
+
+    @abstractmethod
+    def session_is_gone(self, session_id: int) -> bool:
+        """Whether another session's connection can send nothing any more.
+
+        If so, it can't come back before ``release``.
+        """
+
+    @abstractmethod
+    def connection_is_gone(self, session_id: int) -> bool:
+        """The same where it can be seen from outside, without barring a living session; call ``release`` afterwards.
+
+        False on Redis, where connections hold nothing.
+        """
+
+    @abstractmethod
+    def release(self, session_id: int) -> None:
+        """Forget a session that was found gone, when nothing that was its is left."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Keep the connection alive; call it every few seconds."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the connection, and all locks. Never raises."""
+
+
+@attrs.define(slots=True, frozen=True)
+class Delivery:
+    """An event message: what was kept of its body, the size of the whole body, and the tag that acknowledges it."""
+
+    body: bytes
+    tag: Any
+    size: int
+
+    @classmethod
+    def of(cls, body: bytes, tag: Any, max_bytes: int) -> Delivery:
+        """A message whose body is at hand: kept whole up to ``max_bytes``, of a longer one the beginning."""
+        return cls(body if len(body) <= max_bytes else body[:KEPT_BYTES], tag, len(body))
+
+
+def bytes_of(deliveries: Iterable[Delivery]) -> int:
+    """How many bytes of bodies these hold."""
+    return sum(len(delivery.body) for delivery in deliveries)
+
+
+class EventConsumer(Protocol):
+    """Messages with events; each stays unacknowledged until it is acknowledged, else it comes back.
+
+    For one thread. After ``BrokerUnavailable`` open another one: what was unacknowledged comes again.
+    """
+
+    @abstractmethod
+    def receive(self, limit: int, timeout_seconds: float) -> list[Delivery]:
+        """Up to ``limit`` messages: as soon as there are so many, or so many bytes, else those that came in time.
+
+        A message may hold several events. Call it every few seconds, it keeps the connection alive as well. More than
+        the prefetch is never unacknowledged. Raises ``BrokerUnavailable``.
+        """
+
+    @abstractmethod
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Remove these from the queue; what was received before them and isn't among them stays unacknowledged."""
+
+    @abstractmethod
+    def keep_alive(self) -> None:
+        """Keep the connection, and what is unacknowledged, while nothing is received; at least every second.
+
+        Raises ``BrokerUnavailable``.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the connection. Never raises. What is unacknowledged goes back to the queue."""
+
+
+@attrs.define(slots=True, frozen=True)
+class QueueInfo:
+    """A queue at one point in time: ``depth`` messages are ready, ``consumers`` (None: unknown) take from it.
+
+    ``holds``: whether a given message is among them, ``ahead``: how many are before it; None where that is unknown.
+    """
+
+    queue: str
+    exists: bool
+    depth: int
+    consumers: int | None = None
+    holds: bool | None = None
+    ahead: int | None = None
+
+
+class QueueInspector(Protocol):
+    """Looks at queues, on a connection of its own. For one thread; raises ``BrokerUnavailable``.
+
+    Messages that workers hold unacknowledged are not counted.
+    """
+
+    @property
+    @abstractmethod
+    def broken(self) -> bool:
+        """Whether the connection is lost for good; open another one then."""
+
+    @abstractmethod
+    def depth(self, queue: str) -> int:
+        """Ready messages in ``queue``, 0 where it doesn't exist; declares nothing. Raises ``DepthUnreadable``."""
+
+    @abstractmethod
+    def info(self, queue: str, message: str | None = None) -> QueueInfo:
+        """Depth and consumers of ``queue``, and what can be told of the message with this id; declares nothing.
+
+        RabbitMQ counts consumers and shows no messages. Redis shows messages and knows no consumers; queues always
+        exist there. Raises ``DepthUnreadable``.
+        """
+
+    @abstractmethod
+    def worker_is_connected(self, hostname: str) -> bool | None:
+        """Whether a worker of this name is connected, by the queue it is controlled through; None if unknown.
+
+        Only RabbitMQ tells. A worker without remote control has no such queue.
+        """
+
+    @abstractmethod
+    def declare(self, queue: str) -> None:
+        """Make ``queue`` as a worker with ``-Q queue`` does, with the configured arguments; on RabbitMQ.
+
+        Raises ``QueueRefused`` where it exists and differs. Elsewhere queues come into being with their first message.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the connection. Never raises."""

@@ -12,6 +12,8 @@ import msgspec
 
 from swh_sched_runner import config
 from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.broker.celery.app import create_app
+from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.cli import logs
 from swh_sched_runner.config import BrokerSettings, Settings
 from swh_sched_runner.db import migrate
@@ -96,10 +98,15 @@ class Context:
         return Database(engine)
 
     @cached_property
-    def backend(self) -> SchedulerBackend:
-        """The backend on that database; raises ``SchemaError`` unless its schema is the one that this code needs."""
+    def migrated_database(self) -> Database:
+        """The same; raises ``SchemaError`` unless its schema is the one that this code needs."""
         self.database.run(migrate.require)
-        backend = SchedulerBackend.of(self.database)
+        return self.database
+
+    @cached_property
+    def backend(self) -> SchedulerBackend:
+        """The backend on that database; raises ``SchemaError`` as well."""
+        backend = SchedulerBackend.of(self.migrated_database)
         backend.max_arguments_bytes = self.settings.tasks.max_arguments_bytes
         backend.max_arguments_depth = self.settings.tasks.max_arguments_depth
         return backend
@@ -114,6 +121,10 @@ class Context:
         if settings.url is not None:
             return settings
         return msgspec.structs.replace(settings, url=self._running("broker_url"))
+
+    def open_queues(self) -> Queues:
+        """A look at the broker's queues; it connects when it is first asked. Raises ``NotRunning``."""
+        return Queues(create_app(self.broker))
 
     def close(self) -> None:
         """Close what was opened."""

@@ -19,8 +19,6 @@ import click
 import structlog
 from rich.console import Console
 
-from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.cli import logs, web
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.services import factories
@@ -109,7 +107,7 @@ class Demo:
             sources = self._given or self._make_samples()
             plan.prepare(self._context.backend, sources)
             worker = stack.enter_context(Worker(self._home, private, partial(settle, self._context, PATIENCE_SECONDS)))
-            queues = stack.enter_context(Queues(create_app(self._context.broker)))
+            queues = stack.enter_context(self._context.open_queues())
             observer = picture.Observer(self._context.backend, sources, queues.depth)
             instruments = Instruments()
             services = dict(factories(self._context, instruments))

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import click
 
-from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import document, printable, warn
-from swh_sched_runner.db import migrate
-from swh_sched_runner.insight import explain as service
-from swh_sched_runner.insight.explain import Explanation
+from swh_sched_runner.insight.explain import Explanation, explain_task
 
 
 @click.group()
@@ -27,9 +23,7 @@ def task(context: Context, task_id: int, as_json: bool) -> None:
 
     The first line answers; lines with `also` say what else holds. What the broker can't tell now is warned about.
     """
-    context.database.run(migrate.require)
-    settings = context.settings.broker
-    found = service.explain(context.database, lambda: Queues(create_app(context.broker)), settings, task_id)
+    found = explain_task(context.migrated_database, context.open_queues, context.settings.broker, task_id)
     if found.missing is not None:
         warn(f"warning: the broker was not asked: {found.missing}")
     if as_json:

@@ -7,7 +7,7 @@ from datetime import UTC, timedelta
 from swh_sched_runner.model import Timestamp, TimestampText
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
-SAID_CHARACTERS = 200
+ERROR_CHARACTERS = 200
 
 
 def timestamp(value: Timestamp) -> str:
@@ -43,4 +43,4 @@ def end_of(status: str, ended: Timestamp | None, error: str | None) -> str:
     """``ended failed at 2026-03-01 12:00:00 UTC: it said so``, the first line of what it said."""
     at = f" at {timestamp(ended)} UTC" if ended else ""
     said = (error or "").strip().splitlines()[:1]
-    return f"ended {status}{at}" + "".join(f": {line[:SAID_CHARACTERS]}" for line in said)
+    return f"ended {status}{at}" + "".join(f": {line[:ERROR_CHARACTERS]}" for line in said)

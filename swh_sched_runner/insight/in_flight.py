@@ -1,4 +1,4 @@
-"""Where a task is that a runner has taken, and why it is not done: every reason, and how it is said."""
+"""Where a task is that a runner has taken, and why it has not ended: every reason, and its text."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from shlex import quote
 from swh_sched_runner.backend.inspection.explain import Run, TaskFacts, Unconfirmed
 from swh_sched_runner.broker.queues import QueueInfo
 from swh_sched_runner.insight.format import about, count, timestamp
-from swh_sched_runner.insight.reason import Reason, Seen
+from swh_sched_runner.insight.reason import BrokerFacts, Reason
 from swh_sched_runner.insight.waiting import no_runner, queue_full, queue_paused, queue_unreadable
 from swh_sched_runner.model import Timestamp, TimestampText
 
-AGAIN = 'SchedulerBackend.set_status_tasks([{task}], status="next_run_not_scheduled")'
-LOST = 'SchedulerBackend.end_task_run("{run}", "lost")'
+SEND_AGAIN = 'SchedulerBackend.set_status_tasks([{task}], status="next_run_not_scheduled")'
+END_AS_LOST = 'SchedulerBackend.end_task_run("{run}", "lost")'
 
 
-def in_flight(facts: TaskFacts, seen: Seen) -> list[Reason]:
+def in_flight(facts: TaskFacts, seen: BrokerFacts) -> list[Reason]:
     """Where it is, first; then what else is known to be in its way."""
     run = facts.run
     if run is None or run.ended is not None:
@@ -25,14 +25,14 @@ def in_flight(facts: TaskFacts, seen: Seen) -> list[Reason]:
             "marked as scheduled, but no run of it is open that an event could end: it was taken by grab_ready_tasks "
             "or the like, or an operator set its status"
         )
-        return [Reason("no_run", text, f"to have it sent: {AGAIN.format(task=facts.task)}")]
+        return [Reason("no_run", text, f"to have it sent: {SEND_AGAIN.format(task=facts.task)}")]
     if run.started is None and run.worker is None and facts.unconfirmed is not None:
         return [*_unconfirmed(facts, facts.unconfirmed, seen)]
-    return [_where(facts, run, seen), *_silence(run, seen)]
+    return [_where(facts, run, seen), *_missing_events(run, seen)]
 
 
-def _unconfirmed(facts: TaskFacts, unconfirmed: Unconfirmed, seen: Seen) -> Iterator[Reason]:
-    """A paused queue decides; whether there is room, and who sends, is told beside."""
+def _unconfirmed(facts: TaskFacts, unconfirmed: Unconfirmed, seen: BrokerFacts) -> Iterator[Reason]:
+    """A paused queue decides; whether there is capacity, and who sends, is told as well."""
     if paused := queue_paused(facts):
         yield paused
     alive = "alive" if unconfirmed.alive else "gone"
@@ -43,11 +43,11 @@ def _unconfirmed(facts: TaskFacts, unconfirmed: Unconfirmed, seen: Seen) -> Iter
     )
     successor = None if unconfirmed.alive else "the next living runner takes it over, within half a minute"
     yield Reason("unconfirmed", text, successor if facts.living_runners else None)
-    beside = (no_runner(facts), queue_unreadable(facts, seen), queue_full(facts, seen))
-    yield from (reason for reason in beside if reason)
+    others = (no_runner(facts), queue_unreadable(facts, seen), queue_full(facts, seen))
+    yield from (reason for reason in others if reason)
 
 
-def _where(facts: TaskFacts, run: Run, seen: Seen) -> Reason:
+def _where(facts: TaskFacts, run: Run, seen: BrokerFacts) -> Reason:
     attempt = f", attempt {run.attempts}" if run.attempts and run.attempts > 1 else ""
     if run.started is not None:
         worker = f"worker {run.worker}" if run.worker else "a worker"
@@ -71,7 +71,8 @@ def _unreceived(facts: TaskFacts, run: Run, queue: QueueInfo) -> Reason:
             f"{sent}, and {gone}: a worker took it and its event is on its way or is never sent, or the queue was "
             "purged, or the worker died with it"
         )
-        advice = f"if no worker has it (celery inspect query_task {run.backend_id}): {LOST.format(run=run.backend_id)}"
+        lost = END_AS_LOST.format(run=run.backend_id)
+        advice = f"if no worker has it (celery inspect query_task {run.backend_id}): {lost}"
         return Reason("not_in_queue", text, advice)
     waiting = f"{count(queue.depth, 'message')} {'waits' if queue.depth == 1 else 'wait'} there"
     if queue.consumers == 0:
@@ -86,11 +87,11 @@ def _unreceived(facts: TaskFacts, run: Run, queue: QueueInfo) -> Reason:
     return Reason("queued", f"{sent}: {waiting}, for {count(queue.consumers, 'consumer')}")
 
 
-def _silence(run: Run, seen: Seen) -> Iterator[Reason]:
-    """Why nothing may be heard of the run any more."""
-    if seen.worker_is_connected is False:
+def _missing_events(run: Run, seen: BrokerFacts) -> Iterator[Reason]:
+    """Why no more events of the run may come."""
+    if seen.worker_lives is False:
         text = f"worker {run.worker} is not connected: it is gone, on its way back, or runs without remote control"
-        yield Reason("worker_gone", text, f"if it died: {LOST.format(run=run.backend_id)}")
+        yield Reason("worker_gone", text, f"if it died: {END_AS_LOST.format(run=run.backend_id)}")
     events = seen.events
     if events is not None and events.consumers == 0:
         text = f"no listener takes what workers report, {count(events.depth, 'message')} so far: this may be outdated"

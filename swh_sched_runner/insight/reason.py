@@ -1,4 +1,4 @@
-"""What an explanation is made of: reasons, and what the broker said."""
+"""What an explanation consists of: reasons, and what the broker said."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import attrs
 
 from swh_sched_runner.broker.queues import QueueInfo
 
-Code = Literal[
+ReasonCode = Literal[
     # It will not run again.
     "completed",
     "disabled",
-    # It waits for its timestamp, or for a runner.
+    # It is not due yet, or no runner has taken it.
     "not_due",
     "type_paused",
     "queue_paused",
@@ -45,17 +45,17 @@ Code = Literal[
 class Reason:
     """One reason: a ``code`` for programs, a ``text`` and an ``advice`` for people.
 
-    ``expected_wait`` is how long it is likely to hold, None where nobody can tell.
+    ``expected_wait`` is how long it is likely to hold, None where that is unknown.
     """
 
-    code: Code
+    code: ReasonCode
     text: str
     advice: str | None = None
     expected_wait: timedelta | None = None
 
 
 @attrs.define(slots=True, frozen=True)
-class Seen:
+class BrokerFacts:
     """What the broker said: of the task's queue, of the queue of events, and whether the worker is connected.
 
     None where it was not asked, or can't tell. ``unreadable``: why the queue can't be read, ``missing``: why nothing
@@ -64,6 +64,6 @@ class Seen:
 
     queue: QueueInfo | None = None
     events: QueueInfo | None = None
-    worker_is_connected: bool | None = None
+    worker_lives: bool | None = None
     unreadable: str | None = None
     missing: str | None = None

@@ -55,7 +55,7 @@ class Unconfirmed:
 
 @attrs.define(slots=True, frozen=True)
 class QueueFacts:
-    """What is known of a queue: its pause, what its last filler saw of it, its oldest open batch.
+    """What is known of a queue: its pause, what the last runner to publish to it saw, its oldest open batch.
 
     ``published_depth`` is the depth when ``published``, ``drain_rate`` in messages a second; None where not known.
     """

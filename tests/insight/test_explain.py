@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from swh_sched_runner.broker.redis.connection import RedisLink
 from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import BrokerUnavailable, UnknownTask
-from swh_sched_runner.insight.explain import Explanation, explain
+from swh_sched_runner.insight.explain import Explanation, explain_task
 from swh_sched_runner.model import Task
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.listener.listener import Listener
@@ -66,20 +66,12 @@ def send(make_runner: MakeRunner) -> Send:
 
 @pytest.fixture
 def why(database: Database, app: Celery, broker: BrokerSettings) -> Why:
-    return lambda task_id: explain(database, lambda: Queues(app), broker, task_id)
+    return lambda task_id: explain_task(database, lambda: Queues(app), broker, task_id)
 
 
 @pytest.fixture
 def on_redis(app: Celery) -> bool:
     return kind_of(app) == "redis"
-
-
-@pytest.fixture
-def session(dispatch: Dispatch) -> Iterator[DispatcherSession]:
-    """A runner that lives and does nothing."""
-    session = dispatch.open_session()
-    yield session
-    session.close()
 
 
 def a_due_task(backend: SchedulerBackend, number: int = 0, **more: object) -> int:
@@ -518,7 +510,7 @@ def test_a_run_that_starts_between_the_looks_at_database_and_broker_is_not_misse
         backend.start_task_run(run_id(backend, task))
         return Queues(app)
 
-    assert explain(database, meanwhile, broker, task).code == "started"
+    assert explain_task(database, meanwhile, broker, task).code == "started"
 
 
 def test_a_task_that_was_taken_without_a_run_is_told_so(backend: SchedulerBackend, why: Why) -> None:
@@ -619,18 +611,18 @@ def test_a_broker_that_is_away_leaves_what_the_database_knows(
     done = create(backend, a_task(4, status="disabled"))
     settings = BrokerSettings()
 
-    found = explain(database, away, settings, sent)
+    found = explain_task(database, away, settings, sent)
     assert codes(found) == ["sent"]
     assert str(found.missing).startswith("The broker can't be reached: ")
     assert "hidden" not in found.text
     assert "and not received; the queue can't be seen: The broker can't be reached: " in found.text
 
-    found = explain(database, nothing, settings, due)
+    found = explain_task(database, nothing, settings, due)
     assert codes(found) == ["ready"]
     assert found.text.endswith("holds it back; the queue can't be seen: The broker can't be reached: switched off")
 
-    assert codes(explain(database, nothing, settings, behind)) == ["behind"]
-    assert explain(database, nothing, settings, done).missing is None  # it was not needed
+    assert codes(explain_task(database, nothing, settings, behind)) == ["behind"]
+    assert explain_task(database, nothing, settings, done).missing is None  # it was not needed
 
 
 @both

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import sys
 import time
 
-import attrs
 import click
 
-from swh_sched_runner.backend.dispatch.limits import unknown_queue
-from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import UNLIMITED, document, printable, told_paused, told_resumed, warn
 from swh_sched_runner.cli.parameters import limit, operator, seconds
-from swh_sched_runner.cli.queue_list import WHOLE, Queue, look, print_queues, read
+from swh_sched_runner.cli.queue_list import WHOLE, print_queues, warn_of_depths
 from swh_sched_runner.config import mask
-from swh_sched_runner.exc import BrokerUnavailable, DatabaseUnavailable, DepthUnreadable
+from swh_sched_runner.insight import queues
+from swh_sched_runner.insight.drain import Drain, DrainStatus
+from swh_sched_runner.insight.queues import QueueStatus
 
-# How often a drain looks, and how often it says so where that adds a line.
-LOOK_SECONDS = 1.0
-SAY_SECONDS = 10.0
-# Runners obey within a second; what they had grabbed just before is in the queue by then.
-SETTLE_SECONDS = 2.0
+# How often a drain says what is left, where that adds a line.
+PROGRESS_SECONDS = 10.0
 
 
 @click.group()
@@ -38,14 +32,15 @@ def queue() -> None:
 def list_queues(context: Context, as_json: bool) -> None:
     """List the queues of all task types, those for tasks with a priority included.
 
-    depth: messages ready in the broker. ready: due tasks in the database. in flight: tasks that were taken and have not
+    depth: messages ready in the broker. due: due tasks in the database. in flight: tasks that were taken and have not
     ended. unconfirmed: messages that the broker has not confirmed.
     """
-    found = read(context)
+    found = queues.list_queues(context.migrated_database, context.open_queues, context.settings.broker)
+    warn_of_depths(found)
     if as_json:
-        document([attrs.asdict(row) for row in found])
+        document(found.queues)
     else:
-        print_queues(None, found, WHOLE)
+        print_queues(None, found.queues, WHOLE)
 
 
 @queue.command()
@@ -58,7 +53,7 @@ def pause(context: Context, name: str, reason: str | None, by: str | None) -> No
 
     The queue for tasks with a priority is a queue of its own. To stop both, pause the task types.
     """
-    _find(context, name)
+    _get(context, name)
     _pause(context, name, reason, by)
 
 
@@ -67,31 +62,37 @@ def pause(context: Context, name: str, reason: str | None, by: str | None) -> No
 @click.pass_obj
 def resume(context: Context, name: str) -> None:
     """Send messages to the queue NAME again."""
-    _find(context, name)
+    _get(context, name)
     told_resumed(f"queue {name}", context.backend.resume_queue(name))
 
 
-@queue.command()
+@queue.command("drain")
 @click.argument("name")
 @click.option("--timeout", type=seconds, metavar="SECONDS", help="Give up after so long; the queue stays paused.")
 @click.option("--reason", default="drain", show_default=True, help="Why, for others who look.")
 @click.option("--by", help="Who drains it; user@host unless given.")
 @click.pass_obj
-def drain(context: Context, name: str, timeout: float | None, reason: str, by: str | None) -> None:
+def drain_queue(context: Context, name: str, timeout: float | None, reason: str, by: str | None) -> None:
     """Pause the queue NAME and wait until no message of it is left, in the broker or with a worker.
 
     It stays paused, also after Ctrl-C. Visits that workers hold are not seen: they have no runs.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _find(context, name)
-    with Queues(create_app(context.broker)) as broker:
-        broker.depth(name)  # a broker that is not there is told before anything is paused
+    _get(context, name)
+    with context.open_queues() as broker:
+        drain = Drain(context.database, broker, context.settings.broker, name, timeout)
+        drain.require_depth()  # before anything is paused
         _pause(context, name, reason, by)
         try:
-            left = _wait(context, broker, name, math.inf if timeout is None else timeout)
+            found = _wait(drain)
         except KeyboardInterrupt:
             warn(f"queue {name} stays paused: swh-sched-runner queue resume {name}")
             raise click.Abort from None
+    left = found.left
+    if found.state == "timed_out":
+        raise click.ClickException(
+            f"queue {name} is not drained after {timeout:g} s, it stays paused: {_describe(left)}"
+        )
     waiting = f"; unconfirmed messages that wait for it to be resumed: {left.unconfirmed}" if left.unconfirmed else ""
     click.echo(f"drained queue {name}, it stays paused{waiting}")
 
@@ -103,20 +104,16 @@ def drain(context: Context, name: str, timeout: float | None, reason: str, by: s
 def set_limit(context: Context, name: str, length: str) -> None:
     """Let at most N messages wait in the queue NAME: sets max_queue_length of all its task types."""
     given = limit(length, "N|none")
-    found = _find(context, name)
+    found = _get(context, name)
     if found.priority:
-        of = sorted({row.queue for row in context.backend.get_controls().task_types if row.type in found.types})
+        of = queues.ordinary_queues(context.database, found.types)
         raise click.ClickException(f"queue {name} is for tasks with a priority: it has the limit of {', '.join(of)}")
     context.backend.set_queue_limit(name, given)
     click.echo(f"queue {name}: {UNLIMITED if given is None else f'limit {given}'}")
 
 
-def _find(context: Context, name: str) -> Queue:
-    """The queue of that name, without its depth; a name that is none is an error, since it is a slip of the pen."""
-    found = {row.queue: row for row in look(context, backlog=False)}
-    if name not in found:
-        raise unknown_queue(name, found)
-    return found[name]
+def _get(context: Context, name: str) -> QueueStatus:
+    return queues.get_queue(context.migrated_database, context.settings.broker, name)
 
 
 def _pause(context: Context, name: str, reason: str | None, by: str | None) -> None:
@@ -124,41 +121,17 @@ def _pause(context: Context, name: str, reason: str | None, by: str | None) -> N
     told_paused(f"queue {name}", before)
 
 
-def _wait(context: Context, broker: Queues, name: str, timeout: float) -> Queue:
-    """Wait until the queue is drained; answers how it stands then. Raises ``ClickException`` when time is over."""
+def _wait(drain: Drain) -> DrainStatus:
+    """Check again and again, and say what is left, until the drain has ended."""
     progress = _Progress()
-    started, clear_since = time.monotonic(), math.inf
-    while True:
-        left, now = _left(context, broker, name), time.monotonic()
-        clear = not (left.unreadable or left.depth or left.in_flight > left.unconfirmed_runs)
-        clear_since = min(clear_since, now) if clear else math.inf
-        # What is unconfirmed may be on its way until the runner gives the connection up that does not confirm it.
-        patience = context.broker.confirm_timeout_seconds if left.unconfirmed else SETTLE_SECONDS
-        if now - clear_since >= patience:
-            progress.end()
-            return left
-        if now - started >= timeout:
-            progress.end()
-            raise click.ClickException(
-                f"queue {name} is not drained after {timeout:g} s, it stays paused: {_describe(left)}"
-            )
-        progress.say(_describe(left))
-        time.sleep(min(LOOK_SECONDS, max(started + timeout - now, 0)))
-
-
-def _left(context: Context, broker: Queues, name: str) -> Queue:
-    """How the queue stands; ``unreadable`` while the servers don't tell."""
-    nothing = Queue(name, False, [], None)
-    try:
-        found = next((row for row in look(context, backlog=False) if row.queue == name), nothing)
-        found.depth = broker.depth(name)
-    except (BrokerUnavailable, DatabaseUnavailable, DepthUnreadable) as error:
-        nothing.unreadable = str(error)
-        return nothing
+    while (found := drain.check()).state == "draining":
+        progress.say(_describe(found.left))
+        time.sleep(found.wait_seconds)
+    progress.end()
     return found
 
 
-def _describe(left: Queue) -> str:
+def _describe(left: QueueStatus) -> str:
     if left.unreadable:
         return f"what is left can't be read: {printable(mask(left.unreadable))}"
     return f"depth {left.depth}, in flight {left.in_flight}, unconfirmed {left.unconfirmed}"
@@ -179,7 +152,7 @@ class _Progress:
             return
         else:
             click.echo(text)
-            self._next = time.monotonic() + SAY_SECONDS
+            self._next = time.monotonic() + PROGRESS_SECONDS
         self._last = text
 
     def end(self) -> None:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
-
 import attrs
 import click
 
-from swh_sched_runner.backend.dispatch import limits
-from swh_sched_runner.backend.inspection import status as facts
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import document, table
-from swh_sched_runner.cli.queue_list import BRIEF, Queue, list_queues, print_queues, read_depths
-from swh_sched_runner.db import migrate
-from swh_sched_runner.model import TypeControls
+from swh_sched_runner.cli.queue_list import BRIEF, print_queues, warn_of_depths
+from swh_sched_runner.insight.status import Overview, Status, read_status
 
 
 @click.command(short_help="Show queues, due tasks, runs in flight, last failures.")
@@ -25,25 +19,26 @@ def status(context: Context, as_json: bool) -> None:
 
     A queue whose depth can't be read is shown as unreadable, with a warning.
     """
-    context.database.run(migrate.require)
-    overview, standing = context.database.run(facts.overview), context.database.run(limits.standing)
-    found = list_queues(context, overview.backlog, standing)
-    read_depths(context, found)
-    held = [row for row in standing.controls.task_types if row.pause or row.max_in_flight is not None or row.rate_limit]
+    found = read_status(context.migrated_database, context.open_queues, context.settings.broker)
+    warn_of_depths(found.queues)
     if as_json:
-        shown = {"queues": [attrs.asdict(queue) for queue in found], "held_back": [attrs.asdict(row) for row in held]}
-        document({"time": datetime.now(UTC), **shown, **attrs.asdict(overview)})
+        shown = {"time": found.time, "queues": found.queues.queues, "held_back": found.throttled}
+        document(shown | attrs.asdict(found.overview, recurse=False))
     else:
-        _print(found, held, overview)
+        _print(found)
 
 
-def _print(found: Sequence[Queue], held: Sequence[TypeControls], overview: facts.Overview) -> None:
-    print_queues("queues", [queue for queue in found if queue.is_used or not queue.priority], BRIEF)
+def _print(found: Status) -> None:
+    print_queues("queues", [queue for queue in found.queues.queues if queue.is_used or not queue.priority], BRIEF)
     click.echo()
-    if held:
-        limits = [(row.type, row.max_in_flight, row.rate_limit, row.pause) for row in held]
+    if found.throttled:
+        limits = [(row.type, row.max_in_flight, row.rate_limit, row.pause) for row in found.throttled]
         table("held back", ("type", "in flight at most", "tasks a second", "paused (UTC)"), limits)
         click.echo()
+    _print_overview(found.overview)
+
+
+def _print_overview(overview: Overview) -> None:
     backlog = [(due.type, due.priority, due.tasks, due.oldest) for due in overview.backlog]
     table("due", ("type", "priority", "tasks", "since (UTC)"), backlog, empty="nothing")
     click.echo()

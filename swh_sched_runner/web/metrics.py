@@ -17,8 +17,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from swh_sched_runner import __version__
-from swh_sched_runner.backend.inspection.status import Flow, flow
 from swh_sched_runner.db.engine import Database
+from swh_sched_runner.insight.status import Flow, read_flow
 from swh_sched_runner.model import TimestampText
 from swh_sched_runner.web.recent import Recent
 from swh_sched_runner.web.server import Page
@@ -85,7 +85,7 @@ class _InDatabase(Collector):
         limit = timedelta(seconds=PATIENCE_SECONDS)
         self._answered = True
         self._flow = Recent(
-            lambda: database.run(flow, limit), kept_seconds=KEPT_SECONDS, patience_seconds=PATIENCE_SECONDS
+            lambda: read_flow(database, limit), kept_seconds=KEPT_SECONDS, patience_seconds=PATIENCE_SECONDS
         )
 
     def collect(self) -> Iterator[Metric]:
@@ -105,7 +105,7 @@ class _InDatabase(Collector):
 def _measures(found: Flow) -> Iterator[Metric]:
     outbox = found.outbox
     yield _gauge("open_batches", "Batches that the broker has not confirmed yet", outbox.batches)
-    yield _gauge("outbox_messages", "Messages in those batches", outbox.runs + outbox.visits)
+    yield _gauge("outbox_messages", "Messages in those batches", outbox.messages)
     if outbox.oldest is not None and not isinstance(outbox.oldest, TimestampText):
         yield _gauge("oldest_batch_timestamp_seconds", "When the oldest of them was opened", outbox.oldest.timestamp())
     yield _gauge("rejected_event_rows", "Events that nobody could read, in that table", outbox.rejected)

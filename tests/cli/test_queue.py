@@ -21,9 +21,10 @@ from swh_sched_runner.backend.dispatch.ready import TaskGroup
 from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.cli import queue as command
-from swh_sched_runner.cli.queue_list import Queue
 from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.db.engine import Database
+from swh_sched_runner.insight import drain
+from swh_sched_runner.insight.queues import QueueStatus
 from swh_sched_runner.model import Pause
 from tests.cli.conftest import Run
 from tests.support.queues import take
@@ -72,10 +73,10 @@ def app(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> Celery:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drains look all the time, and soon believe what they see."""
-    monkeypatch.setattr(command, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(command, "SETTLE_SECONDS", 0.05)
-    monkeypatch.setattr(command, "SAY_SECONDS", 0.0)
+    """Drains check all the time, and wait no longer than needed."""
+    monkeypatch.setattr(drain, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(drain, "OBEYED_SECONDS", 0.05)
+    monkeypatch.setattr(command, "PROGRESS_SECONDS", 0.0)
     monkeypatch.setenv("SWH_SCHED_RUNNER_BROKER__CONFIRM_TIMEOUT_SECONDS", "0.1")
 
 
@@ -268,7 +269,7 @@ def test_a_drain_pauses_and_waits_for_messages_and_workers(
     told: list[str] = []
     describe = command._describe
 
-    def tell(left: Queue) -> str:
+    def tell(left: QueueStatus) -> str:
         told.append(describe(left))
         return told[-1]
 
@@ -353,7 +354,7 @@ def test_a_drain_that_is_interrupted_leaves_the_queue_paused_and_says_so(
 ) -> None:
     # given a drain with a message that nobody takes
     app.send_task("foreign", queue=QUEUE)
-    drain = subprocess.Popen(
+    draining = subprocess.Popen(
         [sys.executable, "-m", "swh_sched_runner", "queue", "drain", QUEUE],
         env=environ | {BROKER: valkey_url, "SWH_SCHED_RUNNER_DATABASE__URL": database_url, "PYTHONUNBUFFERED": "1"},
         cwd=tmp_path,
@@ -361,17 +362,17 @@ def test_a_drain_that_is_interrupted_leaves_the_queue_paused_and_says_so(
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert drain.stdout is not None
+    assert draining.stdout is not None
     try:
-        said = drain.stdout.readline() + drain.stdout.readline()
+        said = draining.stdout.readline() + draining.stdout.readline()
         # when
-        drain.send_signal(signal.SIGINT)
-        _, err = drain.communicate(timeout=30)
+        draining.send_signal(signal.SIGINT)
+        _, err = draining.communicate(timeout=30)
     finally:
-        drain.kill()
+        draining.kill()
     # then
     assert said == f"paused queue {QUEUE}\ndepth 1, in flight 0, unconfirmed 0\n"
-    assert (drain.returncode, err) == (130, f"queue {QUEUE} stays paused: swh-sched-runner queue resume {QUEUE}\n")
+    assert (draining.returncode, err) == (130, f"queue {QUEUE} stays paused: swh-sched-runner queue resume {QUEUE}\n")
     assert pause_of(due) is not None
 
 

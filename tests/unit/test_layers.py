@@ -13,6 +13,8 @@ from tests.support.sources import CHECKOUT, copy_sources
 DOWNWARDS = "Packages import downwards only"
 DATABASE = "PostgreSQL is spoken in db and backend alone"
 CELERY = "Celery is spoken in broker, worker and demo alone"
+FRONT_ENDS = "Front ends format what insight answers"
+INSIGHT = "Insight reads through backend and broker only"
 WORKER = "What a worker imports brings nothing of the house along"
 
 
@@ -48,6 +50,11 @@ def test_every_contract_is_kept() -> None:
         ("services", "from kombu import Connection", CELERY),
         ("cli", "import celery", CELERY),
         ("backend", "import amqp", CELERY),
+        ("cli/status", "from swh_sched_runner.backend.inspection import status", FRONT_ENDS),
+        ("cli/queue", "import swh_sched_runner.backend.dispatch.limits", FRONT_ENDS),
+        ("cli/explain", "from swh_sched_runner.broker.queues import Queues", FRONT_ENDS),
+        ("web", "from swh_sched_runner.backend.inspection.status import flow", FRONT_ENDS),
+        ("insight", "import swh_sched_runner.services.instruments", INSIGHT),
         ("worker", "import swh_sched_runner.model", WORKER),
         ("worker", "import swh_sched_runner.config", DOWNWARDS),
         ("a_package_without_a_place", "", DOWNWARDS),

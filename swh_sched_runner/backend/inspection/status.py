@@ -61,6 +61,11 @@ class Outbox:
     oldest: Timestamp | None
     rejected: int
 
+    @property
+    def messages(self) -> int:
+        """Messages in those batches."""
+        return self.runs + self.visits
+
 
 @attrs.define(slots=True, frozen=True)
 class Flow:

@@ -22,7 +22,7 @@ def status(context: Context, as_json: bool) -> None:
     found = read_status(context.migrated_database, context.open_queues, context.settings.broker)
     warn_of_depths(found.queues)
     if as_json:
-        shown = {"time": found.time, "queues": found.queues.queues, "held_back": found.throttled}
+        shown = {"time": found.time, "queues": found.queues.queues, "throttled": found.throttled}
         document(shown | attrs.asdict(found.overview, recurse=False))
     else:
         _print(found)
@@ -33,7 +33,7 @@ def _print(found: Status) -> None:
     click.echo()
     if found.throttled:
         limits = [(row.type, row.max_in_flight, row.rate_limit, row.pause) for row in found.throttled]
-        table("held back", ("type", "in flight at most", "tasks a second", "paused (UTC)"), limits)
+        table("throttled", ("type", "in flight at most", "tasks a second", "paused (UTC)"), limits)
         click.echo()
     _print_overview(found.overview)
 

@@ -376,7 +376,7 @@ def test_a_drain_that_is_interrupted_leaves_the_queue_paused_and_says_so(
     assert pause_of(due) is not None
 
 
-def test_status_shows_what_is_held_back(run: Run, due: SchedulerBackend, app: Celery) -> None:
+def test_status_shows_what_is_throttled(run: Run, due: SchedulerBackend, app: Celery) -> None:
     due.create_task_type(a_type("free"))
     due.pause_queue(QUEUE, by="ada", reason="looking")
     due.set_task_type_limits("load-git", max_in_flight=7, rate_limit=0.5)
@@ -384,7 +384,7 @@ def test_status_shows_what_is_held_back(run: Run, due: SchedulerBackend, app: Ce
     as_json, for_people = run("status", "--json").json, run("status").out
 
     assert as_json["queues"][1]["pause"]["reason"] == "looking"
-    assert as_json["held_back"] == [
+    assert as_json["throttled"] == [
         {
             "type": "load-git",
             "queue": QUEUE,
@@ -395,4 +395,4 @@ def test_status_shows_what_is_held_back(run: Run, due: SchedulerBackend, app: Ce
         }
     ]
     assert re.search(rf"{QUEUE} +0 +100 +\S+ \S+ by ada: looking +load-git", for_people)
-    assert re.search(r"\nheld back\ntype .*\nload-git +7 +0\.5 +-\n", for_people)
+    assert re.search(r"\nthrottled\ntype .*\nload-git +7 +0\.5 +-\n", for_people)

@@ -559,7 +559,7 @@ def test_what_a_worker_has_is_told_with_the_worker_and_that_it_died(
     assert f" as {run_id(backend, running)}" in first.text
     assert f"received by worker {worker.hostname} and not started: it has others in hand; sent at " in second.text
     assert first.also == second.also == []
-    assert first.seen.worker_is_connected is (None if on_redis else True)
+    assert first.seen.worker_lives is (None if on_redis else True)
     # when the worker dies
     worker.kill()
     if not on_redis:

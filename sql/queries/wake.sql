@@ -25,3 +25,7 @@ update dispatcher_session set sleeps_until = null where id = :session_id;
 -- name: listen
 -- Hear of tasks that become due while this runner sleeps.
 listen swh_sched_runner;
+
+-- name: ask_for
+-- Ask the sleeping runner that keeps the lease of a queue to release it.
+select pg_notify('swh_sched_runner', :payload);

@@ -74,9 +74,12 @@ class Publisher(Protocol):
     Once it is broken each call raises ``BrokerUnavailable``, unless it says otherwise; open another one then.
     """
 
+    # Whether a lock lasts as long as the connection; else it ends by itself.
+    locks_last: bool
+
     @abstractmethod
     def lock(self, queue: str) -> bool:
-        """Become the only session that publishes to ``queue``, until ``unlock``; False while another one is.
+        """Become, or stay, the only session that publishes to ``queue``, until ``unlock``; False while another one is.
 
         Raises ``QueueRefused`` where the broker's rights forbid it.
         """

@@ -21,6 +21,9 @@ from swh_sched_runner.exc import ConfigurationError, SessionLost
 # First key of the advisory locks of sessions; any number will do, as long as it stays.
 SESSION_LOCK = 0x5C4EE
 
+# How a notification begins that asks for the lease of a queue; others wake.
+LEASE = "lease "
+
 # The last statement of a session is not worth a longer wait: a row that it leaves behind does no harm.
 CLOSE_SECONDS = 3.0
 
@@ -37,7 +40,8 @@ class DispatcherSession:
 
     def __init__(self, engine: Engine, service: str) -> None:
         """``service`` says whose session it is, for people."""
-        self._listens = False
+        self.listens = False  # whether it hears of notifications: from its first sleep on
+        self._asked_for: set[str] = set()
         try:
             self._conn = engine.connect()
             self._conn.detach()
@@ -64,7 +68,7 @@ class DispatcherSession:
     def check(self) -> None:
         """Raise ``SessionLost`` unless the session answers: its lock is held then."""
         self._execute(_sql.backend_pid)
-        self._driver.notifies.clear()  # it is awake, and looks anyway before it sleeps
+        self._take_notifications()  # it is awake, and looks anyway before it sleeps
 
     def check_soon(self) -> None:
         """The same without a round trip, as long as the server has not closed the session."""
@@ -77,23 +81,37 @@ class DispatcherSession:
         False, and nothing is announced, while a transaction that may do so is under way. After True look once more
         for what was due before.
         """
-        if not self._listens:  # not for those who never sleep: what they hear would pile up
+        if not self.listens:  # not for those who never sleep: what they hear would pile up
             self._execute(_wake.listen)
-            self._listens = True
+            self.listens = True
         announced = bool(self._execute(_wake.fall_asleep, lock_class=SLEEP_LOCK, session_id=self.id, seconds=seconds))
-        self._driver.notifies.clear()  # whatever they are about is there to be seen
+        self._take_notifications()  # whatever they are about is there to be seen
         return announced
 
     def wait(self, seconds: float) -> bool:
-        """Wait until somebody wakes this session; True then, False when the time is over."""
+        """Wait until somebody wakes this session, or asks it for a queue; True if woken, else False, also in time."""
         if not self._driver.notifies and self._readable(seconds):
             with self._lost_if_broken():
                 self._driver.poll()
             if not self._driver.notifies:  # then it may be the end of the session
                 self._execute(_sql.backend_pid)
-        notified = bool(self._driver.notifies)
+        return self._take_notifications()
+
+    def ask_for(self, queue: str) -> None:
+        """Ask whichever session keeps the lease of a queue that it doesn't use to release it."""
+        self._execute(_wake.ask_for, payload=f"{LEASE}{queue}")
+
+    def asked_for(self) -> set[str]:
+        """The queues that others asked for since the last call."""
+        asked, self._asked_for = self._asked_for, set()
+        return asked
+
+    def _take_notifications(self) -> bool:
+        """Take in all that came; whether some were to wake this session."""
+        payloads = [notification.payload for notification in self._driver.notifies]
         self._driver.notifies.clear()
-        return notified
+        self._asked_for |= {payload.removeprefix(LEASE) for payload in payloads if payload.startswith(LEASE)}
+        return not all(payload.startswith(LEASE) for payload in payloads)
 
     def wake_up(self) -> None:
         """End the announced sleep."""

@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 class AmqpPublisher(Publisher):
     """Locks are exclusive queues on the connection that publishes: both end together."""
 
+    locks_last = True
+
     def __init__(self, app: Celery, confirm_timeout_seconds: float, session_id: int, limit: SizeLimit) -> None:
         self.link = AmqpLink(app)
         self._app = app
@@ -38,6 +40,7 @@ class AmqpPublisher(Publisher):
         self._session_id = session_id
         self._templates = Templates(app, limit)
         self._frames: dict[tuple[str, str], AmqpTemplate] = {}
+        self._locked: set[str] = set()
         self._results: dict[str, list[PublishResult]] = {}
         try:
             if not self.link.hold(f"{SESSION_QUEUE}{session_id}"):
@@ -60,9 +63,12 @@ class AmqpPublisher(Publisher):
         self.check()
         if self.link.blocked is not None:
             raise BrokerUnavailable(reason=f"the broker takes no messages now: {self.link.blocked}")
-        return self.link.hold(f"{LOCK_QUEUE}{queue}")
+        if queue not in self._locked and self.link.hold(f"{LOCK_QUEUE}{queue}"):
+            self._locked.add(queue)
+        return queue in self._locked
 
     def unlock(self, queue: str) -> None:
+        self._locked.discard(queue)
         # A connection that breaks drops the lock as well; the next use says so.
         with contextlib.suppress(BrokerUnavailable):
             if any(not result.done for result in self._results.pop(queue, ())):

@@ -74,6 +74,8 @@ log = structlog.get_logger(__name__)
 class RedisPublisher(Publisher):
     """A session that is taken for gone is fenced: its scripts push nothing any more."""
 
+    locks_last = False
+
     def __init__(self, app: Celery, session_id: int, limit: SizeLimit) -> None:
         self._limit = limit
         self._session_id = session_id

@@ -78,6 +78,11 @@ class FillPass:
         self._batches = 0
 
     @property
+    def dry(self) -> bool:
+        """Whether its sources had nothing more to give."""
+        return not self._sources
+
+    @property
     def busy(self) -> bool:
         """Whether a batch of it is being grabbed, published or closed."""
         return self._batches > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -12,6 +13,8 @@ from swh_sched_runner.broker.interface import Message, Publisher, PublishResult
 
 # The drain rate of a queue is averaged over about so long.
 DRAIN_SECONDS = 60.0
+# A depth that was read so shortly before is not read again.
+FRESH_SECONDS = 0.02
 
 # Why a lease is not to be had: another session has it, or has messages to the queue in its outbox; or the queue's
 # depth can't be read.
@@ -35,6 +38,7 @@ class QueueLease:
         self.drain_rate = _drain_rate(state, self.drained)
         self._publisher = publisher
         self._reserved = 0  # for batches that are being grabbed, or published and not confirmed
+        self._counted = time.monotonic()
 
     @property
     def capacity(self) -> int | None:
@@ -62,15 +66,30 @@ class QueueLease:
         """Wait until it is known which of the messages the broker has; what is unknown stays reserved."""
         self._publisher.wait_for_confirms(result)
         self.depth += len(result.confirmed)
+        self._counted = time.monotonic()
         self._reserved -= len(result.confirmed) + len(result.unsendable)
 
     def seen(self) -> QueueSeen:
         """The queue as it looks by our own count."""
         return QueueSeen(self.queue, self.depth, self.drain_rate)
 
+    def renew(self, max_queue_length: int | None) -> QueueLease:
+        """A lease that was kept, with the depth of now. Raises what ``Publisher.lock`` and ``depth`` raise."""
+        self._publisher.lock(self.queue)
+        seconds = time.monotonic() - self._counted
+        if seconds < FRESH_SECONDS and max_queue_length == self.max_queue_length:
+            return self
+        state = QueueState(self.depth, self.drain_rate, seconds, False)
+        return QueueLease(self._publisher, self.queue, max_queue_length, self._publisher.depth(self.queue), state)
+
     def release(self) -> None:
         """Let others publish. Never raises."""
         self._publisher.unlock(self.queue)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was published is confirmed."""
+        return self._reserved == 0
 
 
 def _drained(state: QueueState, depth: int) -> float | None:

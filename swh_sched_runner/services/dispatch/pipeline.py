@@ -56,11 +56,15 @@ class Published:
 
 
 class Pipeline:
-    """Fills queues. For one thread; ``batch_size`` is how many messages a batch has at most."""
+    """Fills queues. For one thread; ``batch_size`` is how many messages a batch has at most.
 
-    def __init__(self, sender: Sender, batch_size: int, instruments: Instruments) -> None:
+    ``keep_leases``: of queues that have nothing due, for callers that hear when others ask for them.
+    """
+
+    def __init__(self, sender: Sender, batch_size: int, instruments: Instruments, *, keep_leases: bool) -> None:
         self.sender = sender
         self.instruments = instruments
+        self.keep_leases = keep_leases
         self.batch_size = AdaptiveBatchSize(batch_size)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grab")
 
@@ -119,7 +123,7 @@ class _Round:
         self._over = False  # the broker takes no more: what is published is brought to its end, nothing more grabbed
         self._asking: FillPass | None = None  # whose sources are asked now
         self._answers: dict[str, FillPass | Refusal] = {}
-        self._open: dict[FillPass, ExitStack] = {}
+        self._open: set[FillPass] = set()
         self._grabs: deque[Grab] = deque()
         self._published: deque[Published] = deque()
         self._closing: deque[tuple[FillPass, Future[str | None]]] = deque()
@@ -177,9 +181,8 @@ class _Round:
             return None
         fill_pass = FillPass(lease, work.sources, again=self._again)
         self._answers[work.queue] = fill_pass
-        self._open[fill_pass] = release = ExitStack()
-        release.callback(lease.release)
-        self._leases.push(release)
+        self._open.add(fill_pass)
+        self._leases.callback(self._end, fill_pass)
         return fill_pass
 
     def _grab(self, fill_pass: FillPass, source: Source, wanted: int) -> None:
@@ -237,5 +240,10 @@ class _Round:
         self._end_if_over(fill_pass)
 
     def _end_if_over(self, fill_pass: FillPass) -> None:
-        if fill_pass is not self._asking and not fill_pass.busy and fill_pass in self._open:
-            self._open.pop(fill_pass).close()
+        if fill_pass is not self._asking and not fill_pass.busy:
+            self._end(fill_pass)
+
+    def _end(self, fill_pass: FillPass) -> None:
+        if fill_pass in self._open:
+            self._open.remove(fill_pass)
+            self._sender.give_up(fill_pass.lease, keep=self._pipeline.keep_leases and fill_pass.dry)

@@ -63,7 +63,7 @@ class Runner:
         self._priority_queue = priority_queue
         self._instruments = instruments or Instruments()
         self._sender = Sender(dispatch, open_publisher, self.name, self._instruments)
-        self._pipeline = Pipeline(self._sender, settings.batch_size, self._instruments)
+        self._pipeline = Pipeline(self._sender, settings.batch_size, self._instruments, keep_leases=True)
         self._rotation = Rotation(self._sender.has_open_batch)
         self._sleep = Sleep(self._sender.session, self._sender.keep_alive)
         self._snapshot = ReadySnapshot([], set())
@@ -73,13 +73,18 @@ class Runner:
         """One round over all queues; True if something was sent, so that there may be more to do."""
         started = time.monotonic()
         resent = self._sender.maintain(heartbeat, busy=self._busy)
-        self._read_snapshot()
+        reading = self._pipeline.submit(self._read_snapshot)
+        if not self._busy:
+            self._sender.renew_last()  # meanwhile
+        self._pipeline.wait(reading, heartbeat)
         due = self._due()
         chosen = self._rotation.choose(due, self._snapshot, only_ready=self._busy)
         work = [self._work(queue, groups) for queue, groups in chosen.items()]
         answers = self._pipeline.run(work, heartbeat, again=len(work) == 1)
         for queue, reason in self._rotation.note(due, self._snapshot, chosen, answers).items():
             self._instruments.blocked(queue, reason)
+        for queue in self._rotation.contested:
+            self._sender.session.ask_for(queue)
         passes = [answer for answer in answers.values() if isinstance(answer, FillPass)]
         sent = sum(sum(fill_pass.sent.values()) for fill_pass in passes)
         self._sleep.worked(due=bool(due), sent=bool(sent), busy=self._busy)

@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 LATE_MESSAGES_SECONDS = 1.0
 # How often a sender looks whether its identity is whole, and whether another one left batches behind.
 MAINTAIN_SECONDS = 1.0
+# So many leases are kept at most, of queues that have nothing due.
+MOST_KEPT = 16
 
 
 class Sender:
@@ -40,6 +42,7 @@ class Sender:
         self.account = Account(instruments)
         self._instruments = instruments
         self._open_queues: set[str] = set()
+        self._kept: dict[str, QueueLease] = {}
         self._dispatch = dispatch
         self._session: DispatcherSession = dispatch.open_session(service)
         try:
@@ -71,8 +74,15 @@ class Sender:
             self._session.close()
 
     def keep_alive(self) -> None:
-        """Keep the publishing connection alive; every second or so. Raises ``BrokerUnavailable``."""
+        """Keep the publishing connection alive, and release leases that others ask for; every second or so.
+
+        Raises ``BrokerUnavailable`` or ``SessionLost``.
+        """
         self._publisher.check()
+        self._session.check_soon()
+        for queue in self._session.asked_for():
+            if (lease := self._kept.pop(queue, None)) is not None:
+                lease.release()
 
     def maintain(self, heartbeat: Heartbeat, *, busy: bool = False) -> int:
         """Once a second take over batches of dead sessions; and send open batches again, not more often if ``busy``.
@@ -101,10 +111,15 @@ class Sender:
         What else is to be leased waits for messages of other sessions that are in the outbox for the queue. Raises
         ``BrokerUnavailable``.
         """
+        kept = self._kept.pop(queue, None)
         try:
+            if kept is not None:
+                return self._acquired(kept.renew(max_queue_length))
             if not self._publisher.lock(queue):
                 return "leased_elsewhere"
-        except QueueRefused as error:
+        except (DepthUnreadable, QueueRefused) as error:
+            if kept is not None:
+                kept.release()
             return self._unreadable(queue, max_queue_length, error)
         try:
             lease = self._examine(queue, max_queue_length, heartbeat, resend)
@@ -118,8 +133,28 @@ class Sender:
             # Who waited here would hold the lock that the other one needs to send its messages.
             self._publisher.unlock(queue)
             return "open_batch"
-        self.account.can_be_filled(queue)
-        self._instruments.queue_seen(queue, lease.depth, max_queue_length)
+        return self._acquired(lease)
+
+    def give_up(self, lease: QueueLease, *, keep: bool) -> None:
+        """Release a lease; or ``keep`` it where that is possible, until it is used again or another session asks."""
+        lasts = self._publisher.locks_last and self._session.listens
+        if keep and lasts and lease.settled and len(self._kept) < MOST_KEPT:
+            self._kept[lease.queue] = lease
+        else:
+            lease.release()
+
+    def renew_last(self) -> None:
+        """Read the depth of the queue whose lease was kept last: it is likely to be the next one."""
+        if self._kept:
+            queue, lease = self._kept.popitem()
+            try:
+                self._kept[queue] = lease.renew(lease.max_queue_length)
+            except (DepthUnreadable, QueueRefused):  # said when it is wanted
+                lease.release()
+
+    def _acquired(self, lease: QueueLease) -> QueueLease:
+        self.account.can_be_filled(lease.queue)
+        self._instruments.queue_seen(lease.queue, lease.depth, lease.max_queue_length)
         return lease
 
     def _examine(

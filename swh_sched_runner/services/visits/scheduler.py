@@ -56,7 +56,7 @@ class VisitScheduler:
         self._settings = settings
         self._sender = Sender(dispatch, open_publisher, self.name, instruments)
         most = max((each.batch_size for each in settings.values()), default=1)
-        self._pipeline = Pipeline(self._sender, most, instruments)
+        self._pipeline = Pipeline(self._sender, most, instruments, keep_leases=False)
         self._next = dict.fromkeys(settings, 0.0)
         self._missing: set[str] = set()
         self._refused: dict[str, str] = {}

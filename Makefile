@@ -78,7 +78,7 @@ releases: venv  ## make environments with the other releases of Celery, for test
 
 # The program that had adopted databases before; benchmarks run beside it, tests let it use what we adopted.
 .PHONY: old-program
-old-program: venv  ## make an environment with swh.scheduler 3.6.0 in bench/.peer, for tests and benchmarks
+old-program: venv  ## make an environment with swh.scheduler 3.6.0 in bench/.baseline, for tests and benchmarks
 	@$(BIN)/python -m tests.support.old_program
 
 # A line a round; SEED, KIND and FAULT play one again (docs/explanation/crash-tests.md).
@@ -99,11 +99,11 @@ clean:  ## remove what was built, .venv too
 	rm -rf $(VENV) .releases build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-bench/.peer/.made: | venv
+bench/.baseline/.made: | venv
 	@CI=true $(BIN)/python -m tests.support.old_program
 
 .PHONY: bench-create
-bench-create: venv bench/.peer/.made  ## measure bulk creation beside the peer; whole with FULL=1, into the docs with WRITE=1
+bench-create: venv bench/.baseline/.made  ## measure bulk creation beside the baseline; whole with FULL=1, into the docs with WRITE=1
 	$(BIN)/python -m bench.create $(if $(FULL),--full) $(if $(WRITE),--write)
 
 $(VENV)/.bench: $(VENV)/.made
@@ -111,12 +111,16 @@ $(VENV)/.bench: $(VENV)/.made
 	@touch $@
 
 .PHONY: bench-dispatch
-bench-dispatch: $(VENV)/.bench bench/.peer/.made  ## measure dispatch beside the peer; whole with FULL=1, into the docs with WRITE=1
+bench-dispatch: $(VENV)/.bench bench/.baseline/.made  ## measure dispatch beside the baseline; whole with FULL=1, into the docs with WRITE=1
 	$(BIN)/python -m bench.dispatch $(if $(FULL),--full) $(if $(WRITE),--write) $(ARGS)
 
 .PHONY: bench-latency
-bench-latency: venv bench/.peer/.made  ## measure from a task's creation into its queue, beside the peer; FULL=1, WRITE=1
+bench-latency: venv bench/.baseline/.made  ## measure from a task's creation into its queue, beside the baseline; FULL=1, WRITE=1
 	$(BIN)/python -m bench.latency $(if $(FULL),--full) $(if $(WRITE),--write)
+
+.PHONY: bench-feeding
+bench-feeding: venv bench/.baseline/.made  ## measure how short queues are fed; FULL=1, into the docs with WRITE=1
+	$(BIN)/python -m bench.feeding $(if $(FULL),--full) $(if $(WRITE),--write)
 
 .PHONY: bench-memory
 bench-memory: venv  ## measure the memory of the runner; a million tasks with FULL=1, into the docs with WRITE=1

@@ -1,4 +1,4 @@
-"""Creation in bulk, here and on the peer, in turn. See bench/README.md."""
+"""Creation in bulk, here and on the baseline, alternating. See bench/README.md."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 
 import click
 
-from bench.peer import HERE, PEER, SETTINGS, make_ours, make_peer, measured_on, system_binaries
+from bench.baseline import BASELINE, HERE, SETTINGS, make_baseline, make_ours, measured_on, system_binaries
 from bench.report import command, publish, table
 from swh_sched_runner.db import scratch
 from swh_sched_runner.embedded.postgres import Postgres
 
-# work, and how many times the peer's rate is wanted
+# work, and and the target as a multiple of the baseline's rate
 WORKS = {
     "create_tasks": 2.5,
     "create_tasks again": 2.5,
@@ -46,13 +46,13 @@ def one_run(python: Path, side: str, url: str, rows: int, run: int) -> dict[str,
 
 def measure(binaries: Path, rows: int, runs: int) -> dict[str, list[dict[str, float]]]:
     """The rates of both sides. They take turns to go first, and each begins after a checkpoint."""
-    rates: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
+    rates: dict[str, list[dict[str, float]]] = {"ours": [], "baseline": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Postgres(folder / "pg", binaries=binaries, options=SETTINGS) as server:
             sides = {
                 "ours": (Path(sys.executable), make_ours(server)),
-                "peer": (PEER / "bin/python", make_peer(server, folder)),
+                "baseline": (BASELINE / "bin/python", make_baseline(server, folder)),
             }
             for run in range(runs):
                 for side in list(sides) if run % 2 == 0 else list(reversed(sides)):
@@ -63,7 +63,7 @@ def measure(binaries: Path, rows: int, runs: int) -> dict[str, list[dict[str, fl
 
 
 def main() -> None:
-    """Run both sides in turn and print medians and ratios; or write them to docs/performance.md."""
+    """Run both sides alternating and print medians and ratios; or write them to docs/performance.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="100,000 rows instead of 20,000")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
@@ -77,9 +77,9 @@ def main() -> None:
     head = f"{command('bench-create', options.full)}: {measured_on(binaries, size)}"
     lines = []
     for work, target in WORKS.items():
-        mine, other = (statistics.median(run[work] for run in rates[side]) for side in ("ours", "peer"))
+        mine, other = (statistics.median(run[work] for run in rates[side]) for side in ("ours", "baseline"))
         lines.append([work, f"{mine:,.0f}", f"{other:,.0f}", f"{mine / other:.2f}", f"≥ {target:g}"])
-    shown = table(["work", "ours, rows/s", "peer, rows/s", "ratio", "target"], lines)
+    shown = table(["work", "ours, rows/s", "baseline, rows/s", "ratio", "target"], lines)
     publish("creation", f"{head}\n\n{shown}", write=options.write)
 
 

@@ -48,7 +48,7 @@ def ours(url: str) -> Side:
     return Side(backend, dict, task, lambda task: int(task["id"]), ListedOrigin, OriginVisitStats, successful)
 
 
-def peer(url: str) -> Side:
+def baseline(url: str) -> Side:
     """The package swh.scheduler."""
     from swh.scheduler import get_scheduler  # type: ignore[import-not-found]
     from swh.scheduler.model import (  # type: ignore[import-not-found]
@@ -69,7 +69,7 @@ def peer(url: str) -> Side:
     return Side(backend, TaskType, task, lambda task: int(task.id), ListedOrigin, OriginVisitStats, successful)
 
 
-SIDES = {"ours": ours, "peer": peer}
+SIDES = {"ours": ours, "baseline": baseline}
 
 
 def timed(work: Callable[[], object], rows: int) -> float:

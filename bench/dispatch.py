@@ -1,4 +1,4 @@
-"""Dispatch of ready tasks, here and on the peer, in turn. See bench/README.md."""
+"""Dispatch of due tasks, here and on the baseline, alternating. See bench/README.md."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import click
 
+from bench.baseline import measured_on, servers, system_binaries
 from bench.dispatch_plan import Grab, grab
 from bench.dispatch_run import Result, run
-from bench.dispatch_side import Ours, Peer, Side, Work
-from bench.peer import measured_on, servers, system_binaries
+from bench.dispatch_side import Baseline, Ours, Side, Work
 from bench.report import Plot, command, median_and_range, publish, table
 
-TARGET = 3.5  # times the peer's rate
+TARGET = 3.5  # times the baseline's rate
 TABLE_TARGET = 0.8  # of the rate at 100 thousand rows, at 10 million
 
 
@@ -27,7 +27,7 @@ class Point:
 
     work: Work
     ours: int = 5
-    peer: int = 0
+    baseline: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,19 @@ def quick_parts() -> dict[str, Part]:
 
 
 def full_parts() -> dict[str, Part]:
-    """All of it. What takes the peer long it does less often."""
+    """All of it. What takes the baseline long it does less often."""
     tasks = 100_000
     types = [Point(Work(tasks, n), 5, 5 if n in (1, 20) else 3) for n in (1, 2, 5, 10, 20)]
-    # How the peer grows is not asked: each of its tables takes five minutes to make.
+    # How the baseline grows is not asked: each of its tables takes five minutes to make.
     tables = [Point(Work(tasks, table=rows)) for rows in (10_000, 100_000, 1_000_000, 10_000_000)]
-    # The peer would take a million ready tasks into memory at once, and ten minutes. Ten million take us twenty.
+    # The baseline would take a million due tasks into memory at once, and ten minutes. Ten million take us twenty.
     sizes = ((10_000, 5, 1), (tasks, 5, 1), (1_000_000, 1, 0), (10_000_000, 1, 0))
-    ready = [Point(Work(n), runs, peer) for n, runs, peer in sizes]
+    ready = [Point(Work(n), runs, baseline) for n, runs, baseline in sizes]
     runners = [Point(Work(tasks, 20, runners=n)) for n in (1, 2, 3, 4)]
     return {
         "types": Part("number of task types", lambda work: work.types, types),
         "table": Part("number of other rows in task", lambda work: work.table, tables, logarithmic=True, plans=True),
-        "ready": Part("number of ready tasks", lambda work: work.tasks, ready, logarithmic=True),
+        "ready": Part("number of due tasks", lambda work: work.tasks, ready, logarithmic=True),
         "runners": Part("number of runners", lambda work: work.runners, runners),
     }
 
@@ -72,7 +72,7 @@ def full_parts() -> dict[str, Part]:
 class Measured:
     """The results of a part, by side and point; and how our runner grabs at each point."""
 
-    results: Mapping[str, dict[Work, list[Result]]] = field(default_factory=lambda: {"ours": {}, "peer": {}})
+    results: Mapping[str, dict[Work, list[Result]]] = field(default_factory=lambda: {"ours": {}, "baseline": {}})
     grabs: dict[Work, Grab] = field(default_factory=dict)
 
     def rates(self, side: str, work: Work) -> list[float]:
@@ -84,12 +84,12 @@ class Measured:
         return statistics.median(result.cpu[program] for result in self.results[side][work])
 
 
-def measure(part: Part, ours: Side, peer: Side) -> Measured:
+def measure(part: Part, ours: Side, baseline: Side) -> Measured:
     """A run of each point and side after the other, then the next of each."""
     measured = Measured()
-    for number in range(max(max(point.ours, point.peer) for point in part.points)):
+    for number in range(max(max(point.ours, point.baseline) for point in part.points)):
         for point in part.points:
-            for side, runs in ((ours, point.ours), (peer, point.peer)):
+            for side, runs in ((ours, point.ours), (baseline, point.baseline)):
                 if number >= runs:
                     continue
                 result = run(side, point.work)
@@ -105,10 +105,10 @@ def rates_table(part: Part, measured: Measured) -> str:
     """The rates of a part."""
     rows = []
     for point in part.points:
-        mine, other = (measured.rates(side, point.work) for side in ("ours", "peer"))
+        mine, other = (measured.rates(side, point.work) for side in ("ours", "baseline"))
         ratio = f"{statistics.median(mine) / statistics.median(other):.2f}" if mine and other else "–"
         rows.append([f"{part.key(point.work):,.0f}", median_and_range(mine), median_and_range(other), ratio])
-    return table([part.label, "ours, messages/s", "peer, messages/s", "ratio"], rows)
+    return table([part.label, "ours, messages/s", "baseline, messages/s", "ratio"], rows)
 
 
 def cpu_table(part: Part, measured: Measured) -> str:
@@ -125,22 +125,22 @@ def plan_lines(part: Part, measured: Measured) -> str:
     """How a batch is grabbed at each point, and whether always in the same way."""
     lines = [f"- {part.label} {part.key(work):,.0f}: {each}" for work, each in measured.grabs.items()]
     alike = len({each.plan for each in measured.grabs.values()}) == 1
-    return "\n".join(["How a batch is grabbed" + (", everywhere in the same way:" if alike else ":"), "", *lines])
+    return "\n".join(["How a batch is grabbed" + (", the same at every size:" if alike else ":"), "", *lines])
 
 
 def verdict(name: str, part: Part, measured: Measured) -> str | None:
-    """How the figures of a part compare with what is wanted; None where nothing is."""
+    """How the figures of a part compare with the target; None where there is none."""
     first, last = part.points[0].work, part.points[-1].work
     if name == "types":
-        return f"Wanted: at least {TARGET:g} times the peer's rate, with 1 type and with 20."
+        return f"Target: at least {TARGET:g} times the baseline's rate, with 1 type and with 20."
     if name == "table":
         hundred = next(point.work for point in part.points if point.work.table == 100_000)
         small, large = (statistics.median(measured.rates("ours", work)) for work in (hundred, last))
         share = f"The rate with {last.table:,} rows is {large / small:.2f} of that with {hundred.table:,}"
-        return f"{share}; wanted: at least {TABLE_TARGET:g}."
+        return f"{share}; target: at least {TABLE_TARGET:g}."
     if name == "runners":
         one, all_of_them = (statistics.median(measured.rates("ours", work)) for work in (first, last))
-        return f"{last.runners} runners dispatch {all_of_them / one:.2f} times what one does, on the same cores."
+        return f"{last.runners} runners dispatch {all_of_them / one:.2f} times as much as one, on the same cores."
     return None
 
 
@@ -174,11 +174,11 @@ def main() -> None:
     parts = full_parts() if options.full else quick_parts()
     binaries = system_binaries()
     with tempfile.TemporaryDirectory() as name, servers(Path(name), binaries) as both:
-        ours, peer = Ours(both), Peer(both)
+        ours, baseline = Ours(both), Baseline(both)
         for name, part in parts.items():
             if options.part and name not in options.part:
                 continue
-            measured = measure(part, ours, peer)
+            measured = measure(part, ours, baseline)
             head = measured_on(binaries, both.broker_version(), size_of(part))
             head = f"{command('bench-dispatch', options.full)}: {head}"
             publish(f"dispatch {name}", text(name, part, measured, head, drawn=options.write), write=options.write)
@@ -188,8 +188,8 @@ def size_of(part: Part) -> str:
     """How much work, and how often."""
     tasks = sorted({point.work.tasks for point in part.points})
     many = f"{tasks[0]:,}" if len(tasks) == 1 else f"{tasks[0]:,} to {tasks[-1]:,}"
-    runs = sorted({each for point in part.points for each in (point.ours, point.peer) if each})
-    return f"{many} ready tasks, medians (and ranges) of {'–'.join(map(str, dict.fromkeys((runs[0], runs[-1]))))} runs"
+    runs = sorted({each for point in part.points for each in (point.ours, point.baseline) if each})
+    return f"{many} due tasks, medians (and ranges) of {'–'.join(map(str, dict.fromkeys((runs[0], runs[-1]))))} runs"
 
 
 if __name__ == "__main__":

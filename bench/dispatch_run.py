@@ -1,4 +1,4 @@
-"""One measured run: ready tasks become messages, by the wall's clock and the CPU's.
+"""One measured run: due tasks become messages, by the wall's clock and the CPU's.
 
 The clock starts when the runners are ready: they have connected, and wait for the table of tasks, which is locked. It
 stops when every message is in its queue and, on our side, confirmed: the outbox is empty.
@@ -20,8 +20,8 @@ from typing import Any, Self
 import click
 import psutil
 
+from bench.baseline import ROOT, Servers
 from bench.dispatch_side import Side, Work
-from bench.peer import ROOT, Servers
 from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.config import BrokerSettings

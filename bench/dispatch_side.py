@@ -13,12 +13,12 @@ import click
 import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from bench.peer import PEER, Servers, make_ours, make_peer, peer_config
+from bench.baseline import BASELINE, Servers, baseline_config, make_baseline, make_ours
 from swh_sched_runner.db import scratch
 
-# Above every number of tasks here. The peer then takes 10,000 of a type in each round, with its period between.
+# Above every number of tasks here. The baseline then takes 10,000 of a type in each round, with its period between.
 UNREACHED = 100_000_000
-# The peer sends tasks whose names begin so to a queue of that name, others to Celery's default queue.
+# The baseline sends tasks whose names begin so to a queue of that name, others to Celery's default queue.
 BACKEND_NAME = "swh.bench.tasks.T{}"
 
 TYPES = """
@@ -28,9 +28,9 @@ select 't' || n, 'bench', replace(%(backend_name)s, '{}', cast(n as text)), '1 d
        %(bound)s, 3
 from generate_series(1, %(types)s) as n
 """
-# What a table in use holds beside the ready tasks: 60 % completed one-shots, 25 % recurring tasks that are not due,
+# What a table in use holds beside the due tasks: 60 % completed one-shots, 25 % recurring tasks that are not due,
 # 10 % disabled, 5 % in flight; nothing becomes due within a day. Those in flight have a run, and a twelfth of the
-# completed; the others' are archived. No row is written twice: holes would spread the ready tasks over all pages.
+# completed; the others' are archived. No row is written twice: holes would spread the due tasks over all pages.
 BACKGROUND = """
 insert into task (id, type, arguments, next_run, current_interval, status, policy, retries_left{own_column})
 select n, 't' || 1 + mod(n, %(types)s),
@@ -65,7 +65,7 @@ UNCHECKED = "set session_replication_role = replica"
 
 @dataclass(frozen=True)
 class Work:
-    """So many ready tasks of so many types in a table that has so many other rows, for so many runners.
+    """So many due tasks of so many types in a table that has so many other rows, for so many runners.
 
     ``bound`` is each queue's.
     """
@@ -85,7 +85,7 @@ class Work:
 
 
 class Side:
-    """This project, or the peer: how its database is made and its runner is started."""
+    """This project, or the baseline: how its database is made and its runner is started."""
 
     name = ""
     own_column, own_value = "", ""  # what tasks have here alone, as BACKGROUND takes it
@@ -105,7 +105,7 @@ class Side:
 
     @contextmanager
     def prepared(self, work: Work) -> Iterator[str]:
-        """The name of a fresh database with the ready tasks in it, until the block ends."""
+        """The name of a fresh database with the due tasks in it, until the block ends."""
         server, name = self.servers.postgres.url(), f"{self.name}_run"
         scratch.execute(server, f"create database {name} template {self._template(work)} strategy file_copy")
         try:
@@ -174,17 +174,19 @@ class Ours(Side):
         }
 
 
-class Peer(Side):
+class Baseline(Side):
     """The package swh.scheduler."""
 
-    name = "peer"
+    name = "baseline"
 
     def make(self, name: str) -> None:
         """See ``Side.make``."""
-        make_peer(self.servers.postgres, self.servers.folder, name)
+        make_baseline(self.servers.postgres, self.servers.folder, name)
 
     def runner(self, url: str) -> tuple[list[str | Path], dict[str, str]]:
         """See ``Side.runner``."""
         dsn: str = make_dsn(**parse_dsn(url))
-        config = peer_config(self.servers.folder / "runner.yml", dsn, self.servers.broker.url())
-        return [PEER / "bin/swh", "scheduler", "start-runner", "--period", "1"], {"SWH_CONFIG_FILENAME": str(config)}
+        config = baseline_config(self.servers.folder / "runner.yml", dsn, self.servers.broker.url())
+        return [BASELINE / "bin/swh", "scheduler", "start-runner", "--period", "1"], {
+            "SWH_CONFIG_FILENAME": str(config)
+        }

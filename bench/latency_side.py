@@ -19,7 +19,7 @@ from urllib.parse import urlparse
 
 import amqp
 
-# A script beside this one: the peer's environment has no package bench.
+# A script beside this one: the baseline's environment has no package bench.
 from create_side import KIND, SIDES, Side  # type: ignore[import-not-found]
 
 GAP_SECONDS = (0.05, 0.35)

@@ -13,9 +13,9 @@ from pathlib import Path
 import click
 import psutil
 
+from bench.baseline import Servers, measured_on, servers, system_binaries
 from bench.dispatch_run import OPEN_BATCHES, Watched, count, started, wait
 from bench.dispatch_side import Ours, Work
-from bench.peer import Servers, measured_on, servers, system_binaries
 from bench.report import command, publish, table
 
 TYPES = 20
@@ -76,8 +76,8 @@ def main() -> None:
     figures = [statistics.median(first), statistics.median(last), max(ever)]
     rows = [[f"{tasks:,}", *(f"{each:.0f}" for each in (*figures, figures[1] - figures[0]))]]
     shown = table(["tasks", "first tenth, MB", "last tenth, MB", "most, MB", "growth, MB"], rows)
-    wanted = f"Resident memory of the runner; wanted: at most {TARGET} MB, and no growth."
-    publish("dispatch memory", "\n\n".join([TITLE, head, shown, wanted]), write=options.write)
+    target = f"Resident memory of the runner; target: at most {TARGET} MB, and no growth."
+    publish("dispatch memory", "\n\n".join([TITLE, head, shown, target]), write=options.write)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from bench.peer import ROOT
+from bench.baseline import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
 IMAGES = ROOT / "docs" / "images"
-COLOURS = {"ours": "#1f6f8b", "peer": "#b5651d"}
+COLOURS = {"ours": "#1f6f8b", "baseline": "#b5651d"}
 
 
 def command(target: str, full: bool) -> str:

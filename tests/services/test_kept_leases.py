@@ -103,13 +103,13 @@ def test_runners_of_different_types_share_a_queue_without_waiting_for_each_other
 ) -> None:
     for name in ("load-git", "other"):
         backend.create_task_type(a_type(name, backend_name=QUEUE))
-    with asleep(make_runner(task_types=["load-git"], period_seconds=60), app, backend):
-        with running(make_runner(task_types=["other"], period_seconds=60)):
-            for n in range(3, 9):
-                started = time.monotonic()
-                backend.create_tasks([a_task(n, "other" if n % 2 else "load-git")])
-                until(lambda n=n: depth(app, QUEUE) == n)  # type: ignore[misc]
-                assert time.monotonic() - started < 0.9  # sooner than either would look by itself
+    first, second = (make_runner(task_types=[name], period_seconds=60) for name in ("load-git", "other"))
+    with asleep(first, app, backend), running(second):
+        for n in range(3, 9):
+            started = time.monotonic()
+            backend.create_tasks([a_task(n, "other" if n % 2 else "load-git")])
+            until(lambda n=n: depth(app, QUEUE) == n)  # type: ignore[misc]
+            assert time.monotonic() - started < 0.9  # sooner than either would look by itself
 
 
 def test_a_queue_is_asked_for_when_it_was_refused_twice(make_runner: MakeRunner, session: DispatcherSession) -> None:

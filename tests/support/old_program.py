@@ -1,4 +1,4 @@
-"""The program that had adopted databases before, swh.scheduler 3.6.0: in an environment of its own, ``bench/.peer``.
+"""The program that had adopted databases before, swh.scheduler 3.6.0, in an environment of its own: ``bench/.baseline``.
 
 ``python -m tests.support.old_program`` makes the environment. Here the program makes databases and is called as a
 client (``old_program_calls`` runs in its environment); nothing of it is imported or read.
@@ -19,7 +19,7 @@ from swh_sched_runner.embedded.postgres import available_binaries
 from tests.support.releases import ReleaseMissing, alone, install
 from tests.support.sources import CHECKOUT
 
-ENVIRONMENT = CHECKOUT / "bench" / ".peer"
+ENVIRONMENT = CHECKOUT / "bench" / ".baseline"
 MADE = ENVIRONMENT / ".made"
 REQUIREMENTS = ["swh.scheduler==3.6.0", "psycopg[binary]"]
 CALLS = Path(__file__).with_name("old_program_calls.py")

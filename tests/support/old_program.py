@@ -1,4 +1,4 @@
-"""The program that had adopted databases before, swh.scheduler 3.6.0, in an environment of its own: ``bench/.baseline``.
+"""The program that had adopted databases before, swh.scheduler 3.6.0, in its environment ``bench/.baseline``.
 
 ``python -m tests.support.old_program`` makes the environment. Here the program makes databases and is called as a
 client (``old_program_calls`` runs in its environment); nothing of it is imported or read.

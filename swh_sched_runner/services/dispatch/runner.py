@@ -80,7 +80,8 @@ class Runner:
         due = self._due()
         chosen = self._rotation.choose(due, self._snapshot, only_ready=self._busy)
         work = [self._work(queue, groups) for queue, groups in chosen.items()]
-        answers = self._pipeline.run(work, heartbeat, again=len(work) == 1)
+        # Not in the first round after a sleep: mostly there are a few tasks, and a second grab would take none.
+        answers = self._pipeline.run(work, heartbeat, again=self._busy and len(work) == 1)
         for queue, reason in self._rotation.note(due, self._snapshot, chosen, answers).items():
             self._instruments.blocked(queue, reason)
         for queue in self._rotation.contested:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-OWNER = ROOT / "tests" / "support" / "session.py"
+OWNER = ROOT / "tests" / "support" / "owner.py"
 
 
 @dataclass
-class DispatcherSession:
-    """A running session: its process, where its servers are, and their pids by name."""
+class Owner:
+    """A running owner: its process, where its servers are, and their pids by name."""
 
     process: subprocess.Popen[str]
     database: str | None
@@ -26,13 +26,13 @@ class DispatcherSession:
 
 
 @contextmanager
-def session(
+def owner(
     directory: Path,
     *,
     database: bool = True,
     prefix: Sequence[str] = (),
     environment: dict[str, str] | None = None,
-) -> Iterator[DispatcherSession]:
+) -> Iterator[Owner]:
     """An owner of ``directory``, stopped by SIGTERM at the end; ``prefix`` is what runs it, such as setpriv."""
     process = subprocess.Popen(
         [*prefix, sys.executable, str(OWNER), str(directory), *([] if database else ["broker"])],
@@ -46,8 +46,8 @@ def session(
     try:
         line = process.stdout.readline()
         if not line:
-            raise AssertionError(f"the session did not start: {process.stderr.read()}")
-        yield DispatcherSession(process, **json.loads(line))
+            raise AssertionError(f"the owner did not start: {process.stderr.read()}")
+        yield Owner(process, **json.loads(line))
     finally:
         if process.poll() is None:
             process.terminate()

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row
 
 from swh_sched_runner.backend import validate
 from swh_sched_runner.backend.dispatch.limits import pause_of
+from swh_sched_runner.config import queue_name
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownTask
 from swh_sched_runner.model import Pause, Timestamp
@@ -137,7 +138,7 @@ def read(conn: Connection, task_id: int, priority_queue: str, now: datetime | No
     if row is None:
         raise UnknownTask(value=task_id)
     unconfirmed = _unconfirmed(conn, row)
-    queue = row.backend_name if row.priority is None else priority_queue.format(backend_name=row.backend_name)
+    queue = queue_name(row.backend_name, priority_queue, priority=row.priority is not None)
     if unconfirmed is not None:
         queue = unconfirmed.queue
     return TaskFacts(

@@ -45,6 +45,113 @@ CREATE TYPE task_status AS ENUM (
 
 COMMENT ON TYPE task_status IS 'Where a task stands: waiting for its next run, taken by a runner, done, or switched off';
 
+CREATE FUNCTION count_in_flight(task_type text, at_most bigint) RETURNS TABLE(tasks bigint)
+    LANGUAGE sql STABLE ROWS 1 PARALLEL SAFE
+    AS $$
+  select count(*) from (select from task where type = task_type and status = 'next_run_scheduled' limit at_most) as counted
+$$;
+
+COMMENT ON FUNCTION count_in_flight(task_type text, at_most bigint) IS 'How many tasks of a type are in flight, counted no further than at_most; a range of task_scheduled_idx';
+
+CREATE TABLE origin_visit_stats (
+    url text NOT NULL,
+    visit_type text NOT NULL,
+    last_successful timestamp with time zone,
+    last_visit timestamp with time zone,
+    last_visit_status last_visit_status,
+    last_scheduled timestamp with time zone,
+    last_snapshot bytea,
+    next_visit_queue_position bigint,
+    next_position_offset integer DEFAULT 4 NOT NULL,
+    successive_visits integer DEFAULT 1 NOT NULL,
+    listed_only boolean DEFAULT false NOT NULL
+)
+WITH (fillfactor='80');
+
+COMMENT ON TABLE origin_visit_stats IS 'What visits found, an origin and visit type a row';
+
+COMMENT ON COLUMN origin_visit_stats.url IS 'Address of the origin';
+
+COMMENT ON COLUMN origin_visit_stats.visit_type IS 'Kind of visit';
+
+COMMENT ON COLUMN origin_visit_stats.last_successful IS 'When a visit last succeeded';
+
+COMMENT ON COLUMN origin_visit_stats.last_visit IS 'When a visit last ended';
+
+COMMENT ON COLUMN origin_visit_stats.last_visit_status IS 'How the last visit ended';
+
+COMMENT ON COLUMN origin_visit_stats.last_scheduled IS 'When a visit was last handed out';
+
+COMMENT ON COLUMN origin_visit_stats.last_snapshot IS 'Identifier of the content that the last successful visit found';
+
+COMMENT ON COLUMN origin_visit_stats.next_visit_queue_position IS 'Place in the queue of origins whose forge gives no last_update';
+
+COMMENT ON COLUMN origin_visit_stats.next_position_offset IS 'Sets how far the next place lies ahead: less after eventful visits, more after others (0 to 10)';
+
+COMMENT ON COLUMN origin_visit_stats.successive_visits IS 'How many visits in a row ended alike';
+
+COMMENT ON COLUMN origin_visit_stats.listed_only IS 'The row stands because a lister lists the origin; nothing was said about its visits yet. Not shown by the API';
+
+CREATE FUNCTION past_cooldowns(stats origin_visit_stats, absolute_before timestamp with time zone, scheduled_before timestamp with time zone, failed_before timestamp with time zone, not_found_before timestamp with time zone) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+  select coalesce(stats.last_scheduled, timestamptz '-infinity') < absolute_before
+    and (stats.last_scheduled is null or stats.last_scheduled < greatest(scheduled_before, stats.last_visit))
+    and (stats.last_visit_status is distinct from 'failed' or stats.last_visit is null
+         or stats.last_visit < failed_before)
+    and (stats.last_visit_status is distinct from 'not_found' or stats.last_visit is null
+         or stats.last_visit < not_found_before)
+$$;
+
+COMMENT ON FUNCTION past_cooldowns(stats origin_visit_stats, absolute_before timestamp with time zone, scheduled_before timestamp with time zone, failed_before timestamp with time zone, not_found_before timestamp with time zone) IS 'Whether an origin may be visited again: the cut-offs of its cooldowns lie behind what they are about';
+
+CREATE TABLE dispatch_type (
+    type text NOT NULL,
+    paused timestamp with time zone,
+    paused_by text,
+    paused_reason text,
+    max_in_flight bigint,
+    rate_limit double precision,
+    tokens double precision DEFAULT 0 NOT NULL,
+    refilled timestamp with time zone,
+    CONSTRAINT dispatch_type_max_in_flight_check CHECK ((max_in_flight >= 0)),
+    CONSTRAINT dispatch_type_rate_limit_check CHECK (((rate_limit > (0)::double precision) AND (rate_limit < 'Infinity'::double precision)))
+);
+
+COMMENT ON TABLE dispatch_type IS 'Controls of a task type; without a row, or with nulls, nothing holds it back';
+
+COMMENT ON COLUMN dispatch_type.type IS 'Task type';
+
+COMMENT ON COLUMN dispatch_type.paused IS 'Since when none of its tasks is dispatched; null while it is not paused';
+
+COMMENT ON COLUMN dispatch_type.paused_by IS 'Who paused it';
+
+COMMENT ON COLUMN dispatch_type.paused_reason IS 'Why';
+
+COMMENT ON COLUMN dispatch_type.max_in_flight IS 'So many of its tasks may be in flight at a time; null for any number';
+
+COMMENT ON COLUMN dispatch_type.rate_limit IS 'So many of its tasks are dispatched a second, by all runners together; null for any number';
+
+COMMENT ON COLUMN dispatch_type.tokens IS 'Tasks that the rate limit allowed at the time of refilled; never more than those of one second, or one task';
+
+COMMENT ON COLUMN dispatch_type.refilled IS 'When tokens were counted last; null before the first time, when all are there';
+
+CREATE FUNCTION tokens_at(controls dispatch_type, clock timestamp with time zone) RETURNS double precision
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+  select least(
+    greatest(1.0, controls.rate_limit),
+    coalesce(
+      -- From infinity nothing can be subtracted.
+      case when isfinite(controls.refilled) then
+        controls.tokens + controls.rate_limit * extract(epoch from clock - controls.refilled) end,
+      greatest(1.0, controls.rate_limit)
+    )
+  )
+$$;
+
+COMMENT ON FUNCTION tokens_at(controls dispatch_type, clock timestamp with time zone) IS 'Tokens of a task type with a rate limit; its bucket holds those of a second, and at least one';
+
 CREATE TABLE dispatch_batch (
     id bigint NOT NULL,
     session_id bigint NOT NULL,
@@ -112,37 +219,6 @@ COMMENT ON COLUMN dispatch_queue.published IS 'When the broker last confirmed a 
 COMMENT ON COLUMN dispatch_queue.depth IS 'Messages ready in it then, as the lease counted';
 
 COMMENT ON COLUMN dispatch_queue.drain_rate IS 'Messages that its workers took a second, averaged over about the last minute; null if not known';
-
-CREATE TABLE dispatch_type (
-    type text NOT NULL,
-    paused timestamp with time zone,
-    paused_by text,
-    paused_reason text,
-    max_in_flight bigint,
-    rate_limit double precision,
-    tokens double precision DEFAULT 0 NOT NULL,
-    refilled timestamp with time zone,
-    CONSTRAINT dispatch_type_max_in_flight_check CHECK ((max_in_flight >= 0)),
-    CONSTRAINT dispatch_type_rate_limit_check CHECK (((rate_limit > (0)::double precision) AND (rate_limit < 'Infinity'::double precision)))
-);
-
-COMMENT ON TABLE dispatch_type IS 'Controls of a task type; without a row, or with nulls, nothing holds it back';
-
-COMMENT ON COLUMN dispatch_type.type IS 'Task type';
-
-COMMENT ON COLUMN dispatch_type.paused IS 'Since when none of its tasks is dispatched; null while it is not paused';
-
-COMMENT ON COLUMN dispatch_type.paused_by IS 'Who paused it';
-
-COMMENT ON COLUMN dispatch_type.paused_reason IS 'Why';
-
-COMMENT ON COLUMN dispatch_type.max_in_flight IS 'So many of its tasks may be in flight at a time; null for any number';
-
-COMMENT ON COLUMN dispatch_type.rate_limit IS 'So many of its tasks are dispatched a second, by all runners together; null for any number';
-
-COMMENT ON COLUMN dispatch_type.tokens IS 'Tasks that the rate limit allowed at the time of refilled; never more than those of one second, or one task';
-
-COMMENT ON COLUMN dispatch_type.refilled IS 'When tokens were counted last; null before the first time, when all are there';
 
 CREATE TABLE dispatcher_session (
     id bigint NOT NULL,
@@ -259,44 +335,66 @@ COMMENT ON COLUMN listers.first_visits_queue_prefix IS 'Prefix of the queues for
 
 COMMENT ON COLUMN listers.first_visits_scheduled_at IS 'When the first visits were all handed out';
 
-CREATE TABLE origin_visit_stats (
-    url text NOT NULL,
-    visit_type text NOT NULL,
-    last_successful timestamp with time zone,
-    last_visit timestamp with time zone,
-    last_visit_status last_visit_status,
-    last_scheduled timestamp with time zone,
-    last_snapshot bytea,
-    next_visit_queue_position bigint,
-    next_position_offset integer DEFAULT 4 NOT NULL,
-    successive_visits integer DEFAULT 1 NOT NULL,
-    listed_only boolean DEFAULT false NOT NULL
-)
-WITH (fillfactor='80');
+CREATE VIEW living_session AS
+ SELECT (objid)::bigint AS session_id,
+    pid AS backend_pid
+   FROM pg_locks
+  WHERE ((locktype = 'advisory'::text) AND granted AND (classid = (378094)::oid) AND (objsubid = 2) AND (database = ( SELECT pg_database.oid
+           FROM pg_database
+          WHERE (pg_database.datname = current_database()))));
 
-COMMENT ON TABLE origin_visit_stats IS 'What visits found, an origin and visit type a row';
+COMMENT ON VIEW living_session IS 'Dispatcher sessions that live: each holds its advisory lock';
 
-COMMENT ON COLUMN origin_visit_stats.url IS 'Address of the origin';
+COMMENT ON COLUMN living_session.session_id IS 'Identifier of the session';
 
-COMMENT ON COLUMN origin_visit_stats.visit_type IS 'Kind of visit';
+COMMENT ON COLUMN living_session.backend_pid IS 'PostgreSQL process of the session';
 
-COMMENT ON COLUMN origin_visit_stats.last_successful IS 'When a visit last succeeded';
+CREATE TABLE task_type (
+    type text NOT NULL,
+    description text NOT NULL,
+    backend_name text NOT NULL,
+    default_interval interval,
+    min_interval interval,
+    max_interval interval,
+    backoff_factor double precision,
+    max_queue_length bigint DEFAULT 1000,
+    num_retries bigint,
+    retry_delay interval
+);
 
-COMMENT ON COLUMN origin_visit_stats.last_visit IS 'When a visit last ended';
+COMMENT ON TABLE task_type IS 'Kinds of tasks that can be scheduled';
 
-COMMENT ON COLUMN origin_visit_stats.last_visit_status IS 'How the last visit ended';
+COMMENT ON COLUMN task_type.type IS 'Short identifier of the task type';
 
-COMMENT ON COLUMN origin_visit_stats.last_scheduled IS 'When a visit was last handed out';
+COMMENT ON COLUMN task_type.description IS 'What tasks of this type do, for people';
 
-COMMENT ON COLUMN origin_visit_stats.last_snapshot IS 'Identifier of the content that the last successful visit found';
+COMMENT ON COLUMN task_type.backend_name IS 'Name of the Celery task and of its queue';
 
-COMMENT ON COLUMN origin_visit_stats.next_visit_queue_position IS 'Place in the queue of origins whose forge gives no last_update';
+COMMENT ON COLUMN task_type.default_interval IS 'Interval between two runs of a new task';
 
-COMMENT ON COLUMN origin_visit_stats.next_position_offset IS 'Sets how far the next place lies ahead: less after eventful visits, more after others (0 to 10)';
+COMMENT ON COLUMN task_type.min_interval IS 'Lower bound of the interval between two runs; null does not bound';
 
-COMMENT ON COLUMN origin_visit_stats.successive_visits IS 'How many visits in a row ended alike';
+COMMENT ON COLUMN task_type.max_interval IS 'Upper bound of the interval between two runs; null does not bound';
 
-COMMENT ON COLUMN origin_visit_stats.listed_only IS 'The row stands because a lister lists the origin; nothing was said about its visits yet. Not shown by the API';
+COMMENT ON COLUMN task_type.backoff_factor IS 'An eventful run divides the interval by it, an uneventful one multiplies; null counts as 1';
+
+COMMENT ON COLUMN task_type.max_queue_length IS 'Runners never publish into the queue beyond this length; null means unbounded';
+
+COMMENT ON COLUMN task_type.num_retries IS 'How many failed runs in a row are tried again after retry_delay; null counts as 0';
+
+COMMENT ON COLUMN task_type.retry_delay IS 'Time between a failed run and its retry; null counts as one hour';
+
+CREATE VIEW queue_limit AS
+ SELECT backend_name AS queue,
+    min(max_queue_length) AS max_queue_length
+   FROM task_type
+  GROUP BY backend_name;
+
+COMMENT ON VIEW queue_limit IS 'Limits of the queues of task types: those that share a queue share the least of theirs';
+
+COMMENT ON COLUMN queue_limit.queue IS 'Queue, backend_name of task types';
+
+COMMENT ON COLUMN queue_limit.max_queue_length IS 'The least max_queue_length of these types; null means unbounded';
 
 CREATE TABLE rejected_event (
     id bigint NOT NULL,
@@ -441,6 +539,31 @@ COMMENT ON COLUMN task_run.interval_before IS 'current_interval of the task when
 
 COMMENT ON COLUMN task_run.next_run_before IS 'next_run of the task when the end moved it; a correction starts from it';
 
+CREATE VIEW task_in_flight AS
+ SELECT t.id AS task,
+    t.type,
+    t.priority,
+    r.id AS run,
+    r.scheduled,
+    r.started
+   FROM (task t
+     LEFT JOIN task_run r ON ((r.id = t.run_id)))
+  WHERE ((t.status = 'next_run_scheduled'::task_status) AND (r.ended IS NULL));
+
+COMMENT ON VIEW task_in_flight IS 'Tasks that were taken and whose run has not ended; one that has no run yet is among them';
+
+COMMENT ON COLUMN task_in_flight.task IS 'Task';
+
+COMMENT ON COLUMN task_in_flight.type IS 'Type of the task';
+
+COMMENT ON COLUMN task_in_flight.priority IS 'Priority of the task; null for ordinary tasks';
+
+COMMENT ON COLUMN task_in_flight.run IS 'Run that owns the task; null if it has none';
+
+COMMENT ON COLUMN task_in_flight.scheduled IS 'When that run was opened';
+
+COMMENT ON COLUMN task_in_flight.started IS 'When a worker started it; null while it waits for one';
+
 CREATE SEQUENCE task_run_id_seq
     START WITH 1
     INCREMENT BY 1
@@ -449,41 +572,6 @@ CREATE SEQUENCE task_run_id_seq
     CACHE 1;
 
 ALTER SEQUENCE task_run_id_seq OWNED BY task_run.id;
-
-CREATE TABLE task_type (
-    type text NOT NULL,
-    description text NOT NULL,
-    backend_name text NOT NULL,
-    default_interval interval,
-    min_interval interval,
-    max_interval interval,
-    backoff_factor double precision,
-    max_queue_length bigint DEFAULT 1000,
-    num_retries bigint,
-    retry_delay interval
-);
-
-COMMENT ON TABLE task_type IS 'Kinds of tasks that can be scheduled';
-
-COMMENT ON COLUMN task_type.type IS 'Short identifier of the task type';
-
-COMMENT ON COLUMN task_type.description IS 'What tasks of this type do, for people';
-
-COMMENT ON COLUMN task_type.backend_name IS 'Name of the Celery task and of its queue';
-
-COMMENT ON COLUMN task_type.default_interval IS 'Interval between two runs of a new task';
-
-COMMENT ON COLUMN task_type.min_interval IS 'Lower bound of the interval between two runs; null does not bound';
-
-COMMENT ON COLUMN task_type.max_interval IS 'Upper bound of the interval between two runs; null does not bound';
-
-COMMENT ON COLUMN task_type.backoff_factor IS 'An eventful run divides the interval by it, an uneventful one multiplies; null counts as 1';
-
-COMMENT ON COLUMN task_type.max_queue_length IS 'Runners never publish into the queue beyond this length; null means unbounded';
-
-COMMENT ON COLUMN task_type.num_retries IS 'How many failed runs in a row are tried again after retry_delay; null counts as 0';
-
-COMMENT ON COLUMN task_type.retry_delay IS 'Time between a failed run and its retry; null counts as one hour';
 
 CREATE TABLE visit_scheduler_queue_position (
     visit_type text NOT NULL,

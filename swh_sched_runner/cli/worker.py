@@ -13,6 +13,7 @@ import structlog
 
 from swh_sched_runner.broker.celery.app import create_app, task_names
 from swh_sched_runner.cli.context import Context
+from swh_sched_runner.config import queue_name
 from swh_sched_runner.embedded import directory
 
 log = structlog.get_logger(__name__)
@@ -79,5 +80,5 @@ def _queues_of_types(context: Context, known: Collection[str]) -> list[str]:
     if len(served) < len(names):
         # A worker that takes messages of tasks that it does not know makes their runs fail.
         log.info("queues left to other workers", queues=",".join(sorted(set(names) - set(served))))
-    priority = [context.broker.priority_queue.format(backend_name=name) for name in served]
+    priority = [queue_name(name, context.broker.priority_queue, priority=True) for name in served]
     return list(dict.fromkeys([*priority, *served]))

@@ -5,6 +5,7 @@ underscores between the parts of a name, lists and tables as JSON or TOML), then
 key. ``"off"`` stands for None where an option can be switched off.
 """
 
+from swh_sched_runner.config.queues import least_limit, queue_name
 from swh_sched_runner.config.secrets import mask
 from swh_sched_runner.config.settings import (
     BrokerSettings,
@@ -31,8 +32,10 @@ __all__ = [
     "TaskSettings",
     "VisitSettings",
     "WebSettings",
+    "least_limit",
     "load",
     "log_format",
     "mask",
+    "queue_name",
     "shown",
 ]

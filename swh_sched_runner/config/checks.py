@@ -7,7 +7,6 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
-from string import Formatter
 from typing import Annotated, Any, Literal, NamedTuple, Never, get_args, get_origin
 
 import msgspec
@@ -30,16 +29,6 @@ class Source(NamedTuple):
 
     name: str
     is_text: bool = False
-
-
-def queue_template(value: Any) -> str | None:
-    """Why ``value`` is no template of a queue's name, or None."""
-    try:
-        fields = {tuple(field) for _, *field in Formatter().parse(value) if field[0] is not None}
-    except ValueError:
-        fields = set()
-    # Neither attributes nor widths: {backend_name:999999999} would take a gigabyte.
-    return None if fields == {("backend_name", "", None)} else "must hold {backend_name}, and no other name in braces"
 
 
 def host_names(value: Any) -> str | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from swh_sched_runner.config import checks, urls
+from swh_sched_runner.config.queues import template_fault
 
 # A year bounds a wait: it rules out inf and nan as well, which TOML can write and a clock can't wait for.
 Seconds = Annotated[float, Meta(gt=0, le=31_622_400)]
@@ -64,7 +65,7 @@ class BrokerSettings(Struct, frozen=True):
     url: Annotated[str | None, Meta(extra={"check": urls.broker_fault})] = None
     password_file: Name | None = None
     result_backend: Annotated[str | None, Meta(extra={"check": urls.any_fault})] = None
-    priority_queue: Annotated[str, Meta(extra={"check": checks.queue_template})] = "save_code_now:{backend_name}"
+    priority_queue: Annotated[str, Meta(extra={"check": template_fault})] = "save_code_now:{backend_name}"
     event_exchange: Name = "celeryev"
     event_queue: Name = "swh-sched-runner.events"
     ssl: dict[str, Any] | None = None

@@ -11,10 +11,10 @@ from swh_sched_runner.backend.dispatch.limits import Standing
 from swh_sched_runner.backend.inspection import status as database_side
 from swh_sched_runner.backend.inspection.status import Due
 from swh_sched_runner.broker.queues import Queues
-from swh_sched_runner.config import BrokerSettings
+from swh_sched_runner.config import BrokerSettings, least_limit, queue_name
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import BrokerUnavailable, DepthUnreadable, NotRunning
-from swh_sched_runner.model import Controls, Pause, Timestamp, TypeControls
+from swh_sched_runner.model import Controls, Pause, Timestamp
 
 
 @attrs.define(slots=True)
@@ -132,18 +132,17 @@ def _of_types(controls: Controls, template: str) -> dict[str, QueueStatus]:
     found: dict[str, QueueStatus] = {}
     for priority in (False, True):
         for row in controls.task_types:
-            name = _name_of(row, template, priority)
+            name = queue_name(row.queue, template, priority=priority)
             queue = found.setdefault(name, QueueStatus(name, priority, [], row.max_queue_length))
             if row.type not in queue.types:
                 queue.types.append(row.type)
-            limits_given = (n for n in (queue.max_queue_length, row.max_queue_length) if n is not None)
-            queue.max_queue_length = min(limits_given, default=None)
+            queue.max_queue_length = least_limit((queue.max_queue_length, row.max_queue_length))
     return found
 
 
 def _add_tasks(found: Mapping[str, QueueStatus], backlog: Iterable[Due], standing: Standing, template: str) -> None:
     groups = {
-        (row.type, priority): found[_name_of(row, template, priority)]
+        (row.type, priority): found[queue_name(row.queue, template, priority=priority)]
         for row in standing.controls.task_types
         for priority in (False, True)
     }
@@ -155,8 +154,3 @@ def _add_tasks(found: Mapping[str, QueueStatus], backlog: Iterable[Due], standin
     for row in standing.in_flight:
         if (queue := groups.get((row.type, row.priority))) is not None:
             queue.in_flight += row.tasks
-
-
-def _name_of(row: TypeControls, template: str, priority: bool) -> str:
-    """The queue of tasks of a type, with or without a priority."""
-    return template.format(backend_name=row.queue) if priority else row.queue

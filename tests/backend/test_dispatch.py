@@ -193,6 +193,20 @@ def test_a_session_that_was_ended_knows_it_lost_its_lock(dispatch: Dispatch, ses
     other.close()
 
 
+def test_a_session_is_among_the_living_while_it_holds_its_lock(
+    dispatch: Dispatch, session: DispatcherSession, database: Database
+) -> None:
+    def living() -> set[int]:
+        with database.engine.connect() as conn:
+            return set(conn.exec_driver_sql("select session_id from living_session").scalars())
+
+    other = dispatch.open_session()
+    assert living() == {session.id, other.id}
+
+    other.close()
+    until(lambda: living() == {session.id})
+
+
 def test_a_session_with_no_batch_leaves_no_trace(
     dispatch: Dispatch, session: DispatcherSession, database: Database
 ) -> None:

@@ -375,6 +375,10 @@ def test_adoption_knows_every_statement_of_the_migrations() -> None:
     assert {s.repeatable.split(" on ")[0] for s in known if s.name == "task_run_backend_id_idx"} == {
         "create unique index concurrently task_run_backend_id_idx"
     }
+    of_a_view = [s.repeatable for s in known if "queue_limit" in (s.name, s.table)]
+    assert of_a_view[0].startswith("create or replace view queue_limit as")
+    assert {s.kind for s in known if s.repeatable in of_a_view} == {"rule"}
+    assert [text for text in of_a_view if text.startswith("comment on column queue_limit.queue is")]
 
 
 def test_a_statement_of_another_kind_is_not_passed_over() -> None:

@@ -104,6 +104,19 @@ def test_a_migration_that_gets_no_lock_gives_up_and_may_be_run_again(
         assert migrate.current(conn) == "0002"
 
 
+def test_comments_say_what_every_function_is(empty: Engine) -> None:
+    migrate.upgrade(empty)
+    with empty.connect() as conn:
+        said = conn.execute(
+            text(
+                "select cast(oid as regprocedure), obj_description(oid, 'pg_proc') is not null from pg_proc "
+                "where pronamespace = cast('public' as regnamespace)"
+            )
+        ).all()
+        assert {name for name, described in said if not described} == set()
+        assert len(said) > 2
+
+
 def test_comments_say_what_every_table_and_column_is(empty: Engine) -> None:
     migrate.upgrade(empty)
     with empty.connect() as conn:
@@ -113,7 +126,7 @@ def test_comments_say_what_every_table_and_column_is(empty: Engine) -> None:
                 "join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'public' "
                 "join lateral (select 0 as attnum, null as attname union all select attnum, attname from pg_attribute "
                 "  where attrelid = c.oid and attnum > 0 and not attisdropped) a on true "
-                "where c.relkind = 'r' and c.relname <> 'swh_sched_runner_version' "
+                "where c.relkind in ('r', 'v') and c.relname <> 'swh_sched_runner_version' "
                 "and case a.attnum when 0 then obj_description(c.oid) else col_description(c.oid, a.attnum) end is null"
             )
         ).scalars()

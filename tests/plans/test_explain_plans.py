@@ -14,6 +14,7 @@ from tests.support import databases
 from tests.support.plans import explained
 
 MAX_IN_FLIGHT = 100  # as filled in below
+TYPES = 2
 COUNTED = 1_000
 # A third is in flight, a third due, a third due in some days. Half have a priority, as many high as low.
 FILL = """
@@ -87,3 +88,5 @@ def test_an_explanation_reads_indexes_and_no_further_than_it_counts(
         assert plan.rows_read("task") <= max(ranges * (COUNTED + 1), in_flight)
         assert plan.rows_read("task_run") <= 1
         assert plan.rows_read("dispatch_batch") <= 20
+        assert plan.rows_read("task_type") <= 2 * TYPES
+        assert all(node["Actual Loops"] <= 1 for node in plan.nodes if node.get("Function Name") == "pg_lock_status")

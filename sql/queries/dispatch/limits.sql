@@ -81,10 +81,8 @@ order by queue;
 -- name: in_flight
 -- Tasks in flight of each type, without and with a priority: they go to different queues. Reads task_scheduled_idx and
 -- the runs that own those tasks.
-select t.type, t.priority is not null as priority, count(*) as tasks
-from task t
-left join task_run r on r.id = t.run_id
-where t.status = 'next_run_scheduled' and r.ended is null
+select type, priority is not null as priority, count(*) as tasks
+from task_in_flight
 group by 1, 2
 order by 1, 2;
 
@@ -112,10 +110,7 @@ order by queue;
 -- name: published
 -- What the runner that published last to each queue saw of it; host and pid are known while that runner lives.
 with alive as materialized (
-  select cast(objid as bigint) as session_id
-  from pg_locks
-  where locktype = 'advisory' and granted and classid = :lock_class and objsubid = 2
-    and database = (select oid from pg_database where datname = current_database())
+  select session_id from living_session
 )
 select q.queue, q.published, q.drain_rate, o.host, o.pid
 from dispatch_queue q

@@ -25,10 +25,7 @@ select pg_advisory_unlock(:lock_class, :session_id);
 
 -- name: end_session
 -- End the session that holds the lock, in this database; true if there was one.
-select coalesce(bool_or(pg_terminate_backend(pid)), false)
-from pg_locks
-where locktype = 'advisory' and granted and classid = :lock_class and objid = :session_id and objsubid = 2
-  and database = (select oid from pg_database where datname = current_database());
+select coalesce(bool_or(pg_terminate_backend(backend_pid)), false) from living_session where session_id = :session_id;
 
 -- name: forget_session
 -- Remove a session that is gone, once it has no batches.
@@ -37,56 +34,24 @@ where id = :session_id and not exists (select from dispatch_batch b where b.sess
 
 -- name: visit_queue
 -- Queue of the tasks of a type, and its max_queue_length.
-select tt.backend_name, min(same.max_queue_length) as max_queue_length
+select tt.backend_name, (select max_queue_length from queue_limit where queue = tt.backend_name) as max_queue_length
 from task_type tt
-join task_type same on same.backend_name = tt.backend_name
-where tt.type = :task_type
-group by tt.backend_name;
+where tt.type = :task_type;
 
 -- name: open_batch
--- Take due tasks without priority, open their runs, write the batch. Two runners never take the same task. The ids of
--- the runs begin with the time: an index of random ones takes a page a run, read and written whole, as soon as it
--- outgrows the memory.
+-- Take due tasks of a group, open their runs, write the batch: of tasks without priority the longest due first, of those
+-- with one high, normal, low, then the longest due. Two runners never take the same task. The ids of the runs begin with
+-- the time: an index of random ones takes a page a run, read and written whole, as soon as it outgrows the memory.
+-- ``with_priority`` is known when the statement is planned: the planner takes the case for a constant, or for the column
+-- of an index, and walks task_ready_idx or task_ready_priority_idx in its order.
 with ready as materialized (  -- materialized: the limit must hold before the update
   select id
   from task
-  where type = :task_type and status = 'next_run_not_scheduled' and priority is null
+  where type = :task_type and status = 'next_run_not_scheduled'
+    and (priority is not null) = cast(:with_priority as boolean)
     and next_run <= coalesce(cast(:now as timestamptz), now())
     and not exists (select from dispatch_queue where queue = :queue and paused is not null)
-  order by next_run, id
-  limit cast(:num_tasks as bigint)
-  for no key update skip locked
-), grabbed as (  -- by an array: a join with the tasks would read all of them while they are few
-  update task
-  set status = 'next_run_scheduled', run_id = nextval('task_run_id_seq')
-  where id = any(array(select id from ready))
-  returning id, priority, next_run, run_id, arguments
-), opened as materialized (
-  select id as task, row_number() over (order by next_run, id) as n, run_id as run, arguments,
-         overlay(cast(gen_random_uuid() as text) placing :id_prefix from 1) as backend_id
-  from grabbed
-), runs as (
-  insert into task_run (id, task, backend_id, scheduled, metadata)
-  select run, task, backend_id, now(), '{}' from opened
-), batch as (
-  insert into dispatch_batch (session_id, queue, runs)
-  select cast(:session_id as bigint), :queue, array_agg(run order by n) from opened having count(*) > 0
-  returning id
-)
-select batch.id as batch, o.backend_id, o.arguments
-from opened o
-cross join batch
-order by o.n;
-
--- name: open_priority_batch
--- The same for tasks with a priority: high, normal, low, then the longest due.
-with ready as materialized (  -- materialized: the limit must hold before the update
-  select id
-  from task
-  where type = :task_type and status = 'next_run_not_scheduled' and priority is not null
-    and next_run <= coalesce(cast(:now as timestamptz), now())
-    and not exists (select from dispatch_queue where queue = :queue and paused is not null)
-  order by priority, next_run, id
+  order by case when cast(:with_priority as boolean) then priority end, next_run, id
   limit cast(:num_tasks as bigint)
   for no key update skip locked
 ), grabbed as (  -- by an array: a join with the tasks would read all of them while they are few
@@ -162,7 +127,7 @@ update dispatch_batch set session_id = :new where id in (select id from taken) a
 -- name: unconfirmed_runs
 -- The runs of a batch that have neither started nor ended; withdrawn are those whose task no longer follows them.
 select r.backend_id, tt.backend_name, t.arguments,
-       (select min(max_queue_length) from task_type same where same.backend_name = tt.backend_name) as max_queue_length,
+       (select max_queue_length from queue_limit where queue = tt.backend_name) as max_queue_length,
        t.run_id is distinct from r.id or t.status = 'disabled' as withdrawn
 from dispatch_batch b
 cross join unnest(b.runs) with ordinality as u (run, n)
@@ -175,7 +140,7 @@ order by u.n;
 -- name: unconfirmed_visits
 -- The visits of a batch whose origins were not visited since.
 select v.visit ->> 'id' as backend_id, tt.backend_name,
-       (select min(max_queue_length) from task_type same where same.backend_name = tt.backend_name) as max_queue_length,
+       (select max_queue_length from queue_limit where queue = tt.backend_name) as max_queue_length,
        jsonb_build_object('args', jsonb_build_array(), 'kwargs', v.visit -> 'kwargs') as arguments, false as withdrawn
 from dispatch_batch b
 cross join jsonb_array_elements(b.visits) with ordinality as v (visit, n)

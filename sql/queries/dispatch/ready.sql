@@ -1,26 +1,20 @@
 -- name: groups
 -- The longest due, or first to become due, of each task type, without and with a priority; an index probe each. And
 -- what holds a group back: that its type is paused, has as many tasks in flight as it may (their count stops there),
--- or has no token; less than a tenth of a second's worth is not worth a batch. Types that share a queue share the least of
--- their bounds. Each row also has the queues that are paused: a round trip less for each look.
-select tt.type as task_type, tt.backend_name, tt.max_queue_length, grouped.priority,
+-- or has no token; less than a tenth of a second's worth is not worth a batch. Each row also has the queues that are paused: a round trip less for each look.
+select tt.type as task_type, tt.backend_name, l.max_queue_length, grouped.priority,
        cast(case when grouped.next_run = '-infinity' then 0  -- from infinity nothing can be subtracted
             else extract(epoch from grouped.next_run - coalesce(cast(:now as timestamptz), now())) end as float8)
          as due_in_seconds,
        c.paused is not null as paused,
        case when c.max_in_flight is null then false
-            else c.max_in_flight <= (select count(*)
-                                     from (select from task t
-                                           where t.type = tt.type and t.status = 'next_run_scheduled'
-                                           limit c.max_in_flight) as counted) end as at_cap,
+            else c.max_in_flight <= (select tasks from count_in_flight(tt.type, c.max_in_flight)) end as at_cap,
        case when c.rate_limit is not null then
-         greatest(0.0, (greatest(1.0, c.rate_limit / 10) - least(
-           greatest(1.0, c.rate_limit),
-           coalesce(c.tokens + c.rate_limit * extract(epoch from clock_timestamp() - c.refilled), greatest(1.0, c.rate_limit))
-         )) / c.rate_limit) end as token_in_seconds,
+         greatest(0.0, (greatest(1.0, c.rate_limit / 10) - tokens_at(c, clock_timestamp())) / c.rate_limit) end
+         as token_in_seconds,
        array(select queue from dispatch_queue where paused is not null) as paused_queues
-from (select type, backend_name, min(max_queue_length) over (partition by backend_name) as max_queue_length
-      from task_type) as tt
+from task_type tt
+join queue_limit l on l.queue = tt.backend_name
 left join dispatch_type c on c.type = tt.type
 cross join lateral (
   select false as priority,
@@ -43,20 +37,17 @@ order by grouped.priority desc, tt.type;
 select queue from dispatch_queue where paused is not null;
 
 -- name: lock_type
--- The controls of a task type, until the end of this transaction: one grab of a type with limits follows the other. A
--- bucket holds the tokens of a second, and at least one.
+-- The controls of a task type, until the end of this transaction: one grab of a type with limits follows the other.
 select c.paused is not null as paused, c.max_in_flight, c.rate_limit, clock_timestamp() as refilled,
-       least(greatest(1.0, c.rate_limit),
-             coalesce(c.tokens + c.rate_limit * extract(epoch from clock_timestamp() - c.refilled), greatest(1.0, c.rate_limit))) as tokens
+       tokens_at(c, clock_timestamp()) as tokens
 from dispatch_type c
 where c.type = :task_type and (c.paused is not null or c.max_in_flight is not null or c.rate_limit is not null)
 for no key update;
 
 -- name: in_flight
--- How many tasks of a type are in flight, counted no further than the limit. After lock_type, in a statement of its own:
--- it has to see what the last holder of that lock committed.
-select count(*)
-from (select from task where type = :task_type and status = 'next_run_scheduled' limit :limit) as counted;
+-- How many tasks of a type are in flight, counted no further than the limit. A grab asks after lock_type, in a
+-- statement of its own: it has to see what the last holder of that lock committed.
+select tasks from count_in_flight(:task_type, :limit);
 
 -- name: take_tokens
 -- What a grab has used of the tokens that lock_type counted.

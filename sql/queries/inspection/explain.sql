@@ -1,16 +1,11 @@
 -- name: task
--- A task, its type with the controls of it, and the run that owns it, as of one point in time. Types that share a queue share
--- the least of their bounds. Tokens are counted as the grab counts them. ``moved``: the end of the run moved the task.
+-- A task, its type with the controls of it, and the run that owns it, as of one point in time. ``moved``: the end of the
+-- run moved the task.
 select t.id, t.type, t.status, t.policy, t.priority, t.next_run, t.run_id, tt.backend_name,
-       (select min(max_queue_length) from task_type same where same.backend_name = tt.backend_name) as max_queue_length,
+       (select max_queue_length from queue_limit where queue = tt.backend_name) as max_queue_length,
        coalesce(cast(:now as timestamptz), now()) as now,
        c.paused, c.paused_by, c.paused_reason, c.max_in_flight, c.rate_limit,
-       case when c.rate_limit is not null then
-         least(greatest(1.0, c.rate_limit),
-               coalesce(case when isfinite(c.refilled) then
-                          c.tokens + c.rate_limit * extract(epoch from clock_timestamp() - c.refilled) end,
-                        greatest(1.0, c.rate_limit)))
-         end as tokens,
+       case when c.rate_limit is not null then tokens_at(c, clock_timestamp()) end as tokens,
        r.id as run, r.backend_id, r.status as run_status, r.scheduled, r.started, r.ended,
        coalesce(r.metadata ->> 'error', r.metadata ->> 'reason') as error, r.metadata ->> 'worker' as worker,
        case when jsonb_typeof(r.metadata -> 'attempts') = 'number'
@@ -28,11 +23,6 @@ select q.paused, q.paused_by, q.paused_reason, q.published, q.depth, q.drain_rat
        (select min(opened) from dispatch_batch where queue = :queue) as oldest_batch
 from (values (1)) as one
 left join dispatch_queue q on q.queue = :queue;
-
--- name: in_flight
--- Tasks of a type that are in flight, counted no further than :limit: a range of task_scheduled_idx.
-select count(*)
-from (select from task where type = :task_type and status = 'next_run_scheduled' limit :limit) as counted;
 
 -- name: ahead
 -- Due tasks without priority that the grab takes before this one, counted no further than :limit: a range of
@@ -65,9 +55,7 @@ where p.priority <= cast(:priority as task_priority);
 -- name: outbox_batch
 -- The open batch of a run, its dispatcher session, and whether that lives.
 select b.id as batch, b.queue, b.opened, b.session_id, o.host, o.pid,
-       o.id in (select cast(objid as bigint) from pg_locks
-                where locktype = 'advisory' and granted and classid = :lock_class and objsubid = 2
-                  and database = (select oid from pg_database where datname = current_database())) as alive
+       o.id in (select session_id from living_session) as alive
 from dispatch_batch b
 join dispatcher_session o on o.id = b.session_id
 where :run = any(b.runs)
@@ -78,6 +66,4 @@ limit 1;
 -- How many runners hold the lock that proves them alive.
 select count(*)
 from dispatcher_session o
-where o.service = 'runner' and o.id in (select cast(objid as bigint) from pg_locks
-               where locktype = 'advisory' and granted and classid = :lock_class and objsubid = 2
-                 and database = (select oid from pg_database where datname = current_database()));
+where o.service = 'runner' and o.id in (select session_id from living_session);

@@ -26,13 +26,11 @@ order by type, priority nulls first;
 -- name: in_flight
 -- Tasks in flight of each type: waiting for a worker, or started. Reads task_scheduled_idx and the runs that own those
 -- tasks, so it costs what is in flight, whatever the history. A task that was grabbed and has no run yet is waiting.
-select t.type, count(*) filter (where r.started is null) as waiting,
-       count(*) filter (where r.started is not null) as started, min(coalesce(r.started, r.scheduled)) as oldest
-from task t
-left join task_run r on r.id = t.run_id
-where t.status = 'next_run_scheduled' and r.ended is null
-group by t.type
-order by t.type;
+select type, count(*) filter (where started is null) as waiting,
+       count(*) filter (where started is not null) as started, min(coalesce(started, scheduled)) as oldest
+from task_in_flight
+group by type
+order by type;
 
 -- name: last_failures
 -- Runs that failed or were lost lately, the last end first: among the newest :window runs, since no index on

@@ -147,13 +147,8 @@ from origin_visit_stats s
     offset 0
   ) as lo
 where s.visit_type = :visit_type
-  and coalesce(s.last_scheduled, timestamptz '-infinity') < cast(:absolute_before as timestamptz)
-  and (s.last_scheduled is null
-       or s.last_scheduled < greatest(cast(:scheduled_before as timestamptz), s.last_visit))
-  and (s.last_visit_status is distinct from 'failed' or s.last_visit is null
-       or s.last_visit < cast(:failed_before as timestamptz))
-  and (s.last_visit_status is distinct from 'not_found' or s.last_visit is null
-       or s.last_visit < cast(:not_found_before as timestamptz))
+  and past_cooldowns(s, cast(:absolute_before as timestamptz), cast(:scheduled_before as timestamptz),
+                     cast(:failed_before as timestamptz), cast(:not_found_before as timestamptz))
 order by coalesce(s.last_scheduled, timestamptz '-infinity')
 limit cast(:count as bigint)
 for no key update of s skip locked;
@@ -168,13 +163,8 @@ where s.visit_type = :visit_type
   and lo.lister_id = any(cast(:listers as uuid[]))
   and lo.enabled = cast(:enabled as boolean)
   and (cast(:tablesample as float8) is null or random() * 100 < cast(:tablesample as float8))
-  and coalesce(s.last_scheduled, timestamptz '-infinity') < cast(:absolute_before as timestamptz)
-  and (s.last_scheduled is null
-       or s.last_scheduled < greatest(cast(:scheduled_before as timestamptz), s.last_visit))
-  and (s.last_visit_status is distinct from 'failed' or s.last_visit is null
-       or s.last_visit < cast(:failed_before as timestamptz))
-  and (s.last_visit_status is distinct from 'not_found' or s.last_visit is null
-       or s.last_visit < cast(:not_found_before as timestamptz))
+  and past_cooldowns(s, cast(:absolute_before as timestamptz), cast(:scheduled_before as timestamptz),
+                     cast(:failed_before as timestamptz), cast(:not_found_before as timestamptz))
 order by coalesce(s.last_scheduled, timestamptz '-infinity')
 limit cast(:count as bigint)
 for no key update of s skip locked;
@@ -190,13 +180,8 @@ where s.visit_type = :visit_type
   and lo.enabled = cast(:enabled as boolean)
   and (cast(:tablesample as float8) is null or random() * 100 < cast(:tablesample as float8))
   and coalesce(s.last_scheduled, timestamptz '-infinity') < cast(:finished as timestamptz)
-  and coalesce(s.last_scheduled, timestamptz '-infinity') < cast(:absolute_before as timestamptz)
-  and (s.last_scheduled is null
-       or s.last_scheduled < greatest(cast(:scheduled_before as timestamptz), s.last_visit))
-  and (s.last_visit_status is distinct from 'failed' or s.last_visit is null
-       or s.last_visit < cast(:failed_before as timestamptz))
-  and (s.last_visit_status is distinct from 'not_found' or s.last_visit is null
-       or s.last_visit < cast(:not_found_before as timestamptz))
+  and past_cooldowns(s, cast(:absolute_before as timestamptz), cast(:scheduled_before as timestamptz),
+                     cast(:failed_before as timestamptz), cast(:not_found_before as timestamptz))
 order by coalesce(s.last_scheduled, timestamptz '-infinity')
 limit cast(:count as bigint)
 for no key update of s skip locked;
@@ -212,13 +197,9 @@ from listed_origins lo
     from origin_visit_stats
     where url = lo.url and visit_type = lo.visit_type
       and last_snapshot is null
-      and coalesce(last_scheduled, timestamptz '-infinity') < cast(:absolute_before as timestamptz)
-      and (last_scheduled is null
-           or last_scheduled < greatest(cast(:scheduled_before as timestamptz), last_visit))
-      and (last_visit_status is distinct from 'failed' or last_visit is null
-           or last_visit < cast(:failed_before as timestamptz))
-      and (last_visit_status is distinct from 'not_found' or last_visit is null
-           or last_visit < cast(:not_found_before as timestamptz))
+      and past_cooldowns(origin_visit_stats, cast(:absolute_before as timestamptz),
+                         cast(:scheduled_before as timestamptz), cast(:failed_before as timestamptz),
+                         cast(:not_found_before as timestamptz))
     for no key update skip locked
   ) as s
 where lo.visit_type = :visit_type
@@ -241,13 +222,9 @@ from listed_origins lo
     from origin_visit_stats
     where url = lo.url and visit_type = lo.visit_type
       and last_snapshot is not null and last_successful < lo.last_update
-      and coalesce(last_scheduled, timestamptz '-infinity') < cast(:absolute_before as timestamptz)
-      and (last_scheduled is null
-           or last_scheduled < greatest(cast(:scheduled_before as timestamptz), last_visit))
-      and (last_visit_status is distinct from 'failed' or last_visit is null
-           or last_visit < cast(:failed_before as timestamptz))
-      and (last_visit_status is distinct from 'not_found' or last_visit is null
-           or last_visit < cast(:not_found_before as timestamptz))
+      and past_cooldowns(origin_visit_stats, cast(:absolute_before as timestamptz),
+                         cast(:scheduled_before as timestamptz), cast(:failed_before as timestamptz),
+                         cast(:not_found_before as timestamptz))
     for no key update skip locked
   ) as s
 where lo.visit_type = :visit_type
@@ -268,13 +245,9 @@ from listed_origins lo
     select next_visit_queue_position
     from origin_visit_stats
     where url = lo.url and visit_type = lo.visit_type
-      and coalesce(last_scheduled, timestamptz '-infinity') < cast(:absolute_before as timestamptz)
-      and (last_scheduled is null
-           or last_scheduled < greatest(cast(:scheduled_before as timestamptz), last_visit))
-      and (last_visit_status is distinct from 'failed' or last_visit is null
-           or last_visit < cast(:failed_before as timestamptz))
-      and (last_visit_status is distinct from 'not_found' or last_visit is null
-           or last_visit < cast(:not_found_before as timestamptz))
+      and past_cooldowns(origin_visit_stats, cast(:absolute_before as timestamptz),
+                         cast(:scheduled_before as timestamptz), cast(:failed_before as timestamptz),
+                         cast(:not_found_before as timestamptz))
     for no key update skip locked
   ) as s
 where lo.visit_type = :visit_type
@@ -296,13 +269,9 @@ from listed_origins lo
     from origin_visit_stats
     where url = lo.url and visit_type = lo.visit_type
       and last_visit_status is distinct from 'successful'
-      and coalesce(last_scheduled, timestamptz '-infinity') < cast(:absolute_before as timestamptz)
-      and (last_scheduled is null
-           or last_scheduled < greatest(cast(:scheduled_before as timestamptz), last_visit))
-      and (last_visit_status is distinct from 'failed' or last_visit is null
-           or last_visit < cast(:failed_before as timestamptz))
-      and (last_visit_status is distinct from 'not_found' or last_visit is null
-           or last_visit < cast(:not_found_before as timestamptz))
+      and past_cooldowns(origin_visit_stats, cast(:absolute_before as timestamptz),
+                         cast(:scheduled_before as timestamptz), cast(:failed_before as timestamptz),
+                         cast(:not_found_before as timestamptz))
     for no key update skip locked
   ) as s
 where lo.visit_type = :visit_type

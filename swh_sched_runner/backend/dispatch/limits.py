@@ -10,7 +10,6 @@ import attrs
 from sqlalchemy import Connection, Row
 
 from swh_sched_runner.backend import validate
-from swh_sched_runner.backend.dispatch.session import SESSION_LOCK
 from swh_sched_runner.backend.wake import hold_off, wake
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownQueue, UnknownTaskType
@@ -175,7 +174,7 @@ def standing(conn: Connection) -> Standing:
         controls=get(conn),
         in_flight=[InFlight(**row) for row in conn.execute(_sql.in_flight).mappings()],
         unconfirmed=[Unconfirmed(**row) for row in conn.execute(_sql.unconfirmed).mappings()],
-        published=[Published(**row) for row in conn.execute(_sql.published, {"lock_class": SESSION_LOCK}).mappings()],
+        published=[Published(**row) for row in conn.execute(_sql.published).mappings()],
     )
 
 

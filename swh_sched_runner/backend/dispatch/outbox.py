@@ -202,16 +202,16 @@ def _open_batch(
     allowed = ready.acquire_quota(conn, group.task_type, num_tasks)
     if allowed.tasks <= 0:
         return None
-    statement = _sql.open_priority_batch if group.priority else _sql.open_batch
     binds = {
         "session_id": session_id,
         "queue": queue,
         "task_type": group.task_type,
+        "with_priority": group.priority,
         "num_tasks": allowed.tasks,
         "now": now,
         "id_prefix": _uuid7_prefix(),
     }
-    rows = conn.execute(statement, binds).all()
+    rows = conn.execute(_sql.open_batch, binds).all()
     if not rows:
         return None
     ready.consume_quota(conn, group.task_type, allowed, len(rows))

@@ -18,7 +18,7 @@ from swh_sched_runner.db.engine import translate
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import ConfigurationError, SessionLost
 
-# First key of the advisory locks of sessions; any number will do, as long as it stays.
+# First key of the advisory locks of sessions; any number will do, as long as it stays: the view living_session has it.
 SESSION_LOCK = 0x5C4EE
 
 # How a notification begins that asks for the lease of a queue; others wake.
@@ -138,7 +138,7 @@ class DispatcherSession:
 
     def end_session(self, session_id: int) -> None:
         """End another session, whose publishing connection is proven gone."""
-        self._execute(_sql.end_session, lock_class=SESSION_LOCK, session_id=session_id)
+        self._execute(_sql.end_session, session_id=session_id)
 
     def close(self) -> None:
         """End the session; its batches may be taken over from now on. One that has none leaves no trace."""

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row
 
 from swh_sched_runner.backend import validate
 from swh_sched_runner.backend.dispatch.limits import pause_of
-from swh_sched_runner.backend.dispatch.session import SESSION_LOCK
+from swh_sched_runner.config import queue_name
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownTask
 from swh_sched_runner.model import Pause, Timestamp
@@ -19,6 +19,7 @@ from swh_sched_runner.model import Pause, Timestamp
 COUNTED = 10_000
 
 _sql = Queries("inspection/explain")
+_ready = Queries("dispatch/ready")
 
 
 @attrs.define(slots=True, frozen=True)
@@ -137,7 +138,7 @@ def read(conn: Connection, task_id: int, priority_queue: str, now: datetime | No
     if row is None:
         raise UnknownTask(value=task_id)
     unconfirmed = _unconfirmed(conn, row)
-    queue = row.backend_name if row.priority is None else priority_queue.format(backend_name=row.backend_name)
+    queue = queue_name(row.backend_name, priority_queue, priority=row.priority is not None)
     if unconfirmed is not None:
         queue = unconfirmed.queue
     return TaskFacts(
@@ -160,7 +161,7 @@ def read(conn: Connection, task_id: int, priority_queue: str, now: datetime | No
         run_id=row.run_id,
         run=_run(row),
         unconfirmed=unconfirmed,
-        living_runners=conn.execute(_sql.living_runners, {"lock_class": SESSION_LOCK}).scalar_one(),
+        living_runners=conn.execute(_sql.living_runners).scalar_one(),
     )
 
 
@@ -184,7 +185,7 @@ def _run(row: Row[Any]) -> Run | None:
 def _unconfirmed(conn: Connection, row: Row[Any]) -> Unconfirmed | None:
     if row.run is None or row.ended is not None:
         return None
-    found = conn.execute(_sql.outbox_batch, {"run": row.run, "lock_class": SESSION_LOCK}).mappings().first()
+    found = conn.execute(_sql.outbox_batch, {"run": row.run}).mappings().first()
     return None if found is None else Unconfirmed(**found)
 
 
@@ -197,7 +198,7 @@ def _in_flight(conn: Connection, row: Row[Any]) -> int | None:
     if row.max_in_flight is None:
         return None
     binds = {"task_type": row.type, "limit": min(row.max_in_flight, 10**9) + COUNTED}
-    return int(conn.execute(_sql.in_flight, binds).scalar_one())
+    return int(conn.execute(_ready.in_flight, binds).scalar_one())
 
 
 def _ahead(conn: Connection, row: Row[Any]) -> Ahead | None:

@@ -127,7 +127,7 @@ def _examine(conn: Connection, rename_duplicates: bool) -> tuple[Plan, Expected]
     findings = preflight.findings(conn, seen, expected, rename_duplicates=rename_duplicates)
     before, after = steps.of_the_rows(seen, rename_duplicates=rename_duplicates)
     todo = [*steps.of_the_schema(conn, seen, expected), *before, *steps.of_the_indexes(seen, expected), *after]
-    todo.append(steps.for_the_old_program())
+    todo += [steps.for_the_rules(), steps.for_the_old_program()]
     return Plan(found, begun, findings, todo, preflight.refusal(findings)), expected
 
 

@@ -1,8 +1,8 @@
 """The statements of the migrations one by one, in a form that may be repeated on tables that are in use.
 
 What the program needs is written once, in ``sql/migrations``; adoption executes the same text with these changes: an
-index is built concurrently, a column is added unless it is there. What a later migration drops isn't built, what it
-renames gets its last name at once.
+index is built concurrently, a column is added unless it is there, a function or a view may be replaced. What a later
+migration drops isn't built, what it renames gets its last name at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _KINDS = {
     "index": r"create (unique )?index (?P<name>\w+)\s+on (?P<table>\w+)",
     "columns": r"alter table (?P<table>\w+)\s+add column",
     "storage": r"alter table (?P<table>\w+) set \(",
-    "comment": r"comment on",
+    "rule": r"(create|comment on) (function|view) (?P<name>\w+)",
+    "comment": r"comment on (column (?P<table>\w+)\.)?",
     "renamed": r"alter (table|index|sequence) ((?P<table>\w+) rename (column|constraint) )?(?P<name>\w+)( rename)? to ",
     "check": r"do \$\$",
     "rows": r"(insert into|update) ",
@@ -53,6 +54,8 @@ class Statement:
         """The statement as adoption executes it."""
         if self.kind == "index":
             return re.sub(r"^create (unique )?index ", r"create \1index concurrently ", self.text)
+        if self.kind == "rule":
+            return re.sub(r"^create (?=function|view)", "create or replace ", self.text)
         return re.sub(r"\badd column (?!if not exists)", "add column if not exists ", self.text)
 
 
@@ -67,14 +70,31 @@ def statements() -> list[Statement]:
     Left out are those that rename something, and checks of who uses a database of ours.
     """
     found: list[Statement] = []
+    for statement in _all():
+        if statement.kind == "renamed":
+            found = [_renamed(before, statement) for before in found]
+        elif statement.kind != "check":
+            found.append(statement)
+    return found
+
+
+def without_rules(file: str) -> list[str]:
+    """The statements of a migration as written, but for functions and views.
+
+    In the temporary schema, where adoption executes them, PostgreSQL looks up no function.
+    """
+    return [statement.text for statement in _all() if statement.file == file and statement.kind != "rule"]
+
+
+def _all() -> Iterator[Statement]:
+    views: set[str] = set()
     for file in files():
         for text in _split(read("migrations", file)):
             statement = _classify(file, text)
-            if statement.kind == "renamed":
-                found = [_renamed(before, statement) for before in found]
-            elif statement.kind != "check":
-                found.append(statement)
-    return found
+            if text.startswith("create view "):
+                views.add(statement.name)
+            # What is said of a view's column goes with the view.
+            yield attrs.evolve(statement, kind="rule") if statement.table in views else statement
 
 
 def _renamed(before: Statement, by: Statement) -> Statement:

@@ -91,6 +91,12 @@ def of_the_rows(seen: Picture, *, rename_duplicates: bool) -> tuple[list[Step], 
     return [*([renaming] if rename_duplicates else []), origins], [following, analysing]
 
 
+def for_the_rules() -> Step:
+    """The functions and views that our statements use, made anew in place where they stand."""
+    texts = [statement.repeatable for statement in migrations.statements() if statement.kind == "rule"]
+    return Step("functions and views that statements share", "locks nothing", _execute(*texts))
+
+
 def for_the_old_program() -> Step:
     """What the program that had this database may go on reading through."""
     return Step(f"views for the old program, in the schema {compat.SCHEMA}", "locks nothing", _compat)

@@ -11,7 +11,7 @@ import structlog
 from swh_sched_runner.backend.dispatch.outbox import Batch, Dispatch
 from swh_sched_runner.backend.dispatch.ready import ReadySnapshot, TaskGroup
 from swh_sched_runner.broker.interface import Publisher
-from swh_sched_runner.config import RunnerSettings
+from swh_sched_runner.config import RunnerSettings, least_limit, queue_name
 from swh_sched_runner.services.dispatch.fill_pass import FillPass, QueueWork
 from swh_sched_runner.services.dispatch.pipeline import Pipeline
 from swh_sched_runner.services.dispatch.rotation import Rotation
@@ -130,8 +130,8 @@ class Runner:
         return due
 
     def _work(self, queue: str, groups: Sequence[TaskGroup]) -> QueueWork:
-        limits = [group.max_queue_length for group in groups if group.max_queue_length is not None]
-        return QueueWork(queue, min(limits, default=None), [Tasks(self._dispatch, group) for group in groups])
+        limit = least_limit(group.max_queue_length for group in groups)
+        return QueueWork(queue, limit, [Tasks(self._dispatch, group) for group in groups])
 
     def _idle_seconds(self) -> tuple[float, str]:
         """How long nothing is to be done, and what will be then."""
@@ -148,7 +148,7 @@ class Runner:
         return max(seconds, 0.0), reason
 
     def _queue(self, group: TaskGroup) -> str:
-        return self._priority_queue.format(backend_name=group.backend_name) if group.priority else group.backend_name
+        return queue_name(group.backend_name, self._priority_queue, priority=group.priority)
 
 
 def _log_dispatched(fill_pass: FillPass) -> None:

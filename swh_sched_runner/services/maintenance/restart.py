@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 
 import structlog
 
-from swh_sched_runner.backend.dispatch.outbox import Dispatch, OpenRun
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.tasks.runs import RunChange
+from swh_sched_runner.config import queue_name
 from swh_sched_runner.model import Evidence
 
 log = structlog.get_logger(__name__)
@@ -35,7 +36,7 @@ def recover(
     hold are left to it.
     """
     open_runs = dispatch.open_runs()
-    queues = {run: _queue(run, priority_queue) for run in open_runs}
+    queues = {run: queue_name(run.backend_name, priority_queue, priority=run.priority) for run in open_runs}
     waiting = waiting_ids(set(queues.values()))
     left = [run for run in open_runs if not run.unconfirmed and run.backend_id not in waiting]
     lost = [run for run in left if run.started and not (workers_alive and _alive(run.worker_pid))]
@@ -53,10 +54,6 @@ def recover(
     dispatch.put_in_outbox(again)
     if lost or again:
         log.warning("open runs settled", lost=len(lost), sent_again=sum(map(len, again.values())), waiting=len(waiting))
-
-
-def _queue(run: OpenRun, priority_queue: str) -> str:
-    return priority_queue.format(backend_name=run.backend_name) if run.priority else run.backend_name
 
 
 def _alive(pid: int | None) -> bool:

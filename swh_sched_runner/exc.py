@@ -110,7 +110,7 @@ class AdoptionRefused(SchemaError):
 
 
 class AdoptionStopped(SchedulerException):
-    """The adoption stopped at: {step}: {reason}. What was done stays done: settle that and start it again"""
+    """The adoption stopped at: {step}: {reason}. Completed steps are kept: correct the cause and start it again"""
 
 
 class SessionLost(SchedulerException):

@@ -140,7 +140,7 @@ class EventDispatcher(StockDispatcher):
         with channel.conn_or_acquire() as client:
             excess = client.llen(self._queue) - MAX_STORED_MESSAGES
             if excess > 0:
-                logger.warning("No listener takes events from %s: the oldest %s are dropped", self._queue, excess)
+                logger.warning("No listener consumes %s: dropping the oldest %s messages", self._queue, excess)
                 client.ltrim(key, 0, MAX_STORED_MESSAGES - 1)
 
 

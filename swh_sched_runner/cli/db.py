@@ -57,7 +57,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
         click.echo(f"version {version or 'none: the database is not initialised'}, this program needs {head}")
         click.echo(f"pending: {', '.join(pending) or 'nothing'}")
         if found:
-            click.echo("rows that others wrote and that are misread, in a sample:")
+            click.echo("rows written by others that are misread, in a sample:")
             for kind, rows in found.items():
                 click.echo(f"  {check.KINDS[kind].what}: {rows:,}")
             click.echo("run `swh-sched-runner db check`, then `swh-sched-runner db check --repair`")
@@ -84,7 +84,7 @@ def adopt_command(context: Context, dry_run: bool, rename_duplicates: bool) -> N
         _show(plan)
         if plan.refusal is not None:
             raise plan.refusal
-        click.echo("nothing was written: without --dry-run it is done")
+        click.echo("nothing was written (--dry-run)")
     else:
         try:
             adopt.adopt(engine, rename_duplicates=rename_duplicates, show=_show, tell=_tell)
@@ -95,7 +95,7 @@ def adopt_command(context: Context, dry_run: bool, rename_duplicates: bool) -> N
 
 
 def _show(plan: adopt.Plan) -> None:
-    begun = ", whose adoption was begun before" if plan.begun else ""
+    begun = ", partly adopted" if plan.begun else ""
     click.echo(f"a scheduler's database at version {plan.version}{begun}")
     for finding in plan.findings:
         click.echo(printable(f"  {finding}"))
@@ -136,22 +136,23 @@ def compat_command(context: Context, drop: bool) -> None:
 @db.command(name="check")
 @click.option("--repair", is_flag=True, help="Mend what is found, in small transactions; others may work meanwhile.")
 @click.option(
-    "--settle",
+    "--grace-period",
+    "grace_seconds",
     type=click.FloatRange(min=0),
-    default=check.SETTLE.total_seconds(),
+    default=check.GRACE_PERIOD.total_seconds(),
     show_default=True,
     metavar="SECONDS",
     help="Let go of a task in flight without a run only if nobody has touched it for so long.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
-def check_command(ctx: click.Context, repair: bool, settle: float, as_json: bool) -> None:
+def check_command(ctx: click.Context, repair: bool, grace_seconds: float, as_json: bool) -> None:
     """Find rows that SQL or the old program wrote and that are misread; exit status 1 if there are any left.
 
     Reads all origins, statistics and runs, a megabyte at a time.
     """
     ctx.obj.database.run(migrate.require)
-    found = check.check(ctx.obj.database, repair=repair, settle=timedelta(seconds=settle), pause=_wait)
+    found = check.check(ctx.obj.database, repair=repair, grace_period=timedelta(seconds=grace_seconds), pause=_wait)
     if as_json:
         document([attrs.asdict(kind) for kind in found])
     elif not found:
@@ -160,7 +161,7 @@ def check_command(ctx: click.Context, repair: bool, settle: float, as_json: bool
         for kind in found:
             _show_found(kind)
         if not repair:
-            click.echo("nothing was changed: --repair mends it")
+            click.echo("nothing was changed: --repair repairs them")
     if any(kind.rows > (kind.mended or 0) for kind in found):
         ctx.exit(1)
 
@@ -175,7 +176,7 @@ def _show_found(kind: check.Found) -> None:
     more = ", …" if len(kind.examples) < kind.rows else ""
     click.echo(printable(f"{kind.what}: {kind.rows:,} ({', '.join(kind.examples)}{more})"))
     if kind.mended is not None:
-        click.echo(f"  mended {kind.mended:,}: {kind.then}")
+        click.echo(f"  repaired {kind.mended:,}: {kind.then}")
 
 
 @db.command()

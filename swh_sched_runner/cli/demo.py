@@ -22,7 +22,7 @@ from rich.console import Console
 from swh_sched_runner.cli import logs, web
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.services import factories
-from swh_sched_runner.cli.up import servers, settle
+from swh_sched_runner.cli.up import recover_open_runs, servers
 from swh_sched_runner.config import LogSettings
 from swh_sched_runner.demo import forges, git, picture, plan, screen, tasks
 from swh_sched_runner.demo.plan import Source
@@ -106,7 +106,8 @@ class Demo:
         with ExitStack() as stack:
             sources = self._given or self._make_samples()
             plan.prepare(self._context.backend, sources)
-            worker = stack.enter_context(Worker(self._home, private, partial(settle, self._context, PATIENCE_SECONDS)))
+            recover = partial(recover_open_runs, self._context, PATIENCE_SECONDS)
+            worker = stack.enter_context(Worker(self._home, private, recover))
             queues = stack.enter_context(self._context.open_queues())
             observer = picture.Observer(self._context.backend, sources, queues.depth)
             instruments = Instruments()
@@ -166,12 +167,12 @@ class Demo:
 class Worker:
     """A real Celery worker, in a process of its own that ends with this one; started again when it dies."""
 
-    def __init__(self, home: Path, private: Servers, settle: Callable[[], None]) -> None:
-        """``settle`` puts in order what a dead worker left."""
+    def __init__(self, home: Path, private: Servers, recover: Callable[[], None]) -> None:
+        """``recover`` is called after a worker died, before the next one starts."""
         self._home = home
         self._log_file = home / "worker.log"
         self._private = private
-        self._settle = settle
+        self._recover = recover
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
 
@@ -195,11 +196,11 @@ class Worker:
         )
 
     def revive(self) -> None:
-        """Start it again where it died, after its tasks were put in order."""
+        """Start it again where it died, after its open runs were recovered."""
         if self._process is None or self._process.poll() is None or time.monotonic() < self._started + RESTART_SECONDS:
             return
-        log.warning("worker died, starting it again", status=self._process.returncode, log=str(self._log_file))
-        self._settle()
+        log.warning("worker died, restarting it", status=self._process.returncode, log=str(self._log_file))
+        self._recover()
         self.start()
 
     def __enter__(self) -> Worker:

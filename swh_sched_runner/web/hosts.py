@@ -47,7 +47,7 @@ class Hosts:
             raise Refused(plain(HTTPStatus.BAD_REQUEST, "Bad Request: one Host is wanted"))
         if not self._allows(_plain(found[1])):
             if not self._told:  # once: Prometheus comes again and again
-                log.warning("request for a host that is not known", host=found[1][:LONGEST_NAME], option=OPTION)
+                log.warning("request with an unknown Host refused", host=found[1][:LONGEST_NAME], option=OPTION)
                 self._told = True
             text = f"Misdirected Request: this Host is not answered to (configuration, {OPTION})"
             raise Refused(plain(HTTPStatus.MISDIRECTED_REQUEST, text))

@@ -93,7 +93,7 @@ class _InDatabase(Collector):
             found = self._flow.get()
         except Exception as error:  # of any kind: the other metrics are wanted all the more
             if self._answered:
-                log.warning("metrics without those of the database", reason=str(error))
+                log.warning("metrics of the database are missing", reason=str(error))
             self._answered = False
             yield _gauge("database_up", "1 if the database answered at this scrape", 0)
         else:

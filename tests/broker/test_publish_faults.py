@@ -135,7 +135,7 @@ def test_a_confirm_that_never_comes_ends_the_connection_and_the_lock_with_it(
         silent.mute_answers()
         assert send_all(locked, messages(10), check_session) == set()
 
-    with pytest.raises(BrokerUnavailable, match="no confirm of 10 messages"):
+    with pytest.raises(BrokerUnavailable, match="no confirm for 10 messages"):
         publisher.check()
     silent.stop()  # the network is back: both ends know
     direct = BrokerSettings(url=rabbitmq_url)

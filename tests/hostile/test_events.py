@@ -357,7 +357,7 @@ def test_readiness_says_that_the_database_refuses_events(
         until(lambda: "on purpose" in missing(port).get("listener", ""), 20)
         assert shown(port)["events_awaiting_retry",] == 1
         assert get(port, "/healthz")[0] == 200
-        assert "events kept in hand" in programs.log("listen")
+        assert "events await retry" in programs.log("listen")
         heal(database)
         until(lambda: missing(port) == {}, 60)
         assert statuses(database) == {"eventful": 1}

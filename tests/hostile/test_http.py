@@ -28,8 +28,8 @@ from tests.support.programs import Programs, terminate
 from tests.support.rabbitmq import free_ports
 from tests.support.wait import until
 
-UNKNOWN_HOST = "request for a host that is not known"
-WITHOUT_DATABASE = "metrics without those of the database"
+UNKNOWN_HOST = "request with an unknown Host refused"
+WITHOUT_DATABASE = "metrics of the database are missing"
 LARGE = b"a" * 30_000_000
 
 

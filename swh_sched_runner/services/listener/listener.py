@@ -139,7 +139,7 @@ class Listener:
         self._instruments.held(len(self._held))
         if recording.waiting:
             log.warning(
-                "events kept in hand, the database refuses them for now",
+                "events await retry, the database refuses them for now",
                 messages=len(self._held),
                 runs=len(recording.waiting),
                 reason=self._held.reason,

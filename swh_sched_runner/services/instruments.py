@@ -14,7 +14,7 @@ PREFIX = "swh_sched_runner_"
 # A grab or a send takes milliseconds, and a minute when a server is in trouble. No more buckets than tell something:
 # each is one more series for every type or queue, and 10,000 series cost 140 ms of CPU a scrape.
 WORK_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
-# A lag is milliseconds while there is room, and as long as the backlog when there is none.
+# A lag is milliseconds while the queue has capacity, and as long as the backlog when it is full.
 LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 BATCH_TASKS = (1, 10, 50, 100, 500, 1000, 5000)
 

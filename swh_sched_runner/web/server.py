@@ -24,7 +24,7 @@ from swh_sched_runner.web.request import Page, Pages, Refused, Request, head_of,
 
 __all__ = ["MOST_ANSWERS", "MOST_CLIENTS", "Page", "Pages", "Server"]
 
-# When more connect, whoever has waited longest without a complete request makes room.
+# When more connect, whoever has waited longest without a complete request is disconnected.
 MOST_CLIENTS = 128
 # For each path. Prometheus and a health check or two ask at a time.
 MOST_ANSWERS = 4

@@ -222,7 +222,7 @@ def test_the_demo_visits_what_is_named_alone_and_stops_after_the_time_that_it_is
         ("no-such-directory", "is neither a directory nor a URL"),
         ("git@example.org:x", "is neither a directory nor a URL"),
         ("ext::x://y", "it must start with one of file://"),
-        ("https://me:secret@example.org/x", "passwords don't belong into addresses"),
+        ("https://me:secret@example.org/x", "URLs must not contain passwords"),
     ],
 )
 def test_an_argument_that_is_no_source_is_wrong_usage(tmp_path: Path, argument: str, said: str) -> None:

@@ -546,7 +546,7 @@ def test_a_list_of_rubbish_makes_one_row(
 
     (first, _), (second, _), (third, body) = aside(database)
     assert first.startswith("100001 of 100001 events")
-    assert second == "5600003 bytes are more than an event may have"
+    assert second == "5600003 bytes are more than an event may contain"
     assert (third, body) == ("1 of 2 events, the first: an event is a JSON object, not int", b"[1," + ended(run) + b"]")
 
 

@@ -1,4 +1,4 @@
-"""The listener: turns the events of workers into starts and ends of runs."""
+"""The listener: records starts and ends of runs from the events of workers."""
 
 from __future__ import annotations
 

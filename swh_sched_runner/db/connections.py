@@ -62,7 +62,7 @@ _READERS: tuple[Any, ...] = (
 
 
 def read_as_ours(target: driver.connection | driver.cursor) -> None:
-    """Have this connection or cursor read values as the backend promises, whatever the application registered."""
+    """Have this connection or cursor read values as the backend documents, whatever the application registered."""
     for reader in _READERS:
         driver.register_type(reader, target)
 

@@ -59,7 +59,7 @@ class Instruments:
         )
         self._dropped = self._counter("rejected_events_dropped", "Rows dropped from the table rejected_event")
         self._held = self._gauge(
-            "events_awaiting_retry", "Unacknowledged messages that the database refuses at the moment"
+            "events_awaiting_retry", "Unacknowledged messages that the database currently refuses"
         )
 
     def dispatched(self, task_type: str, queue: str, messages: int) -> None:

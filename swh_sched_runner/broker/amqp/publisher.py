@@ -62,7 +62,7 @@ class AmqpPublisher(Publisher):
     def lock(self, queue: str) -> bool:
         self.check()
         if self.link.blocked is not None:
-            raise BrokerUnavailable(reason=f"the broker accepts no messages at the moment: {self.link.blocked}")
+            raise BrokerUnavailable(reason=f"the broker currently accepts no messages: {self.link.blocked}")
         if queue not in self._locked and self.link.hold(f"{LOCK_QUEUE}{queue}"):
             self._locked.add(queue)
         return queue in self._locked
@@ -74,7 +74,7 @@ class AmqpPublisher(Publisher):
             if any(not result.done for result in self._results.pop(queue, ())):
                 self.link.abort("messages were left unconfirmed")
             elif self.link.blocked is not None:
-                self.link.abort(f"the broker accepts no messages at the moment: {self.link.blocked}")
+                self.link.abort(f"the broker currently accepts no messages: {self.link.blocked}")
             if self.link.broken is None:
                 self.link.drop(f"{LOCK_QUEUE}{queue}")
             else:  # maybe for a message that is larger than the broker takes

@@ -1,4 +1,4 @@
-"""The steps that turn a scheduler's database into one of this program; each may be repeated."""
+"""The steps that convert a scheduler's database for this program; each may be repeated."""
 
 from __future__ import annotations
 

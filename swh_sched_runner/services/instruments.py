@@ -58,9 +58,7 @@ class Instruments:
             "events_rejected", "Messages that could not be read, and events refused as wrong data"
         )
         self._dropped = self._counter("rejected_events_dropped", "Rows dropped from the table rejected_event")
-        self._held = self._gauge(
-            "events_awaiting_retry", "Unacknowledged messages that the database currently refuses"
-        )
+        self._held = self._gauge("events_awaiting_retry", "Unacknowledged messages that the database currently refuses")
 
     def dispatched(self, task_type: str, queue: str, messages: int) -> None:
         """So many messages of one task type were confirmed for the first time."""

@@ -179,7 +179,7 @@ def test_a_former_connection_that_the_broker_still_keeps_bars_its_session(
     direct = BrokerSettings(url=rabbitmq_url)
     app = create_app(direct)
 
-    with pytest.raises(BrokerUnavailable, match="another connection holds the name of session 1"):
+    with pytest.raises(BrokerUnavailable, match="another connection uses the name of session 1"):
         open_publisher(app, direct, 1)
 
     silent.stop()

@@ -66,7 +66,7 @@ def test_a_repository_that_vanished_is_not_found(tmp_path: Path, gone: str) -> N
         ("relative/path", "neither a URL nor an absolute path"),
         ("ftp://example.org/x", "must start with one of"),
         ("fd://17/foo", "must start with one of"),
-        ("https://me:secret@example.org/x", "passwords don't belong"),
+        ("https://me:secret@example.org/x", "URLs must not contain passwords"),
         ("ssh://-oProxyCommand=touch/x", "has no host"),
         ("https:///x", "has no host"),
         ("https://[::1/x", "Invalid IPv6"),

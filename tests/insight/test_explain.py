@@ -363,7 +363,7 @@ def test_a_task_that_nothing_holds_back_is_ready(
     found = why(a_due_task(backend))
 
     assert codes(found) == ["ready"]
-    assert found.text.startswith("due since 2026-03-01 12:00:00 UTC, next to be taken, and nothing that is known holds")
+    assert found.text.startswith("due since 2026-03-01 12:00:00 UTC, next to be taken, and nothing known prevents")
     assert advice(found).startswith("runners alive: 1; ")
 
 

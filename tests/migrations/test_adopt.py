@@ -165,7 +165,7 @@ def test_what_breaks_our_rules_is_reported(url: str, other: Engine) -> None:
     told = [str(finding) for finding in plan.findings]
     assert told[:7] == [
         "runs whose backend_id a newer run has, of 2 ids: 3 (double, other); resolve that first, or use "
-        "--rename-duplicates leave it to the newest and mark the others",
+        "--rename-duplicates: the newest run keeps the id, the others are renamed",
         "duplicates of an older task: 1 (101); they stay, and create_tasks returns the oldest",
         "open runs: 12; the end of its newest one decides what happens to a task in flight",
         "open runs without a backend_id: 1; they stay open, because no event can end them",
@@ -179,7 +179,7 @@ def test_what_breaks_our_rules_is_reported(url: str, other: Engine) -> None:
     assert "task_run_backend_id_idx" in told[8]
     titles = "\n".join(f"{step.title}: {step.lock}" for step in plan.steps)
     assert "drop the trigger update_task_on_task_end of task_run (its function stays): locks task_run excl" in titles
-    assert "another one of that name is called task_run_backend_id_idx_before_adoption" in titles
+    assert "the existing one of that name is renamed to task_run_backend_id_idx_before_adoption" in titles
 
 
 def test_duplicate_backend_ids_are_refused_unless_they_may_be_renamed(url: str, other: Engine) -> None:
@@ -204,8 +204,8 @@ def test_another_version_is_refused_by_its_number(url: str, other: Engine, versi
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("drop table dbversion", "there is no version in a table dbversion"),
-        ("delete from dbversion", "there is no version in a table dbversion"),
+        ("drop table dbversion", "it has no version in a table dbversion"),
+        ("delete from dbversion", "it has no version in a table dbversion"),
         ("drop table scheduler_metrics", "table scheduler_metrics is missing"),
         ("alter table task drop retries_left", "column task.retries_left is missing"),
         ("alter table task_run alter id type int", "column task_run.id is integer instead of bigint"),
@@ -223,7 +223,7 @@ def test_another_version_is_refused_by_its_number(url: str, other: Engine, versi
          "do $$ begin execute format('alter database %I set search_path = public, aside', current_database()); end $$",
          "table scheduler_metrics is missing"),
         ("do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); "
-         "end $$", "can only be read"),
+         "end $$", "it is read-only"),
     ],
 )  # fmt: skip
 def test_what_is_no_such_database_is_refused_with_what_differs(

@@ -90,7 +90,7 @@ class SchedulerBackend:
     task_run_create_keys: ClassVar = list(runs.CREATE_KEYS)
     task_run_keys: ClassVar = list(runs.KEYS)
 
-    # Maximum size of a task's arguments as JSON, and maximum nesting depth; may be set on an instance.
+    # maximum size of a task's arguments as JSON, and maximum nesting depth; may be set on an instance
     max_arguments_bytes: int = MAX_ARGUMENTS_BYTES
     max_arguments_depth: int = MAX_ARGUMENTS_DEPTH
 

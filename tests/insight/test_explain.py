@@ -397,7 +397,7 @@ def test_promises_that_stay_unconfirmed_hold_what_comes_after_them(
     found = why(task)
 
     assert codes(found) == ["open_batch"]
-    assert found.text.startswith(f"batch for queue {QUEUE} of ")
+    assert found.text.startswith(f"batch for queue {QUEUE} opened at ")
 
 
 def test_a_promise_names_its_batch_and_its_session(

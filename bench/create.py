@@ -45,7 +45,7 @@ def one_run(python: Path, side: str, url: str, rows: int, run: int) -> dict[str,
 
 
 def measure(binaries: Path, rows: int, runs: int) -> dict[str, list[dict[str, float]]]:
-    """The rates of both sides. They take turns to go first, and each begins after a checkpoint."""
+    """The rates of both sides. They alternate in going first, each after a checkpoint."""
     rates: dict[str, list[dict[str, float]]] = {"ours": [], "baseline": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -73,7 +73,9 @@ def main() -> None:
     binaries = system_binaries()
     rows = options.rows or (100_000 if options.full else 20_000)
     rates = measure(binaries, rows, options.runs)
-    size = f"{rows:,} rows, medians of {options.runs} runs, the sides going first by turns, each after a checkpoint"
+    size = (
+        f"{rows:,} rows, medians of {options.runs} runs, the sides alternating in going first, each after a checkpoint"
+    )
     head = f"{command('bench-create', options.full)}: {measured_on(binaries, size)}"
     lines = []
     for work, target in WORKS.items():

@@ -49,7 +49,7 @@ select id, id, gen_random_uuid(), now() - interval '1 hour', now() - interval '1
 from task where mod(id, 20) in (1, 19);
 select setval('task_id_seq', %(rows)s), setval('task_run_id_seq', %(rows)s)
 """
-# The starts and ends of runs have used what room their pages were left with.
+# Starts and ends of runs have used the free space of their pages.
 FULL_PAGES = "alter table task_run set (fillfactor = 100)"
 READY = """
 insert into task (type, arguments, next_run, current_interval, status, policy, retries_left)

@@ -1,19 +1,19 @@
-"""The errors of the project, one tree. An error's docstring is its message; its fields are its facts.
+"""The errors of the project. All are ``SchedulerException``.
 
-``str(error)`` is the docstring's first line with the fields filled in. The driver's error, where there is
-one, is the ``__cause__``.
+``str(error)`` is the first line of the docstring with the fields filled in. The driver's error, if there is one, is the
+``__cause__``.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-# More than any message of ours needs; an error that quotes a whole argument helps no one.
+# Longer values are cut in error messages.
 SHOWN = 120
 
 
 def shown(value: object) -> str:
-    """How an error quotes a value: cut to a readable length, and never itself a reason to fail."""
+    """The value as quoted in an error: cut to a readable length. Never raises."""
     try:
         text = repr(value)
     except Exception:  # a class of the caller's, a number of 5,000 digits, lists nested 2,000 deep
@@ -23,7 +23,7 @@ def shown(value: object) -> str:
 
 
 class SchedulerException(Exception):
-    """The scheduler could not do what it was asked: {reason}"""
+    """The scheduler failed: {reason}"""
 
     def __init__(self, *args: Any, **facts: Any) -> None:
         self.facts = facts
@@ -34,7 +34,7 @@ class SchedulerException(Exception):
 
 
 class StaleData(SchedulerException):
-    """{thing} was changed by somebody else meanwhile: state not updated"""
+    """{thing} was changed by another program meanwhile: state not updated"""
 
 
 class UnknownPolicy(SchedulerException):
@@ -54,7 +54,7 @@ class UnknownQueue(InvalidArgument):
 
 
 class DuplicateBackendId(InvalidArgument):
-    """backend_id {value!r} belongs to another run already: use a fresh one"""
+    """backend_id {value!r} is used by another run: use a new one"""
 
 
 class UnknownTask(InvalidArgument):
@@ -74,7 +74,7 @@ class DatabaseUnavailable(SchedulerException):
 
 
 class LockTimeout(DatabaseUnavailable):
-    """Another session kept a lock for longer than lock_timeout lets a statement wait: {reason}"""
+    """Another session held a lock for longer than lock_timeout: {reason}"""
 
 
 class StatementTimeout(DatabaseUnavailable):
@@ -82,11 +82,11 @@ class StatementTimeout(DatabaseUnavailable):
 
 
 class TransactionConflict(DatabaseUnavailable):
-    """Transactions of others were in the way at every try: {reason}"""
+    """Each attempt conflicted with other transactions: {reason}"""
 
 
 class ConnectionUnusable(SchedulerException):
-    """The connection that was handed in can't be used: {reason}"""
+    """The connection passed by the caller can't be used: {reason}"""
 
 
 class StatementRefused(SchedulerException):
@@ -94,7 +94,7 @@ class StatementRefused(SchedulerException):
 
 
 class DataRefused(StatementRefused):
-    """PostgreSQL refused the data, and would each time: {reason}"""
+    """PostgreSQL refused the data, a retry does not help: {reason}"""
 
 
 class BrokerUnavailable(SchedulerException):
@@ -110,11 +110,11 @@ class AdoptionRefused(SchemaError):
 
 
 class AdoptionStopped(SchedulerException):
-    """The adoption stopped at: {step}: {reason}. What was done stays done: settle that and start it again"""
+    """The adoption stopped at: {step}: {reason}. Completed steps are kept: correct the cause and start it again"""
 
 
 class SessionLost(SchedulerException):
-    """Dispatcher session {session_id} is lost, and its lock with it: it sends nothing more and starts anew"""
+    """Dispatcher session {session_id} lost its lock: it sends nothing more, and a new session starts"""
 
 
 class MessageUnsendable(SchedulerException):
@@ -138,7 +138,7 @@ class NotRunning(SchedulerException):
 
 
 class DataDirectoryInUse(SchedulerException):
-    """{directory} is in use by process {pid}: another `swh-sched-runner up`, or `demo`"""
+    """{directory} is in use by process {pid}: another `swh-sched-runner up` or `demo`"""
 
 
 class DataDirectoryVersion(SchedulerException):

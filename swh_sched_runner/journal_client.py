@@ -1,4 +1,4 @@
-"""The way in for messages of Software Heritage's journal."""
+"""Reads messages of Software Heritage's journal."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from swh_sched_runner.model import VisitOutcome
 
 MESSAGE_TYPE = "origin_visit_status"
 _KEYS = ("origin", "type", "date", "status", "snapshot")
-# So many reasons are logged of one call: thousands of messages that a producer gets wrong have one and the same.
+# Number of reasons logged per call: thousands of wrong messages from one producer have the same reason.
 REASONS_LOGGED = 3
 
 log = structlog.get_logger(__name__)
 
 
 def process_journal_objects(messages: Mapping[str, Iterable[Mapping[str, Any]]], *, scheduler: SchedulerBackend) -> int:
-    """Record what the journal says about visits, as ``SchedulerBackend.record_visit_outcomes`` does.
+    """Record the outcomes of visits from journal messages, with ``SchedulerBackend.record_visit_outcomes``.
 
     ``messages`` is ``{"origin_visit_status": [{"origin", "type", "date", "status", "snapshot", …}]}``; date is a
-    datetime with a time zone, snapshot the bytes of an identifier or None, other keys are left alone. A message that
-    can't be used, such as one without one of the keys, is skipped with a warning, and the others are recorded; answers
-    how many were skipped. Another type of message raises ``InvalidArgument`` and nothing is written.
+    datetime with a time zone, snapshot the bytes of an identifier or None; other keys are ignored. An invalid message,
+    such as one with a missing key, is skipped with a warning; the others are recorded. Returns the number of skipped
+    messages. Raises ``InvalidArgument`` for another type of message, and then writes nothing.
     """
     for kind in messages:
         if kind != MESSAGE_TYPE:
-            raise InvalidArgument(argument="messages", reason=f"holds {MESSAGE_TYPE} alone", value=shown(kind))
+            raise InvalidArgument(argument="messages", reason=f"may only contain {MESSAGE_TYPE}", value=shown(kind))
     outcomes: list[VisitOutcome] = []
     reasons: list[str] = []
     for message in messages.get(MESSAGE_TYPE, ()):

@@ -1,4 +1,4 @@
-"""What goes in and comes out of the backend: plain dicts for tasks, attrs classes for listers, origins and visits."""
+"""The data of the backend: plain dicts for tasks, attrs classes for listers, origins and visits."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from swh_sched_runner.exc import shown
 
 
 class TimestampText(str):
-    """PostgreSQL's text of a timestamp that no datetime can hold: infinite, before the year 1 or after 9999, in UTC.
+    """A timestamp that a datetime cannot hold, as PostgreSQL's text: infinite, before the year 1 or after 9999 (UTC).
 
-    It stands where a datetime would, for rows that others wrote: ours have none. It compares with datetimes, as
-    before or after all of them; what takes a timestamp refuses it.
+    It is returned instead of a datetime, for rows that other programs wrote. It can be compared with datetimes: it is
+    before or after all of them. It is refused as an argument.
     """
 
     __slots__ = ()
 
     @property
     def is_past(self) -> bool:
-        """Whether it lies before all datetimes; else behind all."""
+        """Whether it is before all datetimes; otherwise it is after all of them."""
         return self.startswith("-") or self.endswith("BC")
 
     def __lt__(self, other: object) -> bool:
@@ -47,15 +47,15 @@ class TimestampText(str):
             return other._side()
         if isinstance(other, datetime.datetime):
             return 0
-        raise TypeError(f"a timestamp does not compare with a {type(other).__name__}")
+        raise TypeError(f"a timestamp can't be compared with a {type(other).__name__}")
 
 
-# What is read where a timestamp stands.
+# The type of timestamps that are read.
 Timestamp = datetime.datetime | TimestampText
 
 
 class TaskType(TypedDict, total=False):
-    """A kind of task. Intervals and ``retry_delay`` are ``timedelta`` or None."""
+    """A task type. Intervals and ``retry_delay`` are ``timedelta`` or None."""
 
     type: str
     description: str
@@ -97,10 +97,10 @@ class TaskRun(TypedDict, total=False):
 
 
 class Evidence(enum.IntEnum):
-    """What the end of a run rests on. A higher one corrects a lower one; of equals the first stays."""
+    """What the end of a run is based on. A higher one corrects a lower one; among equals the first stays."""
 
     LOST = 1
-    SUCCEEDED = 2  # task-succeeded alone: the run ended well, whether anything changed is unknown
+    SUCCEEDED = 2  # task-succeeded alone: whether anything changed is unknown
     FAILED = 3  # failed, revoked or rejected
     RESULT = 4  # the task's own result, or a call through the API
 
@@ -114,7 +114,7 @@ class LastVisitStatus(enum.Enum):
 
 
 class Unchanged(enum.Enum):
-    """Stands for what a call leaves as it is, where None says something of its own."""
+    """The default of arguments that leave a value unchanged, where None has another meaning."""
 
     UNCHANGED = "unchanged"
 
@@ -137,7 +137,7 @@ def _timestamp(**kwargs: Any) -> Any:
 
 @attrs.define(slots=True)
 class Lister:
-    """A lister of one instance of a forge."""
+    """A lister for one instance of a forge."""
 
     name: str
     instance_name: str
@@ -152,7 +152,7 @@ class Lister:
 
 @attrs.define(slots=True, order=True)
 class ListedOrigin:
-    """An origin as one lister lists it; compares and sorts by lister, url and visit type."""
+    """An origin as listed by one lister. Origins are compared and sorted by lister, url and visit type."""
 
     lister_id: UUID
     url: str
@@ -172,7 +172,7 @@ def _last_visit_status(value: str | LastVisitStatus | None) -> LastVisitStatus |
 
 @attrs.define(slots=True, frozen=True)
 class OriginVisitStats:
-    """What the visits of one origin found. ``last_snapshot`` is the identifier of its content, in bytes."""
+    """Statistics about the visits of one origin. ``last_snapshot`` is the identifier of its content, in bytes."""
 
     url: str
     visit_type: str
@@ -194,9 +194,9 @@ class OriginVisitStats:
 
 @attrs.define(slots=True, frozen=True)
 class VisitOutcome:
-    """How a visit went. ``status`` is full, partial, failed, not_found, created or ongoing.
+    """The outcome of a visit. ``status`` is full, partial, failed, not_found, created or ongoing.
 
-    ``snapshot`` is the identifier of the content that was found, in bytes; full and partial without one count as
+    ``snapshot`` is the identifier of the content that was found, in bytes. full and partial without a snapshot count as
     failed.
     """
 
@@ -232,7 +232,7 @@ class PaginatedListedOriginList:
 
 @attrs.define(slots=True, frozen=True)
 class Pause:
-    """Since when an operator lets nothing be dispatched, who that is, and why."""
+    """A pause of a task type or queue: since when, by whom, and why."""
 
     since: Timestamp = attrs.field(validator=[attrs.validators.instance_of((datetime.datetime, TimestampText)), _aware])
     by: str | None = None
@@ -241,9 +241,9 @@ class Pause:
 
 @attrs.define(slots=True, frozen=True)
 class TypeControls:
-    """What holds a task type back: the limit of its queue, so many tasks in flight, so many dispatched a second.
+    """The limits of a task type (None: no limit), and its pause (None: not paused).
 
-    None does not limit. ``pause`` is None while tasks of the type are dispatched.
+    ``rate_limit`` is in tasks per second.
     """
 
     type: str
@@ -256,7 +256,7 @@ class TypeControls:
 
 @attrs.define(slots=True, frozen=True)
 class QueueControls:
-    """A queue, and its pause; None while messages are sent to it."""
+    """A queue and its pause (None: not paused)."""
 
     queue: str
     pause: Pause | None = None
@@ -264,7 +264,7 @@ class QueueControls:
 
 @attrs.define(slots=True, frozen=True)
 class Controls:
-    """All task types, in order of their names; and their queues with all others that are paused, in order too."""
+    """All task types, and their queues together with all other paused queues, each ordered by name."""
 
     task_types: list[TypeControls]
     queues: list[QueueControls]

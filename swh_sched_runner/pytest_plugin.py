@@ -1,8 +1,8 @@
-"""Fixtures for the tests of programs that use the scheduler: servers, a backend, workers.
+"""Pytest fixtures for programs that use the scheduler: servers, a backend, workers.
 
-Opt in with ``pytest_plugins = ["swh_sched_runner.pytest_plugin"]`` in the top ``conftest.py``. The servers come from
-wheels, are started when a test first asks and end with the test process. ``TEST_DATABASE_URL`` and ``TEST_REDIS_URL``
-name others to use instead: a PostgreSQL role that may create databases, and a Redis database that tests may empty.
+Enable them with ``pytest_plugins = ["swh_sched_runner.pytest_plugin"]`` in the topmost ``conftest.py``. The servers
+come from wheels, start when a test first needs them and end with the test process. To use other servers, set
+``TEST_DATABASE_URL`` (the role must be allowed to create databases) and ``TEST_REDIS_URL`` (tests empty this database).
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from swh_sched_runner.services.service import Heartbeat
 
 WORKER_START_SECONDS = 40.0
 
-# A type for tasks that come back and one for tasks that run once; tasks of workers have these names as well.
+# A task type for recurring tasks and one for one-shot tasks; ``backend_name`` is the name of the Celery task.
 SAMPLE_TYPES: tuple[TaskType, ...] = (
     {
         "type": "sample-recurring",
-        "description": "A task that comes back, at intervals that double and halve between an hour and eight days",
+        "description": "A recurring task, with intervals from an hour to eight days",
         "backend_name": "sample.recurring",
         "default_interval": timedelta(days=1),
         "min_interval": timedelta(hours=1),
@@ -54,7 +54,7 @@ SAMPLE_TYPES: tuple[TaskType, ...] = (
     },
     {
         "type": "sample-oneshot",
-        "description": "A task that runs once, and is tried again twice after failures",
+        "description": "A one-shot task with two retries",
         "backend_name": "sample.oneshot",
         "max_queue_length": 100,
         "num_retries": 2,
@@ -71,7 +71,7 @@ def flush(broker: str) -> None:
 
 @pytest.fixture(scope="session")
 def scheduler_postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A database of the session's PostgreSQL server; ``scheduler_database_url`` makes others beside it."""
+    """The URL of a database on the session's PostgreSQL server; ``scheduler_database_url`` creates others there."""
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
         return
@@ -82,7 +82,7 @@ def scheduler_postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="session")
 def scheduler_template_database(scheduler_postgresql_url: str) -> Iterator[str]:
-    """The name of a migrated database without rows, to copy."""
+    """The name of a template database with all migrations and without rows."""
     name = f"test_template_{uuid.uuid4().hex[:12]}"
     with scratch.created(scheduler_postgresql_url, name) as url:
         engine = create_engine(url)
@@ -93,7 +93,7 @@ def scheduler_template_database(scheduler_postgresql_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def scheduler_database_url(scheduler_postgresql_url: str, scheduler_template_database: str) -> Iterator[str]:
-    """The URL of a fresh migrated database, dropped after the test with whatever is still connected to it."""
+    """The URL of a fresh migrated database. It is dropped after the test, even if connections are open."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with scratch.created(scheduler_postgresql_url, name, scheduler_template_database) as url:
         yield url
@@ -101,7 +101,7 @@ def scheduler_database_url(scheduler_postgresql_url: str, scheduler_template_dat
 
 @pytest.fixture
 def scheduler_backend(scheduler_database_url: str) -> Iterator[SchedulerBackend]:
-    """A backend on a fresh database that has the task types of ``SAMPLE_TYPES``."""
+    """A backend on a fresh database with the task types of ``SAMPLE_TYPES``."""
     with SchedulerBackend(scheduler_database_url) as backend:
         for task_type in SAMPLE_TYPES:
             backend.create_task_type(task_type)
@@ -110,7 +110,7 @@ def scheduler_backend(scheduler_database_url: str) -> Iterator[SchedulerBackend]
 
 @pytest.fixture(scope="session")
 def scheduler_valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The session's Valkey server; ``scheduler_broker_url`` empties it for each test."""
+    """The URL of the session's Valkey server; ``scheduler_broker_url`` empties it for each test."""
     if url := os.environ.get("TEST_REDIS_URL"):
         yield url
         return
@@ -126,17 +126,17 @@ def scheduler_broker_url(scheduler_valkey_url: str) -> str:
 
 
 class StartWorker(Protocol):
-    """Starts a Celery worker that runs the tasks of ``module``, takes from ``queues``, and answers when it is ready."""
+    """Starts a Celery worker that executes the tasks of ``module`` from ``queues``; returns when it is ready."""
 
     def __call__(self, module: str, *queues: str) -> None: ...
 
 
 @pytest.fixture
 def scheduler_worker(scheduler_broker_url: str, tmp_path: Path) -> Iterator[StartWorker]:
-    """Starts real worker processes, which end with the test. Their modules are looked up where pytest's are.
+    """Starts real worker processes, which end with the test. Modules are imported from pytest's ``sys.path``.
 
-    Modules define tasks with ``celery.shared_task``, as for ``swh-sched-runner worker start``. The test fails with the
-    worker's log when it does not come up.
+    Modules define tasks with ``celery.shared_task``, as for ``swh-sched-runner worker start``. If a worker does not
+    start, the test fails and shows its log.
     """
     environment = os.environ | {
         "SWH_SCHED_RUNNER_BROKER__URL": scheduler_broker_url,
@@ -153,7 +153,7 @@ def scheduler_worker(scheduler_broker_url: str, tmp_path: Path) -> Iterator[Star
         started.append(worker)
         process.wait_until(lambda: worker.poll() is not None or " ready." in log.read_text(), WORKER_START_SECONDS)
         if worker.poll() is not None or " ready." not in log.read_text():
-            pytest.fail(f"the worker did not come up:\n{log.read_text()}", pytrace=False)
+            pytest.fail(f"the worker did not start:\n{log.read_text()}", pytrace=False)
 
     yield start
     for worker in started:
@@ -161,7 +161,7 @@ def scheduler_worker(scheduler_broker_url: str, tmp_path: Path) -> Iterator[Star
 
 
 class RunUntil(Protocol):
-    """Dispatches tasks and records events, round by round, until ``condition`` is true; fails the test after a time."""
+    """Dispatches tasks and records events until ``condition`` is true; fails the test after the timeout."""
 
     def __call__(self, condition: Callable[[], object], timeout_seconds: float = 30.0) -> None: ...
 

@@ -1,13 +1,13 @@
-"""What a Celery application imports so that its workers report what became of each task.
+"""What a Celery application imports so that its workers report the results of tasks to the scheduler.
 
-Two lines make an application report, whatever its broker::
+Two lines are enough, with any broker::
 
     from swh_sched_runner.worker import configure
     configure(app)
 
-They are the same as ``Celery(…, task_cls="swh_sched_runner.worker:SchedulerTask",
-events="swh_sched_runner.worker:Events")`` and workers that are started with ``-E``. A task with a base class of its own
-inherits from ``SchedulerTask`` there. Nothing else of this package is imported by a worker.
+This is equivalent to ``Celery(…, task_cls="swh_sched_runner.worker:SchedulerTask",
+events="swh_sched_runner.worker:Events")`` and starting the workers with ``-E``. If a task has a base class of its own,
+that class must inherit from ``SchedulerTask``. A worker imports nothing else of this package.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from celery.events.dispatcher import EventDispatcher as StockDispatcher
 from kombu.entity import Exchange
 from kombu.utils.json import dumps
 
-# Celery's own topic exchange for events; any other declaration of it is refused.
+# Celery's own topic exchange for events; RabbitMQ refuses any other declaration of it.
 EVENT_EXCHANGE = "celeryev"
 # Where the events of tasks wait for the listener, on every broker.
 EVENT_QUEUE = "swh-sched-runner.events"
-# The key in an application's configuration that names another queue; on Redis, where workers fill it themselves.
+# The key in an application's configuration that names another queue; used on Redis, where workers push into it.
 EVENT_QUEUE_OPTION = "swh_sched_runner_event_queue"
-# What that queue takes. Heartbeats are left out: a backlog of them tells nothing.
+# The events in that queue. Heartbeats are not stored: old ones have no use.
 EVENT_KEYS = ("task.#", "worker.online", "worker.offline")
 RESULT_EVENT = "task-result"
 
 MAX_RESULT_BYTES = 65_536
 MAX_ERROR_CHARACTERS = 1_000
-# A list of Redis knows no bound of its own. Without a listener the oldest events go before the broker's memory does:
-# a message has one event or, from prefork workers, up to 24.
+# Redis lists have no limit. If no listener runs, the oldest events are dropped before the broker's memory is full. A
+# message has one event or, from prefork workers, up to 24.
 MAX_STORED_MESSAGES = 250_000
 TRIM_EVERY = 1_000
 
@@ -43,10 +43,10 @@ logger = logging.getLogger(__name__)
 
 
 def configure(app: Celery, event_queue: str = EVENT_QUEUE) -> Celery:
-    """Make the workers of ``app`` report, and return it. Call it before the application's tasks are first used.
+    """Make the workers of ``app`` report results, and return ``app``. Call it before the tasks are first used.
 
-    Sets the base class of its tasks and its class of events, and switches events on. ``event_queue`` is the
-    scheduler's ``broker.event_queue``; only Redis needs to be told.
+    It sets the base class of tasks and the class of events, and switches events on. ``event_queue`` must equal the
+    scheduler's ``broker.event_queue``; it only matters on Redis.
     """
     app.task_cls = SchedulerTask
     app.events_cls = Events
@@ -58,11 +58,12 @@ def configure(app: Celery, event_queue: str = EVENT_QUEUE) -> Celery:
 
 
 class SchedulerTask(Task):
-    """A task whose returned value reaches the scheduler, as the event ``task-result``.
+    """A task whose return value is reported to the scheduler, as the event ``task-result``.
 
-    Return ``{"status": "eventful" | "uneventful" | "failed", …}`` or any value: a true one is eventful, a false one
-    isn't. A value that JSON can't hold is not sent, and one above 64 KiB is cut down to what decides; the run then
-    ends all the same. Nothing here ever makes a task fail. A class that overrides ``on_success`` calls ``super()``.
+    Return ``{"status": "eventful" | "uneventful" | "failed", …}``, or any other value: true means eventful, false
+    uneventful. A value that is not valid JSON is not reported; of a value above 64 KiB only ``status``, ``eventful``
+    and ``error`` are. The run ends in both cases, and the task never fails because of this. A class that overrides
+    ``on_success`` must call ``super()``.
     """
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
@@ -72,14 +73,14 @@ class SchedulerTask(Task):
         try:
             self.send_event(RESULT_EVENT, **result_fields(retval))
         except Exception as error:
-            # The task is done: a broker that is away, or a value of a strange kind, must not undo that.
+            # The task has succeeded: an unreachable broker, or a value that is not JSON, must not change that.
             logger.warning("The result of task %s was not reported: %r", task_id, error)
 
 
 def result_fields(value: Any) -> dict[str, Any]:
-    """The fields of a ``task-result``: the value, or what it comes down to and its size where it is too long.
+    """The fields of a ``task-result``: the value or, if it is too large, its essential keys and its size.
 
-    Raises TypeError or ValueError for a value that JSON can't hold.
+    Raises TypeError or ValueError for a value that is not valid JSON.
     """
     size = len(dumps(value))
     if size <= MAX_RESULT_BYTES:
@@ -97,15 +98,15 @@ def _essence(value: Any) -> Any:
 
 
 class EventDispatcher(StockDispatcher):
-    """Sends events as Celery does; on Redis, where nobody would keep them, it puts those of tasks into a list as well.
+    """Sends events as Celery does. On Redis, where events are not stored, it also pushes those of tasks into a list.
 
-    On RabbitMQ a durable queue keeps them, and this class does nothing more than Celery's own.
+    On RabbitMQ, where a durable queue stores them, it does the same as Celery's own class.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._queue = self.app.conf.get(EVENT_QUEUE_OPTION) or EVENT_QUEUE
-        # Celery makes its exchange a fanout exactly where events are heard only by those who listen now.
+        # Celery uses a fanout exchange exactly for brokers that do not store events.
         self._keeps = self.exchange.type == "fanout"
         self._kept = 0
 
@@ -118,7 +119,7 @@ class EventDispatcher(StockDispatcher):
                     raise
                 self._outbound_buffer.append((event, routing_key))
                 return
-        # Where this one fails after the other, both are sent again: an event told twice counts once.
+        # If this fails after the push, both are sent again: an event that arrives twice is applied once.
         super()._publish(event, producer, routing_key, *args, **kwargs)
 
     def _keep(self, event: Any, producer: Any, retry: bool = False, retry_policy: Any = None, **_: Any) -> None:
@@ -140,7 +141,7 @@ class EventDispatcher(StockDispatcher):
         with channel.conn_or_acquire() as client:
             excess = client.llen(self._queue) - MAX_STORED_MESSAGES
             if excess > 0:
-                logger.warning("No listener takes events from %s: the oldest %s are dropped", self._queue, excess)
+                logger.warning("No listener consumes %s: dropping the oldest %s messages", self._queue, excess)
                 client.ltrim(key, 0, MAX_STORED_MESSAGES - 1)
 
 

@@ -1,7 +1,6 @@
-"""The public door to the database: ``SchedulerBackend``.
+"""The public API to the database: ``SchedulerBackend``.
 
-Every method opens one transaction, calls the function behind it, and returns. Functions behind the door
-live in a module per concern and take a connection.
+Each method runs one function in one transaction. These functions are in the packages below and take a connection.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from swh_sched_runner.model import (
 
 
 def adapt_LastVisitStatus(v: LastVisitStatus) -> psycopg2.extensions.AsIs:  # noqa: N802 (the public name)
-    """How psycopg2 writes a ``LastVisitStatus``: its value, as a ``last_visit_status``."""
+    """Adapter for psycopg2: a ``LastVisitStatus`` as a value of the SQL type ``last_visit_status``."""
     return psycopg2.extensions.AsIs(f"'{v.value}'::last_visit_status")
 
 
@@ -53,33 +52,34 @@ class SchedulerBackend:
 
     ``db`` is a libpq connection string, a postgresql:// URL, or an open psycopg2 connection.
 
-    With the first two, up to ``max_pool_conns`` connections are opened and ``min_pool_conns`` are kept; when all are
-    taken, callers wait. Each method is a transaction of its own; one that meets a transient error (a dropped
-    connection, a deadlock, …) is tried again as a whole, five times at most. A statement waits 30 s for a lock, unless
-    the role, the database or ``db`` sets another lock_timeout. Where one of them sets statement_timeout, a connection
-    that gives no answer is given up soon after it. Threads may share a backend, and a process that is forked may go on
-    using it.
+    Given a string or URL, the backend has a pool: it keeps ``min_pool_conns`` connections and opens up to
+    ``max_pool_conns``; when all are in use, callers wait. Each method is one transaction. After a transient error (a
+    dropped connection, a deadlock, …) the whole transaction is retried, up to five attempts. A statement waits 30 s for
+    a lock, unless the role, the database or ``db`` sets another lock_timeout. If one of them sets statement_timeout, a
+    connection that does not answer is given up soon after that time. Threads may share a backend, and a forked process
+    may continue to use it.
 
-    On an open connection each method is part of the caller's transaction: nothing is committed, rolled back or closed
-    for the caller, an error of ours takes back that one call alone (by a savepoint), and nothing is tried again. If the
-    connection is in autocommit mode and no transaction is open, each method is a transaction. Settings of the session
-    are as before after each call, and only one thread at a time is let in.
+    Given an open connection, each method is part of the caller's transaction: nothing is committed, rolled back or
+    closed, and nothing is retried. An error undoes only the call that raised it, by a savepoint. If the connection is
+    in autocommit mode and no transaction is open, each method is a transaction. The settings of the session are
+    restored after each call. Only one thread at a time may call a method; others wait.
 
-    Timestamps go in with any time zone and come out in UTC; those without a ``timestamp`` are the database's ``now()``.
-    They lie in the years 1 to 9999, and an interval of a task type is at most 365,000 days; a run that ends so late
-    that the next one would lie behind the year 9999 gets its last one. A URL has at most 2,048 bytes, and a name or
-    identifier (of types, visit types, queues, listers, runs) 500: more fits into no index.
+    Timestamps may have any time zone and are returned in UTC. If a method has a ``timestamp`` that is not given, the
+    database's ``now()`` is used. Timestamps must be in the years 1 to 9999, intervals of a task type at most 365,000
+    days; a ``next_run`` that would be later is set to the end of the year 9999. Because of the size of index entries, a
+    URL may have 2,048 bytes, and a name or identifier (of types, visit types, queues, listers, runs) 500.
 
-    Rows that others wrote may hold what Python can't. They are read all the same: such a timestamp is a
-    ``TimestampText``, such an interval or JSON is PostgreSQL's text of it.
+    Rows written by other programs may contain values that Python's types cannot hold. They are returned as PostgreSQL's
+    text: a timestamp as ``TimestampText``, an interval or JSON as ``str``.
 
-    Every method raises ``InvalidArgument`` for a wrong argument, before anything is written; ``DatabaseUnavailable``
-    when trying again did not help (``LockTimeout``, ``StatementTimeout`` and ``TransactionConflict`` are of that kind);
-    ``StatementRefused`` when PostgreSQL says no; ``ConnectionUnusable`` for an open connection that is closed by now,
-    or whose transaction has failed. All of them, and what a method names beside, are ``SchedulerException``.
+    All errors are ``SchedulerException``. Every method raises ``InvalidArgument`` for a wrong argument, before anything
+    is written; ``DatabaseUnavailable`` if retries did not help (its subclasses are ``LockTimeout``,
+    ``StatementTimeout`` and ``TransactionConflict``); ``StatementRefused`` if PostgreSQL refuses a statement;
+    ``ConnectionUnusable`` if an open connection was closed, or its transaction has failed.
 
-    ``max_arguments_bytes`` (8 MB) and ``max_arguments_depth`` (100) are what ``create_tasks`` takes; set them on an
-    instance where the broker takes larger messages, and ``tasks.max_arguments_bytes`` for the runner.
+    ``create_tasks`` refuses arguments that are larger than ``max_arguments_bytes`` (8 MB) or nested deeper than
+    ``max_arguments_depth`` (100). If your broker accepts larger messages, set these on an instance, and
+    ``tasks.max_arguments_bytes`` for the runner.
     """
 
     current_version = 33
@@ -90,7 +90,7 @@ class SchedulerBackend:
     task_run_create_keys: ClassVar = list(runs.CREATE_KEYS)
     task_run_keys: ClassVar = list(runs.KEYS)
 
-    # What the arguments of a task may take as JSON, and how deep they may be nested; to be set on an instance.
+    # maximum size of a task's arguments as JSON, and maximum nesting depth; may be set on an instance
     max_arguments_bytes: int = MAX_ARGUMENTS_BYTES
     max_arguments_depth: int = MAX_ARGUMENTS_DEPTH
 
@@ -107,13 +107,13 @@ class SchedulerBackend:
 
     @classmethod
     def of(cls, database: Database) -> Self:
-        """A backend on a ``Database`` that exists already, for programs that share one pool."""
+        """Create a backend that shares the pool of an existing ``Database``."""
         backend = cls.__new__(cls)
         backend._db = database
         return backend
 
     def close(self) -> None:
-        """Close the pooled connections; a connection that was handed in stays open."""
+        """Close the pooled connections. A connection that the caller passed stays open."""
         self._db.close()
 
     def __enter__(self) -> Self:
@@ -127,48 +127,47 @@ class SchedulerBackend:
     # Task types
 
     def create_task_type(self, task_type: TaskType) -> None:
-        """Create a task type; one that exists stays as it is.
+        """Create a task type. If it exists, it is not changed.
 
         Keys: ``type``, ``description`` and ``backend_name`` (Celery task and queue) are required;
         ``default_interval``, ``min_interval``, ``max_interval`` and ``retry_delay`` are timedeltas, ``backoff_factor``
-        is a number above 0, ``max_queue_length`` counts messages (None: unbounded), ``num_retries`` counts failures
-        in a row. Keys left out take the database's default: 1000 messages, None for the others.
+        is a number above 0, ``max_queue_length`` is the limit of the queue in messages (None: no limit),
+        ``num_retries`` the number of retries. Defaults: ``max_queue_length`` 1000, the others None.
         """
         self._db.run(types.create, task_type)
 
     def get_task_type(self, task_type_name: str) -> TaskType | None:
-        """The task type of that name, or None."""
+        """Return the task type of that name, or None."""
         return self._db.run(types.get, task_type_name)
 
     def get_task_types(self) -> list[TaskType]:
-        """All task types, in order of their names."""
+        """Return all task types, ordered by name."""
         return self._db.run(types.get_all)
 
     # Controls
 
     def pause_task_type(self, task_type: str, by: str | None = None, reason: str | None = None) -> Pause | None:
-        """Let no more tasks of a type be taken, nor visits that it makes, until ``resume_task_type``.
+        """Stop taking tasks of a type, and visits that use it, until ``resume_task_type``.
 
-        What was taken is still sent. Runners obey within a second. A type that is paused already keeps that pause, with
-        its timestamp, ``by`` and ``reason``, and it is returned; None is returned when the pause begins. Raises
-        ``UnknownTaskType``.
+        Messages that are already in the outbox are still sent. Runners obey within a second. Returns None. If the type
+        is paused already, nothing changes and the existing pause is returned. Raises ``UnknownTaskType``.
         """
         return self._db.run(limits.pause_task_type, task_type, by, reason)
 
     def resume_task_type(self, task_type: str) -> Pause | None:
-        """End the pause of a type and return it; None if there was none. Raises ``UnknownTaskType``."""
+        """End the pause of a type and return it, or None if it was not paused. Raises ``UnknownTaskType``."""
         return self._db.run(limits.resume_task_type, task_type)
 
     def pause_queue(self, queue: str, by: str | None = None, reason: str | None = None) -> Pause | None:
-        """Let nothing more be sent to a queue until ``resume_queue``; what is in it stays for its workers.
+        """Stop publishing to a queue until ``resume_queue``. Workers can still take the messages in it.
 
-        The queue for tasks with a priority is a queue of its own. Messages in the outbox that are not confirmed
-        wait too. Any name will do, that of a queue to come as well. Returns as ``pause_task_type`` does.
+        Unconfirmed messages stay in the outbox meanwhile. The queue for tasks with a priority is a separate queue. The
+        queue need not exist yet. Returns the same as ``pause_task_type``.
         """
         return self._db.run(limits.pause_queue, queue, by, reason)
 
     def resume_queue(self, queue: str) -> Pause | None:
-        """End the pause of a queue and return it; None if there was none."""
+        """End the pause of a queue and return it, or None if it was not paused."""
         return self._db.run(limits.resume_queue, queue)
 
     def set_task_type_limits(
@@ -178,38 +177,39 @@ class SchedulerBackend:
         max_in_flight: int | Unchanged | None = UNCHANGED,
         rate_limit: float | Unchanged | None = UNCHANGED,
     ) -> None:
-        """Limit the dispatch of a type; None lifts a limit, and what is not given stays as it is.
+        """Limit the dispatch of a type. None removes a limit; a limit that is not given stays unchanged.
 
-        ``max_queue_length`` bounds the messages in its queue (of several types that share one the least bound counts),
-        ``max_in_flight`` its tasks that were taken and have not ended, ``rate_limit`` its tasks a second, from all
-        runners together: 0.000001 to 1000000. What is above a lowered limit already stays. Raises ``UnknownTaskType``.
+        ``max_queue_length`` limits the ready messages in its queue (the lowest limit of the types that share a queue
+        applies), ``max_in_flight`` its tasks in flight, ``rate_limit`` its tasks per second from all runners together
+        (0.000001 to 1000000). Messages above a lowered limit stay in the queue. Raises ``UnknownTaskType``.
         """
         self._db.run(limits.set_task_type_limits, task_type, max_queue_length, max_in_flight, rate_limit)
 
     def set_queue_limit(self, queue: str, max_queue_length: int | None) -> None:
-        """Bound the messages in a queue, and in that for its tasks with a priority; None is unbounded.
+        """Limit the ready messages in a queue, and in the queue of the same tasks with a priority; None: no limit.
 
-        Sets the ``max_queue_length`` of all task types with this ``backend_name``. Raises ``UnknownQueue``.
+        Sets ``max_queue_length`` of all task types with this ``backend_name``. Raises ``UnknownQueue``.
         """
         self._db.run(limits.set_queue_limit, queue, max_queue_length)
 
     def get_controls(self) -> Controls:
-        """What holds each task type and queue back now."""
+        """Return the limits and pauses of all task types and queues."""
         return self._db.run(limits.get)
 
     # Tasks
 
     def create_tasks(self, tasks: Iterable[Task], policy: str = "recurring") -> list[Task]:
-        """Create tasks that don't exist yet and return the matching ones, old or new.
+        """Create the tasks that do not exist yet, and return all of them. Idempotent.
 
-        Each distinct task is returned once, in order of first appearance, also when the input holds it twice.
+        Each distinct task is returned once, in the order of its first appearance in the input.
 
         Keys: ``type``, ``arguments`` (``{"args": list, "kwargs": dict}``) and ``next_run`` are required; ``policy``
         defaults to the argument, ``status`` to next_run_not_scheduled, ``retries_left`` to the type's num_retries or
-        0, ``priority`` to None. Two tasks match when type, arguments, policy, priority and status are equal (the two
-        statuses of a waiting task count as one), and for a one-shot task next_run too. Two concurrent calls create
-        one task. Raises ``UnknownTaskType``; for a recurring task of a type without default_interval, and for arguments
-        larger than ``max_arguments_bytes`` or nested deeper than ``max_arguments_depth``, ``InvalidArgument``.
+        0, ``priority`` to None. A task exists if type, arguments, policy, priority and status are equal
+        (next_run_not_scheduled and next_run_scheduled count as equal), and for a one-shot task next_run too. Concurrent
+        calls create one task. Raises ``UnknownTaskType``. Raises ``InvalidArgument`` for a recurring task of a type
+        without default_interval, and for arguments larger than ``max_arguments_bytes`` or nested deeper than
+        ``max_arguments_depth``.
         """
         limits = self.max_arguments_bytes, self.max_arguments_depth
         return self._db.run(create_tasks, validate.many("tasks", tasks), policy, *limits)
@@ -217,14 +217,14 @@ class SchedulerBackend:
     def set_status_tasks(
         self, task_ids: Iterable[int], status: str = "disabled", next_run: datetime | None = None
     ) -> None:
-        """Set the status of tasks, and their next_run if it is given. Runs in flight no longer move these tasks.
+        """Set the status of tasks, and their next_run if given. Runs in flight no longer change these tasks.
 
-        ``status`` is next_run_not_scheduled, next_run_scheduled, completed or disabled. Unknown ids are left out.
+        ``status`` is next_run_not_scheduled, next_run_scheduled, completed or disabled. Unknown ids are ignored.
         """
         self._db.run(tasks.set_status, validate.many("task_ids", task_ids), status, next_run)
 
     def disable_tasks(self, task_ids: Iterable[int]) -> None:
-        """Disable tasks. Runs in flight no longer move them. Unknown ids are left out."""
+        """Disable tasks. Runs in flight no longer change them. Unknown ids are ignored."""
         self._db.run(tasks.set_status, validate.many("task_ids", task_ids), "disabled", None)
 
     def search_tasks(
@@ -238,40 +238,41 @@ class SchedulerBackend:
         after: datetime | None = None,
         limit: int | None = None,
     ) -> list[Task]:
-        """Tasks that meet all given conditions, in order of id, at most ``limit``.
+        """Return the tasks that meet all given conditions, ordered by id, at most ``limit``.
 
-        ``task_id`` is an id or several; ``before`` and ``after`` bound next_run, inclusive.
+        ``task_id`` is one id or several. ``before`` and ``after`` are inclusive limits of next_run.
         """
         several = [task_id] if isinstance(task_id, int) else task_id
         ids = None if several is None else validate.many("task_id", several)
         return self._db.run(tasks.search, ids, task_type, status, priority, policy, before, after, limit)
 
     def get_tasks(self, task_ids: Iterable[int]) -> list[Task]:
-        """The tasks of these ids, in order of id; unknown ids are left out."""
+        """Return the tasks with these ids, ordered by id. Unknown ids are ignored."""
         return self._db.run(tasks.get, validate.many("task_ids", task_ids))
 
     def peek_ready_tasks(
         self, task_type: str, timestamp: datetime | None = None, num_tasks: int | None = None
     ) -> list[Task]:
-        """Due tasks without priority, in order of next_run, left as they are.
+        """Return due tasks without priority, ordered by next_run. Changes nothing.
 
-        Due is what has a next_run up to ``timestamp``; ``num_tasks`` None means all. Tasks of an unknown type: none.
+        A task is due if its next_run is not later than ``timestamp``. ``num_tasks`` None means all. For an unknown type
+        the list is empty.
         """
         return self._db.run(tasks.peek_ready, task_type, timestamp, num_tasks)
 
     def grab_ready_tasks(
         self, task_type: str, timestamp: datetime | None = None, num_tasks: int | None = None
     ) -> list[Task]:
-        """Take what ``peek_ready_tasks`` would show, and mark it as next_run_scheduled.
+        """Take the tasks that ``peek_ready_tasks`` returns: set their status to next_run_scheduled.
 
-        No two callers, in any process, ever get the same task: one that comes meanwhile gets the next ones.
+        Two callers never get the same due task, in any process: a concurrent call gets the next tasks.
         """
         return self._db.run(tasks.grab_ready, task_type, timestamp, num_tasks)
 
     def peek_ready_priority_tasks(
         self, task_type: str, timestamp: datetime | None = None, num_tasks: int | None = None
     ) -> list[Task]:
-        """Due tasks with a priority, in order high, normal, low, then next_run, left as they are.
+        """Return due tasks with a priority, ordered by priority (high, normal, low), then next_run. Changes nothing.
 
         ``timestamp`` and ``num_tasks`` as in ``peek_ready_tasks``.
         """
@@ -280,9 +281,9 @@ class SchedulerBackend:
     def grab_ready_priority_tasks(
         self, task_type: str, timestamp: datetime | None = None, num_tasks: int | None = None
     ) -> list[Task]:
-        """Take what ``peek_ready_priority_tasks`` would show, and mark it as next_run_scheduled.
+        """Take the tasks that ``peek_ready_priority_tasks`` returns: set their status to next_run_scheduled.
 
-        No two callers, in any process, ever get the same task.
+        Two callers never get the same due task, in any process.
         """
         return self._db.run(tasks.grab_ready_priority, task_type, timestamp, num_tasks)
 
@@ -291,27 +292,28 @@ class SchedulerBackend:
     def schedule_task_run(
         self, task_id: int, backend_id: str, metadata: dict[str, Any] | None = None, timestamp: datetime | None = None
     ) -> TaskRun:
-        """Open a run of a task that was grabbed, and return it. The task now follows this run.
+        """Create a run of a task that was grabbed, and return it. The end of this run decides what happens to the task.
 
-        ``backend_id`` is the id of the message in Celery, ``timestamp`` the timestamp of scheduling. Raises
+        ``backend_id`` is the id of the Celery message, ``timestamp`` the time of scheduling. Raises
         ``UnknownTask`` and ``DuplicateBackendId``.
         """
         return self._db.run(runs.schedule, task_id, backend_id, metadata, timestamp)
 
     def mass_schedule_task_runs(self, task_runs: Iterable[TaskRun]) -> None:
-        """Open many runs in one statement, all or none.
+        """Create many runs in one statement, all or none.
 
-        Dicts with ``task`` and ``backend_id``, optionally ``metadata`` and ``scheduled``. Raises ``UnknownTask`` and
-        ``DuplicateBackendId``.
+        Takes dicts with ``task`` and ``backend_id``, optionally ``metadata`` and ``scheduled``. Raises ``UnknownTask``
+        and ``DuplicateBackendId``.
         """
         self._db.run(runs.mass_schedule, validate.many("task_runs", task_runs))
 
     def start_task_run(
         self, backend_id: str, metadata: dict[str, Any] | None = None, timestamp: datetime | None = None
     ) -> TaskRun | None:
-        """Note that a run started, and return it; None for an unknown ``backend_id``.
+        """Record that a run started, and return it, or None for an unknown ``backend_id``.
 
-        ``metadata`` is merged into what is there, later keys win. A run that has a start already is returned as it is.
+        ``metadata`` is merged into that of the run; new values replace old ones. A run that has started already is
+        returned unchanged.
         """
         return self._db.run(runs.start, backend_id, metadata, timestamp)
 
@@ -323,17 +325,17 @@ class SchedulerBackend:
         timestamp: datetime | None = None,
         result: Any = None,
     ) -> TaskRun | None:
-        """Note that a run ended, move its task, and return the run; None for an unknown ``backend_id``.
+        """Record that a run ended, update its task, and return the run, or None for an unknown ``backend_id``.
 
-        ``status`` is eventful, uneventful, failed, permfailed or lost. ``metadata`` is merged into what is there, later
-        keys win; ``result`` is kept as ``metadata["result"]``. A run that has ended already is returned as it is,
-        unless that end was only presumed: lost, or known from Celery's own events alone. What an end does to its task:
-        docs/state-machine.md.
+        ``status`` is eventful, uneventful, failed, permfailed or lost. ``metadata`` is merged into that of the run; new
+        values replace old ones. ``result`` is stored as ``metadata["result"]``. A run that has ended already is
+        returned unchanged, unless that end was provisional: lost, or known from Celery's own events only. What an end
+        does to its task: docs/state-machine.md.
         """
         return self._db.run(runs.end, backend_id, status, metadata, timestamp, result)
 
     def get_task_runs(self, task_ids: Iterable[int], limit: int | None = None) -> list[TaskRun]:
-        """The runs of these tasks, in order of id, at most ``limit``."""
+        """Return the runs of these tasks, ordered by id, at most ``limit``."""
         return self._db.run(runs.get_of_tasks, validate.many("task_ids", task_ids), limit)
 
     # Archive
@@ -345,24 +347,25 @@ class SchedulerBackend:
         limit: int = 10,
         page_token: str | None = None,
     ) -> dict[str, Any]:
-        """A page of the runs to archive: their task is disabled, or completed and one-shot.
+        """Return a page of the runs to archive: runs of disabled tasks and of completed one-shot tasks.
 
-        Taken are runs whose ``started`` (``scheduled``, if they never started) lies in ``[after_ts, before_ts[``, in
-        order of that time, at most ``limit``. Bounds are datetimes with a time zone or ISO 8601 texts, which are in
-        UTC where they name no zone. ``next_page_token`` leads to the next page, and is missing on the last one.
+        The page has runs whose ``started`` (``scheduled``, if they never started) is in ``[after_ts, before_ts[``,
+        ordered by that time, at most ``limit``. ``after_ts`` and ``before_ts`` are datetimes with a time zone or ISO
+        8601 strings, in UTC if they have no time zone. Pass ``next_page_token`` to get the next page; the last page has
+        none.
 
-        ``tasks`` holds a dict for each run: ``task_id``, ``task_policy``, ``task_status``, ``task_run_id``,
+        ``tasks`` is a list with a dict for each run: ``task_id``, ``task_policy``, ``task_status``, ``task_run_id``,
         ``arguments``, ``type``, ``backend_id``, ``metadata``, ``scheduled``, ``started``, ``ended`` and
-        ``task_run_status``. In ``arguments``, ``args`` is ``{index: value}`` and ``kwargs`` a JSON text. Pages show
-        every run once, also where a task has more of them than ``limit``, and may be deleted one by one.
+        ``task_run_status``. In ``arguments``, ``args`` is ``{index: value}`` and ``kwargs`` a JSON string. Each
+        run is on one page, also if a task has more runs than ``limit``. Pages may be deleted one by one.
         """
         return self._db.run(archive.get_page, after_ts, before_ts, limit, page_token)
 
     def delete_archived_tasks(self, task_ids: Iterable[Mapping[str, int]]) -> None:
-        """Delete exactly these runs, and those of their tasks that have no run left.
+        """Delete exactly these runs, and their tasks that have no run left.
 
-        Dicts with ``task_id`` and ``task_run_id``, such as the rows of ``filter_task_to_archive``; other keys are left
-        alone, and so are runs that are gone already. A task that was set to run again meanwhile stays. Raises
+        Takes dicts with ``task_id`` and ``task_run_id``, such as the rows of ``filter_task_to_archive``. Other keys,
+        and runs that do not exist, are ignored. A task that has been set to run again is not deleted. Raises
         ``InvalidArgument`` for a run of another task.
         """
         self._db.run(archive.delete, validate.many("task_ids", task_ids))
@@ -370,36 +373,36 @@ class SchedulerBackend:
     # Listers
 
     def get_listers(self) -> list[Lister]:
-        """All listers, in order of creation."""
+        """Return all listers, ordered by creation."""
         return self._db.run(listers.get_all)
 
     def get_listers_by_id(self, lister_ids: Iterable[UUID | str]) -> list[Lister]:
-        """The listers of these ids, in order of creation; unknown ids are left out."""
+        """Return the listers with these ids, ordered by creation. Unknown ids are ignored."""
         return self._db.run(listers.get_by_id, validate.many("lister_ids", lister_ids))
 
     def get_lister(self, name: str, instance_name: str | None = None) -> Lister | None:
-        """The lister of that name and instance (None is the empty name); None for an unknown one."""
+        """Return the lister of that name and instance (None means the empty name), or None if it does not exist."""
         return self._db.run(listers.get, name, instance_name)
 
     def get_or_create_lister(self, name: str, instance_name: str | None = None) -> Lister:
-        """The lister of that name and instance, made if it is not there."""
+        """Return the lister of that name and instance; create it if it does not exist."""
         return self._db.run(listers.get_or_create, name, instance_name)
 
     def update_lister(self, lister: Lister) -> Lister:
-        """Write ``current_state`` and what is known of listings and first visits; return the lister as it is now.
+        """Write ``current_state`` and the fields about listings and first visits; return the updated lister.
 
-        ``updated`` must be what the database has; it is moved forward. Raises ``StaleData`` when somebody else wrote
-        the lister meanwhile.
+        ``updated`` must equal the value in the database; each update increases it. Raises ``StaleData`` if another
+        program has updated the lister meanwhile.
         """
         return self._db.run(listers.update, lister)
 
     # Origins
 
     def record_listed_origins(self, listed_origins: Iterable[ListedOrigin]) -> list[ListedOrigin]:
-        """Record what a lister listed and return the rows, each key once, in the order of the input.
+        """Insert or update listed origins and return the rows, each key once, in the order of the input.
 
-        New origins are inserted; of known ones extra_loader_arguments, enabled, last_update and last_seen are
-        written, first_seen stays. The last of a key wins. Raises ``UnknownLister``.
+        If an origin exists, extra_loader_arguments, enabled, last_update and last_seen are updated, first_seen is not.
+        If a key is given several times, the last one is used. Raises ``UnknownLister``.
         """
         return self._db.run(origins.record, validate.many("listed_origins", listed_origins))
 
@@ -411,11 +414,11 @@ class SchedulerBackend:
         limit: int = 1000,
         page_token: tuple[str, str] | None = None,
     ) -> PaginatedListedOriginList:
-        """A page of origins in order of lister, url and visit type; ``enabled`` None means all.
+        """Return a page of origins, ordered by lister, url and visit type; ``enabled`` None means all.
 
-        The visit types of one url stay on one page: it is shorter than ``limit`` where they no longer fit, and
-        longer only where one url has more of them than that. ``page_token`` is the ``next_page_token`` of the page
-        before; that of the last one is None.
+        All visit types of a url are on one page. So a page may be shorter than ``limit``, and it is longer if one url
+        has more visit types than ``limit``. ``page_token`` is the ``next_page_token`` of the previous page; that of the
+        last page is None.
         """
         return self._db.run(origins.get_page, lister_id, url, enabled, limit, page_token)
 
@@ -437,15 +440,15 @@ class SchedulerBackend:
         not_found_cooldown: timedelta | None = timedelta(days=31),
         tablesample: float | None = None,
     ) -> list[ListedOrigin]:
-        """Take up to ``count`` origins to visit, in the policy's order, and note that they were scheduled.
+        """Take up to ``count`` origins to visit, in the policy's order, and record that they were scheduled.
 
-        No two callers at the same time get the same url and visit type; two listers that list the same url give
-        two origins. Left out are origins scheduled less than ``absolute_cooldown`` ago; scheduled less than
-        ``scheduled_cooldown`` ago and not visited since; and those whose last visit failed, or found nothing, less than
-        ``failed_cooldown`` or ``not_found_cooldown`` ago. None switches a cooldown off. ``tablesample`` is the
-        percentage of origins that is looked at. Policies: oldest_scheduled_first, never_visited_oldest_update_first,
+        Two concurrent callers never get the same url and visit type. If two listers list the same url, two origins are
+        returned. Not taken are origins scheduled less than ``absolute_cooldown`` ago; origins scheduled less than
+        ``scheduled_cooldown`` ago and not visited since; and origins whose last visit failed, or found nothing, less
+        than ``failed_cooldown`` or ``not_found_cooldown`` ago. None disables a cooldown. ``tablesample`` restricts the
+        choice to that percentage of the table. Policies: oldest_scheduled_first, never_visited_oldest_update_first,
         already_visited_order_by_lag, origins_without_last_update, stop_after_success and, for one lister,
-        first_visits_after_listing; another raises ``UnknownPolicy``.
+        first_visits_after_listing. Raises ``UnknownPolicy`` for any other.
         """
         return self._db.run(
             policies.grab_next,
@@ -465,34 +468,35 @@ class SchedulerBackend:
         )
 
     def record_visit_outcomes(self, outcomes: Iterable[VisitOutcome]) -> None:
-        """Note how visits went: adapt how soon their origins come again, disable what failed three times in a row.
+        """Record outcomes of visits: they decide how soon origins are visited again. Idempotent.
 
-        Outcomes of one origin are applied in order of their dates; one that is not newer than its last visit, and the
-        statuses created and ongoing, change nothing. So a replay is harmless. full and partial without a snapshot count
-        as failed. Origins that nobody lists get statistics too.
+        Three failed or not_found visits in a row disable an origin. Outcomes of one origin are applied in order of
+        their dates. An outcome that is not newer than the last visit is ignored, and so are the statuses created and
+        ongoing. full and partial without a snapshot count as failed. Origins that no lister lists get statistics too.
         """
         self._db.run(record_outcomes, validate.many("outcomes", outcomes), Random())
 
     def origin_visit_stats_upsert(self, origin_visit_stats: Iterable[OriginVisitStats]) -> None:
-        """Write statistics of visits: a None keeps what is stored, offset and successive visits are always written.
+        """Insert or update statistics of visits. None keeps the stored value.
 
-        A url and visit type twice in one call raise ``SchedulerException``.
+        next_position_offset and successive_visits are always written. Raises ``SchedulerException`` if a url and visit
+        type are given twice.
         """
         self._db.run(stats.upsert, validate.many("origin_visit_stats", origin_visit_stats))
 
     def origin_visit_stats_get(self, ids: Iterable[tuple[str, str]]) -> list[OriginVisitStats]:
-        """The statistics of these (url, visit type), in the order given; unknown ones are left out.
+        """Return the statistics of these (url, visit type), in the order given. Unknown ones are ignored.
 
-        A key that is given twice has two entries.
+        A key that is given twice is returned twice.
         """
         return self._db.run(stats.get, validate.many("ids", ids))
 
     def visit_scheduler_queue_position_get(self) -> dict[str, int]:
-        """How far the queue of origins without last_update has come, by visit type; a number without a unit."""
+        """Return the position of the queue of origins without last_update, by visit type. It has no unit."""
         return self._db.run(stats.queue_positions)
 
     def visit_scheduler_queue_position_set(self, visit_type: str, position: int) -> None:
-        """Set how far the queue of a visit type has come, forwards or back."""
+        """Set the position of the queue of a visit type, forwards or backwards."""
         self._db.run(stats.set_queue_position, visit_type, position)
 
     # Metrics
@@ -500,12 +504,12 @@ class SchedulerBackend:
     def update_metrics(
         self, lister_id: UUID | str | None = None, timestamp: datetime | None = None
     ) -> list[SchedulerMetrics]:
-        """Count the origins of that lister, or of all, and return the counts; ``[]`` for an unknown lister.
+        """Count the origins of that lister, or of all, store the counts and return them; ``[]`` for an unknown lister.
 
-        In order of lister and visit type. ``timestamp`` is noted as ``last_update`` of the counts.
+        They are ordered by lister and visit type. ``timestamp`` is stored as their ``last_update``.
         """
         return self._db.run(metrics.update, lister_id, timestamp)
 
     def get_metrics(self, lister_id: UUID | str | None = None, visit_type: str | None = None) -> list[SchedulerMetrics]:
-        """The counts as they were last updated, in order of lister and visit type; filters combine."""
+        """Return the stored counts, ordered by lister and visit type. Both filters may be combined."""
         return self._db.run(metrics.get, lister_id, visit_type)

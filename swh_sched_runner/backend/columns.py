@@ -24,7 +24,7 @@ def _write(value: Any) -> str:
     for kind, write in _WRITERS:
         if isinstance(value, kind):
             return write(value)
-    raise TypeError(f"no column holds a {type(value).__name__}")
+    raise TypeError(f"no column can store a {type(value).__name__}")
 
 
 def _text(value: str) -> str:

@@ -41,11 +41,11 @@ def text(argument: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         refuse(argument, "must be a string that is not empty", value)
     if "\0" in value:
-        refuse(argument, "must hold no NUL character", value)
+        refuse(argument, "must not contain a NUL character", value)
     try:
         value.encode()
     except UnicodeEncodeError:  # a lone surrogate: how Python shows bytes of the command line that are no UTF-8
-        refuse(argument, "must be text that UTF-8 can hold", value)
+        refuse(argument, "must be text that can be encoded in UTF-8", value)
     return value
 
 
@@ -137,7 +137,7 @@ def interval(argument: str, value: Any) -> datetime.timedelta:
 def many(argument: str, values: Iterable[T]) -> list[T]:
     """``values`` as a list, once: an iterator is used up by it. One thing alone is refused."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        refuse(argument, "must be an iterable of several", values)
+        refuse(argument, "must be an iterable", values)
     return list(values)
 
 
@@ -154,9 +154,9 @@ def json_text(argument: str, value: Any) -> str:
         encoded = _encode(value)
         encoded.encode()
     except (TypeError, ValueError, RecursionError) as error:
-        refuse(argument, f"must be something that JSON can hold: {error}", value)
+        refuse(argument, f"must be valid JSON: {error}", value)
     if "\\u0000" in encoded and _ESCAPED_NUL.search(encoded):
-        refuse(argument, "must hold no NUL character", value)
+        refuse(argument, "must not contain a NUL character", value)
     return encoded
 
 
@@ -170,7 +170,7 @@ def json_object(argument: str, value: Any) -> str:
 def sendable(argument: str, value: Any, encoded: str, most_bytes: int, most_depth: int) -> str:
     """``encoded``, which is the JSON of ``value``, if a message can carry it: not too large, not nested too deep."""
     if len(encoded) > most_bytes // 4 and (size := len(encoded.encode())) > most_bytes:
-        refuse(argument, f"must not be larger than {most_bytes} bytes of JSON, and is of {size}", value)
+        refuse(argument, f"must not be larger than {most_bytes} bytes of JSON, and has {size}", value)
     if encoded.count("[") + encoded.count("{") > most_depth and _is_deeper(value, most_depth):
         refuse(argument, f"must not be nested deeper than {most_depth}", value)
     return encoded

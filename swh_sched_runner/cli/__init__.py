@@ -1,4 +1,4 @@
-"""The program ``swh-sched-runner``: its global options, its commands, and what its exit status says."""
+"""The program ``swh-sched-runner``: its global options, its commands and its exit statuses."""
 
 from __future__ import annotations
 
@@ -62,14 +62,15 @@ COMMANDS = {
 ENDED_AT_ONCE = frozenset({"queue", "task-type", "task", "status", "explain", "db", "config"})
 
 EPILOG = """\b
-Exit status: 0 done; 1 failed; 64 wrong usage; 69 database or broker can't be
-reached, or nothing runs; 78 configuration or schema doesn't fit; 130 interrupted.
+Exit status: 0 success; 1 failure; 64 wrong usage; 69 database or broker can't
+be reached, or `up` is not running; 78 wrong configuration or schema; 130
+interrupted.
 
 \b
-Configuration, a later one wins: --config FILE (or SWH_SCHED_RUNNER_CONFIG, else
+Configuration, in increasing precedence: --config FILE (or SWH_SCHED_RUNNER_CONFIG, else
 /etc/swh-sched-runner/config.toml, else ~/.config/swh-sched-runner/config.toml),
-variables such as SWH_SCHED_RUNNER_DATABASE__URL, options. Without a database or
-broker the running servers of `up` are used.
+variables such as SWH_SCHED_RUNNER_DATABASE__URL, options. If no database or no
+broker is configured, commands use the private servers of a running `up`.
 """
 
 log = structlog.get_logger(__name__)
@@ -92,16 +93,18 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config", "file", metavar="FILE", type=click.Path(path_type=Path), help="Configuration, TOML.")
-@click.option("--log-format", type=click.Choice(logs.FORMATS), help="How logs look; auto: console or logfmt.")
-@click.option("--log-level", type=click.Choice(logs.LEVELS), help="From which level on to log.")
-@click.option("--data-dir", metavar="DIRECTORY", help="Where servers that `up` starts keep their data.")
+@click.option("--config", "file", metavar="FILE", type=click.Path(path_type=Path), help="Configuration file, TOML.")
+@click.option(
+    "--log-format", type=click.Choice(logs.FORMATS), help="Format of logs; auto: console on a terminal, else logfmt."
+)
+@click.option("--log-level", type=click.Choice(logs.LEVELS), help="Lowest level to log.")
+@click.option("--data-dir", metavar="DIRECTORY", help="Data directory of the private servers of `up`.")
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def cli(
     ctx: click.Context, file: Path | None, log_format: str | None, log_level: str | None, data_dir: str | None
 ) -> None:
-    """Schedule tasks for a fleet of Celery workers, from a PostgreSQL database."""
+    """Schedule Celery tasks that are stored in PostgreSQL."""
     from swh_sched_runner.cli.context import Context  # not above: --help and --version need no database driver
 
     logs.configure(log_format or logs.asked_format(), log_level or "info")  # until the settings are read

@@ -1,4 +1,4 @@
-"""``config``: what the programs were told."""
+"""``config``: the settings."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from swh_sched_runner.config import shown
 
 @click.group()
 def config() -> None:
-    """Check the configuration."""
+    """Show the configuration."""
 
 
 @config.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def show(context: Context, as_json: bool) -> None:
-    """Print the settings that are in force, passwords hidden."""
+    """Print the settings in force, with passwords hidden."""
     values = shown(context.settings)
     if as_json:
         document(values)

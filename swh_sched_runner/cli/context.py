@@ -22,9 +22,9 @@ from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.embedded import directory
 from swh_sched_runner.exc import ConfigurationError, DataDirectoryRefused, InvalidArgument, NotRunning
 
-# So long each address of the database may take to let us in. Less than a service has to end in when it is told to stop.
+# Timeout for connecting to each address of the database: less than the time that a service has to stop.
 CONNECT_SECONDS = 6
-# A statement waits for a lock so much of its time at most: else it would be said to be slow, and not what it waits for.
+# The share of the statement timeout for waiting for a lock: the error then names the lock, not a slow statement.
 LOCK_SHARE = 0.5
 
 

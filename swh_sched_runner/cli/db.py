@@ -19,21 +19,21 @@ from swh_sched_runner.exc import AdoptionStopped
 @click.group()
 @click.pass_obj
 def db(context: Context) -> None:
-    """Create the schema, bring it up to date, take over a database, check its rows."""
+    """Create, upgrade or check the schema; adopt a database."""
     context.takes_time = True
 
 
 @db.command()
 @click.pass_obj
 def init(context: Context) -> None:
-    """Create the schema in an empty database; one that has it is brought up to date."""
+    """Create the schema in an empty database, or upgrade an existing one."""
     _upgrade(context)
 
 
 @db.command()
 @click.pass_obj
 def upgrade(context: Context) -> None:
-    """Apply the migrations that are missing. Several at once apply each once."""
+    """Apply missing migrations. Concurrent calls apply each migration once."""
     _upgrade(context)
 
 
@@ -41,9 +41,9 @@ def upgrade(context: Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
-    """Say which version the schema has; exit status 1 if it is behind.
+    """Print the version of the schema; exit status 1 if migrations are missing.
 
-    A sample of the rows is looked at for those that others wrote and that are misread, see `db check`.
+    Also checks a sample for rows written by others that are misread, see `db check`.
     """
     version = ctx.obj.database.run(migrate.current)
     head, pending = migrate.head(), migrate.pending(version)
@@ -57,7 +57,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
         click.echo(f"version {version or 'none: the database is not initialised'}, this program needs {head}")
         click.echo(f"pending: {', '.join(pending) or 'nothing'}")
         if found:
-            click.echo("rows that others wrote and that are misread, in a sample:")
+            click.echo("rows written by others that are misread, in a sample:")
             for kind, rows in found.items():
                 click.echo(f"  {check.KINDS[kind].what}: {rows:,}")
             click.echo("run `swh-sched-runner db check`, then `swh-sched-runner db check --repair`")
@@ -66,17 +66,17 @@ def status(ctx: click.Context, as_json: bool) -> None:
 
 
 @db.command(name="adopt")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done; write nothing.")
 @click.option(
     "--rename-duplicates",
     is_flag=True,
-    help="Where several runs have one backend_id, leave it to the newest and put the others' numbers behind theirs.",
+    help="If several runs have one backend_id, the newest keeps it; append the run's number to the others.",
 )
 @click.pass_obj
 def adopt_command(context: Context, dry_run: bool, rename_duplicates: bool) -> None:
-    """Take over a database of Software Heritage's scheduler, version 33 to 38, in place and with its data.
+    """Adopt a database of Software Heritage's scheduler, version 33 to 38, in place and with its data.
 
-    Stop what writes to it first; others may go on reading. An adoption that was interrupted is started again.
+    First stop the programs that write to it; others may continue reading. If interrupted, run it again.
     """
     engine = context.database.engine
     if dry_run:
@@ -84,7 +84,7 @@ def adopt_command(context: Context, dry_run: bool, rename_duplicates: bool) -> N
         _show(plan)
         if plan.refusal is not None:
             raise plan.refusal
-        click.echo("nothing was written: without --dry-run it is done")
+        click.echo("nothing was written (--dry-run)")
     else:
         try:
             adopt.adopt(engine, rename_duplicates=rename_duplicates, show=_show, tell=_tell)
@@ -95,7 +95,7 @@ def adopt_command(context: Context, dry_run: bool, rename_duplicates: bool) -> N
 
 
 def _show(plan: adopt.Plan) -> None:
-    begun = ", whose adoption was begun before" if plan.begun else ""
+    begun = ", partly adopted" if plan.begun else ""
     click.echo(f"a scheduler's database at version {plan.version}{begun}")
     for finding in plan.findings:
         click.echo(printable(f"  {finding}"))
@@ -106,7 +106,7 @@ def _show(plan: adopt.Plan) -> None:
 
 
 def _tell(progress: adopt.Progress) -> None:
-    """A line a step: what it does is said when it begins, and the line is ended with how it went."""
+    """One line per step: its title when it begins, its duration and rows when it ends."""
     rows = "" if progress.rows is None else f", {progress.rows:,} rows"
     if progress.done:
         click.echo(f"{progress.seconds:.1f} s{rows}")
@@ -117,12 +117,12 @@ def _tell(progress: adopt.Progress) -> None:
 
 
 @db.command(name="compat")
-@click.option("--drop", is_flag=True, help="Drop them instead.")
+@click.option("--drop", is_flag=True, help="Drop the views instead.")
 @click.pass_obj
 def compat_command(context: Context, drop: bool) -> None:
-    """Make the views through which the old program uses an adopted database; `db adopt` makes them too.
+    """Create the views through which the old program uses an adopted database; `db adopt` does it too.
 
-    They stand in the schema swh_scheduler_compat, which the old program's search_path must name first.
+    They are in the schema swh_scheduler_compat, which the old program's search_path must name first.
     """
     if drop:
         stood = context.database.run(compat.drop)
@@ -134,24 +134,27 @@ def compat_command(context: Context, drop: bool) -> None:
 
 
 @db.command(name="check")
-@click.option("--repair", is_flag=True, help="Mend what is found, in small transactions; others may work meanwhile.")
 @click.option(
-    "--settle",
+    "--repair", is_flag=True, help="Repair what is found, in small transactions; other programs may work meanwhile."
+)
+@click.option(
+    "--grace-period",
+    "grace_seconds",
     type=click.FloatRange(min=0),
-    default=check.SETTLE.total_seconds(),
+    default=check.GRACE_PERIOD.total_seconds(),
     show_default=True,
     metavar="SECONDS",
-    help="Let go of a task in flight without a run only if nobody has touched it for so long.",
+    help="Release a task in flight without a run only if its row has not changed for this time.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
-def check_command(ctx: click.Context, repair: bool, settle: float, as_json: bool) -> None:
-    """Find rows that SQL or the old program wrote and that are misread; exit status 1 if there are any left.
+def check_command(ctx: click.Context, repair: bool, grace_seconds: float, as_json: bool) -> None:
+    """Find rows written by SQL or the old program that are misread; exit status 1 if any are left.
 
     Reads all origins, statistics and runs, a megabyte at a time.
     """
     ctx.obj.database.run(migrate.require)
-    found = check.check(ctx.obj.database, repair=repair, settle=timedelta(seconds=settle), pause=_wait)
+    found = check.check(ctx.obj.database, repair=repair, grace_period=timedelta(seconds=grace_seconds), pause=_wait)
     if as_json:
         document([attrs.asdict(kind) for kind in found])
     elif not found:
@@ -160,14 +163,14 @@ def check_command(ctx: click.Context, repair: bool, settle: float, as_json: bool
         for kind in found:
             _show_found(kind)
         if not repair:
-            click.echo("nothing was changed: --repair mends it")
+            click.echo("nothing was changed: --repair repairs them")
     if any(kind.rows > (kind.mended or 0) for kind in found):
         ctx.exit(1)
 
 
 def _wait(seconds: float) -> None:
     if seconds >= 1:
-        click.echo(f"waiting {seconds:.0f} s, to see which tasks in flight nobody touches", err=True)
+        click.echo(f"waiting {seconds:.0f} s, to see which tasks in flight do not change", err=True)
     time.sleep(seconds)
 
 
@@ -175,11 +178,11 @@ def _show_found(kind: check.Found) -> None:
     more = ", …" if len(kind.examples) < kind.rows else ""
     click.echo(printable(f"{kind.what}: {kind.rows:,} ({', '.join(kind.examples)}{more})"))
     if kind.mended is not None:
-        click.echo(f"  mended {kind.mended:,}: {kind.then}")
+        click.echo(f"  repaired {kind.mended:,}: {kind.then}")
 
 
 @db.command()
-@click.option("--from", "version", metavar="VERSION", help="Start from that version instead of nothing.")
+@click.option("--from", "version", metavar="VERSION", help="Start from this version instead of an empty database.")
 def sql(version: str | None) -> None:
     """Print the migrations as a script, for a DBA to run."""
     click.echo(migrate.as_sql(version))

@@ -1,4 +1,4 @@
-"""``demo``: all of it at work on real git repositories, on private servers of its own, to be watched."""
+"""``demo``: all services at work on real git repositories, on private servers, in the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rich.console import Console
 from swh_sched_runner.cli import logs, web
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.services import factories
-from swh_sched_runner.cli.up import servers, settle
+from swh_sched_runner.cli.up import recover_open_runs, servers
 from swh_sched_runner.config import LogSettings
 from swh_sched_runner.demo import forges, git, picture, plan, screen, tasks
 from swh_sched_runner.demo.plan import Source
@@ -45,19 +45,19 @@ log = structlog.get_logger(__name__)
 @click.command()
 @click.argument("sources", nargs=-1, metavar="[DIRECTORY_OR_URL]...")
 @click.option(
-    "--for", "run_seconds", type=click.FloatRange(0.1, 31_622_400), metavar="SECONDS", help="Stop after that time."
+    "--for", "run_seconds", type=click.FloatRange(0.1, 31_622_400), metavar="SECONDS", help="Stop after this time."
 )
 @web.port_option
 @click.pass_obj
 def demo(context: Context, sources: tuple[str, ...], run_seconds: float | None, web_port: int | None) -> None:
-    """Watch it work on real git repositories.
+    """Watch the services work on real git repositories.
 
-    They are found below DIRECTORYs and at URLs, and visited again and again. Without any, a dozen is made, to which
-    commits keep coming for ten minutes. Nothing that is configured is touched: servers and data are the demo's own,
-    in the data directory. The same command goes on from where it was.
+    Repositories are found below DIRECTORYs and at URLs, and are visited repeatedly. Without arguments, the demo creates
+    a dozen, and adds commits for ten minutes. It uses no configured database or broker: its servers and data are in the
+    data directory. Run the same command again to continue.
     """
     if shutil.which("git") is None:
-        raise click.ClickException("git is needed and not installed: apt install git")
+        raise click.ClickException("git is not installed: apt install git")
     given = list(dict.fromkeys(_source(text) for text in sources))
     home = context.data_directory / "demo"
     directory.prepare(home)
@@ -95,18 +95,19 @@ class Demo:
             assert private is not None
             self._attend(private, on_terminal, run_seconds)
             if on_terminal:
-                click.echo("Stopping: tasks in hand are finished first")
+                click.echo("Stopping: the current tasks are finished first")
         if on_terminal:
-            click.echo(f"Stopped. The same command goes on from here; all data is in {_shown(self._home)}")
+            click.echo(f"Stopped. The same command continues from here; all data is in {_shown(self._home)}")
             click.echo("Next: your own repositories, demo DIRECTORY_OR_URL; your own tasks, README.md")
         else:
-            log.info("demo stopped", directory=str(self._home), next="the same command goes on from here")
+            log.info("demo stopped", directory=str(self._home), next="the same command continues from here")
 
     def _attend(self, private: Servers, on_terminal: bool, run_seconds: float | None) -> None:
         with ExitStack() as stack:
             sources = self._given or self._make_samples()
             plan.prepare(self._context.backend, sources)
-            worker = stack.enter_context(Worker(self._home, private, partial(settle, self._context, PATIENCE_SECONDS)))
+            recover = partial(recover_open_runs, self._context, PATIENCE_SECONDS)
+            worker = stack.enter_context(Worker(self._home, private, recover))
             queues = stack.enter_context(self._context.open_queues())
             observer = picture.Observer(self._context.backend, sources, queues.depth)
             instruments = Instruments()
@@ -142,7 +143,7 @@ class Demo:
         """The terminal is the screen's; the last picture stays when it is left."""
         console = Console()
         footer = [
-            "Ctrl-C stops, the same command goes on. With your repositories: demo DIRECTORY",
+            "Ctrl-C stops, the same command continues. With your repositories: demo DIRECTORY",
             f"Next: README.md, and in another terminal {self._next_step}",
             f"Log: {_shown(self._home / 'demo.log')}",
         ]
@@ -155,10 +156,10 @@ class Demo:
 
     def _title(self) -> str:
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-        what = "your repositories: commit to one, and it will be seen"
+        what = "your repositories: commit to one, and a visit will find it"
         if not self._given:
             left = self._began + forges.COMMITTING_SECONDS - time.monotonic()
-            commits = f"commits come for {left / 60:.0f} min" if left > 0 else "no more commits come"
+            commits = f"commits are added for {left / 60:.0f} min" if left > 0 else "no more commits are added"
             what = f"12 repositories, 1 damaged on purpose, {commits}"
         return f"demo {minutes:02}:{seconds:02}   {what}"
 
@@ -166,12 +167,12 @@ class Demo:
 class Worker:
     """A real Celery worker, in a process of its own that ends with this one; started again when it dies."""
 
-    def __init__(self, home: Path, private: Servers, settle: Callable[[], None]) -> None:
-        """``settle`` puts in order what a dead worker left."""
+    def __init__(self, home: Path, private: Servers, recover: Callable[[], None]) -> None:
+        """``recover`` is called after a worker died, before the next one starts."""
         self._home = home
         self._log_file = home / "worker.log"
         self._private = private
-        self._settle = settle
+        self._recover = recover
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
 
@@ -195,11 +196,11 @@ class Worker:
         )
 
     def revive(self) -> None:
-        """Start it again where it died, after its tasks were put in order."""
+        """Start it again where it died, after its open runs were recovered."""
         if self._process is None or self._process.poll() is None or time.monotonic() < self._started + RESTART_SECONDS:
             return
-        log.warning("worker died, starting it again", status=self._process.returncode, log=str(self._log_file))
-        self._settle()
+        log.warning("worker died, restarting it", status=self._process.returncode, log=str(self._log_file))
+        self._recover()
         self.start()
 
     def __enter__(self) -> Worker:
@@ -223,10 +224,12 @@ def _source(text: str) -> Source:
         text = str(path)
     folder = Path(text).expanduser()
     if not folder.is_dir():
-        raise click.BadParameter(f"{text!r} is no directory, and no URL", param_hint="DIRECTORY_OR_URL")
+        raise click.BadParameter(f"{text!r} is neither a directory nor a URL", param_hint="DIRECTORY_OR_URL")
     address = str(folder.resolve())
     if git.problem(address) is not None:
-        raise click.BadParameter(f"{text!r} has a name that can't be printed", param_hint="DIRECTORY_OR_URL")
+        raise click.BadParameter(
+            f"{text!r} has a name with characters that can't be printed", param_hint="DIRECTORY_OR_URL"
+        )
     return Source(address)
 
 

@@ -1,4 +1,4 @@
-"""``explain``: why something is as it is."""
+"""``explain``: why a task is not running."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from swh_sched_runner.insight.explain import Explanation, explain_task
 
 @click.group()
 def explain() -> None:
-    """Say why a task is not running."""
+    """Explain why a task is not running."""
 
 
 @explain.command()
@@ -19,9 +19,9 @@ def explain() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def task(context: Context, task_id: int, as_json: bool) -> None:
-    """Say why the task ID is not running, or where it is, and what can be done.
+    """Explain why the task ID is not running, or where it is, and what to do.
 
-    The first line answers; lines with `also` say what else holds. What the broker can't tell now is warned about.
+    The first line is the answer; lines with `also` are further reasons. A warning says if the broker can't be asked.
     """
     found = explain_task(context.migrated_database, context.open_queues, context.settings.broker, task_id)
     if found.missing is not None:

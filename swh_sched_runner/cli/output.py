@@ -1,4 +1,4 @@
-"""What commands print: tables and lines for people, one JSON document for programs."""
+"""What commands print: tables and lines, or one JSON document for programs."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def json_text(value: Any) -> str:
 
 def told_paused(thing: str, before: Pause | None) -> None:
     """Say that a thing is paused; ``before`` is the pause that it had already."""
-    click.echo(f"paused {thing}" if before is None else f"{thing} is paused already, since {cell(before)}")
+    click.echo(f"paused {thing}" if before is None else f"{thing} is already paused, since {cell(before)}")
 
 
 def told_resumed(thing: str, ended: Pause | None) -> None:

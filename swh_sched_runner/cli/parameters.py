@@ -100,7 +100,7 @@ def duration(text: str) -> timedelta:
         return parse_duration(text)
     except ValueError:
         raise click.BadParameter(
-            f"{text!r} is no duration: write 30s, 5m, 12h, 7d, 1d12h, '1 day' or P1DT12H"
+            f"{text!r} is not a duration: write 30s, 5m, 12h, 7d, 1d12h, '1 day' or P1DT12H"
         ) from None
 
 
@@ -109,7 +109,7 @@ def timestamp(text: str) -> datetime:
     try:
         return parse_timestamp(text, datetime.now(UTC))
     except (ValueError, OverflowError):
-        raise click.BadParameter(f"{text!r} is no timestamp: write 2026-01-31T12:00:00Z, now, or +5m") from None
+        raise click.BadParameter(f"{text!r} is not a timestamp: write 2026-01-31T12:00:00Z, now, or +5m") from None
 
 
 def seconds(text: str) -> float:
@@ -119,7 +119,7 @@ def seconds(text: str) -> float:
     except ValueError:
         given = math.nan
     if not 0 <= given < math.inf:
-        raise click.BadParameter(f"{text!r} is no number of seconds")
+        raise click.BadParameter(f"{text!r} is not a number of seconds")
     return given
 
 
@@ -128,4 +128,4 @@ def limit(text: str, option: str, kind: type[int] | type[float] = int) -> Any:
     try:
         return None if text == NONE else kind(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no number and not `{NONE}`", param_hint=option) from None
+        raise click.BadParameter(f"{text!r} is neither a number nor `{NONE}`", param_hint=option) from None

@@ -1,4 +1,4 @@
-"""``queue``: how queues stand; pause, drain and limit them while runners are at work."""
+"""``queue``: list, pause, drain and limit queues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from swh_sched_runner.insight import queues
 from swh_sched_runner.insight.drain import Drain, DrainStatus
 from swh_sched_runner.insight.queues import QueueStatus
 
-# How often a drain says what is left, where that adds a line.
+# How often a drain prints what is left, unless on a terminal.
 PROGRESS_SECONDS = 10.0
 
 
@@ -30,9 +30,9 @@ def queue() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def list_queues(context: Context, as_json: bool) -> None:
-    """List the queues of all task types, those for tasks with a priority included.
+    """List the queues of all task types, including those for tasks with a priority.
 
-    depth: messages ready in the broker. due: due tasks in the database. in flight: tasks that were taken and have not
+    depth: ready messages in the broker. due: due tasks in the database. in flight: tasks that were taken and have not
     ended. unconfirmed: messages that the broker has not confirmed.
     """
     found = queues.list_queues(context.migrated_database, context.open_queues, context.settings.broker)
@@ -45,13 +45,13 @@ def list_queues(context: Context, as_json: bool) -> None:
 
 @queue.command()
 @click.argument("name")
-@click.option("--reason", help="Why, for others who look.")
-@click.option("--by", help="Who pauses it; user@host unless given.")
+@click.option("--reason", help="Reason, shown by `queue list` and `status`.")
+@click.option("--by", help="Who pauses it; default: user@host.")
 @click.pass_obj
 def pause(context: Context, name: str, reason: str | None, by: str | None) -> None:
-    """Let nothing more be sent to the queue NAME; workers go on with what is in it.
+    """Stop publishing to the queue NAME; workers continue with the messages in it.
 
-    The queue for tasks with a priority is a queue of its own. To stop both, pause the task types.
+    The queue for tasks with a priority is a separate queue. To stop both, pause the task types.
     """
     _get(context, name)
     _pause(context, name, reason, by)
@@ -61,21 +61,21 @@ def pause(context: Context, name: str, reason: str | None, by: str | None) -> No
 @click.argument("name")
 @click.pass_obj
 def resume(context: Context, name: str) -> None:
-    """Send messages to the queue NAME again."""
+    """Publish to the queue NAME again."""
     _get(context, name)
     told_resumed(f"queue {name}", context.backend.resume_queue(name))
 
 
 @queue.command("drain")
 @click.argument("name")
-@click.option("--timeout", type=seconds, metavar="SECONDS", help="Give up after so long; the queue stays paused.")
-@click.option("--reason", default="drain", show_default=True, help="Why, for others who look.")
-@click.option("--by", help="Who drains it; user@host unless given.")
+@click.option("--timeout", type=seconds, metavar="SECONDS", help="Give up after this time; the queue stays paused.")
+@click.option("--reason", default="drain", show_default=True, help="Reason, shown by `queue list` and `status`.")
+@click.option("--by", help="Who drains it; default: user@host.")
 @click.pass_obj
 def drain_queue(context: Context, name: str, timeout: float | None, reason: str, by: str | None) -> None:
-    """Pause the queue NAME and wait until no message of it is left, in the broker or with a worker.
+    """Pause the queue NAME and wait until it has no ready messages and none of its tasks is in flight.
 
-    It stays paused, also after Ctrl-C. Visits that workers hold are not seen: they have no runs.
+    The queue stays paused, also after Ctrl-C. Visits that a worker has taken are not waited for: they have no runs.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _get(context, name)
@@ -86,15 +86,17 @@ def drain_queue(context: Context, name: str, timeout: float | None, reason: str,
         try:
             found = _wait(drain)
         except KeyboardInterrupt:
-            warn(f"queue {name} stays paused: swh-sched-runner queue resume {name}")
+            warn(f"queue {name} stays paused; to resume: swh-sched-runner queue resume {name}")
             raise click.Abort from None
     left = found.left
     if found.state == "timed_out":
         raise click.ClickException(
-            f"queue {name} is not drained after {timeout:g} s, it stays paused: {_describe(left)}"
+            f"queue {name} is not drained after {timeout:g} s and stays paused: {_describe(left)}"
         )
-    waiting = f"; unconfirmed messages that wait for it to be resumed: {left.unconfirmed}" if left.unconfirmed else ""
-    click.echo(f"drained queue {name}, it stays paused{waiting}")
+    waiting = (
+        f"; unconfirmed messages that are sent after it is resumed: {left.unconfirmed}" if left.unconfirmed else ""
+    )
+    click.echo(f"drained queue {name}; it stays paused{waiting}")
 
 
 @queue.command("limit", context_settings={"ignore_unknown_options": True})  # -1 is a wrong number, not an option
@@ -102,7 +104,7 @@ def drain_queue(context: Context, name: str, timeout: float | None, reason: str,
 @click.argument("length", metavar="N|none")
 @click.pass_obj
 def set_limit(context: Context, name: str, length: str) -> None:
-    """Let at most N messages wait in the queue NAME: sets max_queue_length of all its task types."""
+    """Limit the queue NAME to N ready messages: sets max_queue_length of all its task types."""
     given = limit(length, "N|none")
     found = _get(context, name)
     if found.priority:
@@ -122,7 +124,7 @@ def _pause(context: Context, name: str, reason: str | None, by: str | None) -> N
 
 
 def _wait(drain: Drain) -> DrainStatus:
-    """Check again and again, and say what is left, until the drain has ended."""
+    """Check repeatedly, and print what is left, until the drain has ended."""
     progress = _Progress()
     while (found := drain.check()).state == "draining":
         progress.say(_describe(found.left))
@@ -138,7 +140,7 @@ def _describe(left: QueueStatus) -> str:
 
 
 class _Progress:
-    """One line that changes, on a terminal; elsewhere another line now and then, if there is news."""
+    """On a terminal one line that changes; elsewhere a new line every few seconds, if something changed."""
 
     def __init__(self) -> None:
         self._on_terminal = sys.stdout.isatty()
@@ -156,6 +158,6 @@ class _Progress:
         self._last = text
 
     def end(self) -> None:
-        """Leave the line."""
+        """End the line."""
         if self._on_terminal and self._last:
             click.echo()

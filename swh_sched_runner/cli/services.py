@@ -51,10 +51,12 @@ def supervise(context: Context, command: str, name: str) -> None:
 
 
 @click.command()
-@click.option("--task-type", "task_types", multiple=True, metavar="TYPE", help="Only these types; may be repeated.")
-@click.option("--once", is_flag=True, help="Dispatch what is due and fits now, and exit.")
-@click.option("--period", "period_seconds", type=float, metavar="SECONDS", help="How often to look for due tasks.")
-@click.option("--batch-size", type=int, metavar="TASKS", help="How many tasks to take at a time, at most.")
+@click.option("--task-type", "task_types", multiple=True, metavar="TYPE", help="Dispatch only this type; repeatable.")
+@click.option("--once", is_flag=True, help="Dispatch the due tasks that fit into their queues, then exit.")
+@click.option(
+    "--period", "period_seconds", type=float, metavar="SECONDS", help="Look for due tasks at least this often."
+)
+@click.option("--batch-size", type=int, metavar="TASKS", help="Maximum number of tasks to take at a time.")
 @web.port_option
 @click.pass_obj
 def run(
@@ -65,7 +67,7 @@ def run(
     batch_size: int | None,
     web_port: int | None,
 ) -> None:
-    """Dispatch due tasks to their queues, each within its limit."""
+    """Dispatch due tasks to their queues, within the limit of each queue."""
     context.flags |= {
         "runner.task_types": task_types or None,
         "runner.period_seconds": period_seconds,
@@ -84,11 +86,11 @@ def run(
 
 
 @click.command()
-@click.option("--batch-size", type=int, metavar="EVENTS", help="How many messages to record at a time, at most.")
+@click.option("--batch-size", type=int, metavar="MESSAGES", help="Maximum number of messages to record at a time.")
 @web.port_option
 @click.pass_obj
 def listen(context: Context, batch_size: int | None, web_port: int | None) -> None:
-    """Turn the events of workers into starts and ends of runs."""
+    """Record starts and ends of runs from the events of workers."""
     context.flags |= {"listener.batch_size": batch_size, "web.port": web_port}
     supervise(context, "listen", "listener")
 
@@ -97,8 +99,8 @@ def listen(context: Context, batch_size: int | None, web_port: int | None) -> No
 @web.port_option
 @click.pass_obj
 def visits(context: Context, web_port: int | None) -> None:
-    """Choose the origins to visit next and dispatch their visits."""
+    """Choose origins to visit and dispatch their visits."""
     context.flags |= {"web.port": web_port}
     if not context.settings.visits:
-        raise click.UsageError("no visit types are configured: name them in [visits.<type>] of the configuration")
+        raise click.UsageError("no visit types are configured: add a table [visits.<type>] to the configuration")
     supervise(context, "visits", "visits")

@@ -17,7 +17,7 @@ from swh_sched_runner.insight.status import Overview, Status, read_status
 def status(context: Context, as_json: bool) -> None:
     """Show queues with depth and limit, what is throttled, due tasks, runs in flight, and the last failures.
 
-    A queue whose depth can't be read is shown as unreadable, with a warning.
+    If the depth of a queue can't be read, it is shown as unreadable, with a warning.
     """
     found = read_status(context.migrated_database, context.open_queues, context.settings.broker)
     warn_of_depths(found.queues)
@@ -33,7 +33,7 @@ def _print(found: Status) -> None:
     click.echo()
     if found.throttled:
         limits = [(row.type, row.max_in_flight, row.rate_limit, row.pause) for row in found.throttled]
-        table("throttled", ("type", "in flight at most", "tasks a second", "paused (UTC)"), limits)
+        table("throttled", ("type", "max in flight", "tasks/s", "paused (UTC)"), limits)
         click.echo()
     _print_overview(found.overview)
 

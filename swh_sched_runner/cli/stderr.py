@@ -29,7 +29,7 @@ class Diverted:
         self._before = os.dup(STDERR)
         self.stream: IO[str] = os.fdopen(os.dup(self._before), "w", buffering=1, errors="backslashreplace")
         reader, writer = os.pipe()
-        with suppress(OSError):  # a library that writes while it keeps other threads from running must find room
+        with suppress(OSError):  # a library that writes while other threads can't run must not block
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         os.dup2(writer, STDERR)
         os.close(writer)

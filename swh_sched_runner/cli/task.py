@@ -28,9 +28,9 @@ def task() -> None:
 @click.argument("type_name", metavar="TYPE")
 @click.argument("words", metavar="[ARGUMENT|KEY=VALUE]...", nargs=-1)
 @click.option("--policy", type=click.Choice(POLICIES), default="recurring", show_default=True)
-@click.option("--priority", type=click.Choice(PRIORITIES), help="Goes to the queue for tasks with a priority.")
-@click.option("--next-run", type=timestamp, help="When it becomes due: ISO 8601 (UTC), or +5m; now unless given.")
-@click.option("--json-arguments", is_flag=True, help="Read every value as JSON; else values are strings.")
+@click.option("--priority", type=click.Choice(PRIORITIES), help="Use the queue for tasks with a priority.")
+@click.option("--next-run", type=timestamp, help="Due time: ISO 8601 (UTC), or +5m; default: now.")
+@click.option("--json-arguments", is_flag=True, help="Parse every value as JSON; default: values are strings.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def add(
@@ -63,14 +63,16 @@ def add(
 
 
 @task.command(name="list")
-@click.option("--id", "ids", type=int, multiple=True, help="Of this id; may be repeated.")
-@click.option("--type", "task_type", help="Of this type.")
+@click.option("--id", "ids", type=int, multiple=True, help="Only this id; repeatable.")
+@click.option("--type", "task_type", help="Only this type.")
 @click.option("--status", type=click.Choice(STATUSES))
 @click.option("--priority", type=click.Choice(PRIORITIES))
 @click.option("--policy", type=click.Choice(POLICIES))
-@click.option("--before", type=timestamp, help="Next run not after this time.")
-@click.option("--after", type=timestamp, help="Next run not before this time.")
-@click.option("--limit", type=click.IntRange(0), default=LIST_LIMIT, show_default=True, help="At most so many.")
+@click.option("--before", type=timestamp, help="Only with a next run up to this time.")
+@click.option("--after", type=timestamp, help="Only with a next run from this time on.")
+@click.option(
+    "--limit", type=click.IntRange(0), default=LIST_LIMIT, show_default=True, help="Maximum number of tasks to list."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def list_tasks(context: Context, /, ids: Sequence[int], limit: int, as_json: bool, **filters: Any) -> None:
@@ -96,12 +98,14 @@ def list_tasks(context: Context, /, ids: Sequence[int], limit: int, as_json: boo
         ]
         table(None, headers, rows, empty="no tasks")
     if len(found) > limit:
-        warn(f"there are more than {limit}: raise --limit, or narrow the conditions")
+        warn(f"there are more than {limit} tasks: raise --limit, or add conditions")
 
 
 @task.command()
 @click.argument("task_id", metavar="ID", type=int)
-@click.option("--runs", type=click.IntRange(0), default=RUNS_SHOWN, show_default=True, help="The newest so many runs.")
+@click.option(
+    "--runs", type=click.IntRange(0), default=RUNS_SHOWN, show_default=True, help="Number of runs, the newest ones."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def show(context: Context, task_id: int, runs: int, as_json: bool) -> None:
@@ -159,7 +163,7 @@ def _took(started: Any, ended: Any) -> timedelta | None:
 
 
 def _call(arguments: Any) -> str:
-    """The arguments as ``task add --json-arguments`` takes them; what others wrote and is none, as JSON."""
+    """The arguments as ``task add --json-arguments`` takes them; arguments of another shape as JSON."""
     given = arguments if isinstance(arguments, dict) else {"args": None}
     args, kwargs = given.get("args", []), given.get("kwargs", {})
     if not isinstance(args, list) or not isinstance(kwargs, dict):

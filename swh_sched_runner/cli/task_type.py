@@ -1,4 +1,4 @@
-"""``task-type``: the kinds of tasks."""
+"""``task-type``: task types."""
 
 from __future__ import annotations
 
@@ -33,21 +33,25 @@ _COLUMNS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
 
 @click.group(name="task-type")
 def task_type() -> None:
-    """Add, list, pause and limit the kinds of tasks."""
+    """Add, list, pause and limit task types."""
 
 
 @task_type.command()
 @click.argument("name")
-@click.option("--backend-name", required=True, help="Name of the Celery task, and of its queue.")
-@click.option("--description", help="What tasks of this type do, for people.")
-@click.option("--default-interval", type=duration, help="Between two runs of a new recurring task, such as 1d.")
-@click.option("--min-interval", type=duration, help="Never more often than this.")
-@click.option("--max-interval", type=duration, help="Never less often than this.")
-@click.option("--backoff-factor", type=float, help="An uneventful run multiplies the interval, an eventful divides it.")
-@click.option("--max-queue-length", help="Bound of the queue, 1000 unless given; `none` is unbounded.")
-@click.option("--num-retries", type=int, help="How many failures in a row are tried again.")
-@click.option("--retry-delay", type=duration, help="Between a failure and its retry; 1h unless given.")
-@click.option("--if-missing", is_flag=True, help="Leave a type that exists as it is, without complaint.")
+@click.option("--backend-name", required=True, help="Name of the Celery task and of its queue.")
+@click.option("--description", help="What tasks of this type do.")
+@click.option("--default-interval", type=duration, help="Interval of a new recurring task, such as 1d.")
+@click.option("--min-interval", type=duration, help="Shortest interval.")
+@click.option("--max-interval", type=duration, help="Longest interval.")
+@click.option(
+    "--backoff-factor",
+    type=float,
+    help="Divides the interval after an eventful run, multiplies it after an uneventful one.",
+)
+@click.option("--max-queue-length", help="Limit of the queue; default 1000, `none` for no limit.")
+@click.option("--num-retries", type=int, help="Number of retries after failures.")
+@click.option("--retry-delay", type=duration, help="Delay before a retry; default 1h.")
+@click.option("--if-missing", is_flag=True, help="If the type exists, leave it unchanged and succeed.")
 @click.pass_obj
 def add(
     context: Context,
@@ -66,7 +70,7 @@ def add(
         row["max_queue_length"] = limit(max_queue_length, "--max-queue-length")
     if context.backend.get_task_type(name) is not None:
         if not if_missing:
-            raise click.ClickException(f"task type {name!r} exists already, and stays as it is")
+            raise click.ClickException(f"task type {name!r} exists already and was not changed")
         click.echo(f"task type {name} exists already")
         return
     context.backend.create_task_type(cast(TaskType, row))
@@ -104,11 +108,11 @@ def show(context: Context, name: str, as_json: bool) -> None:
 
 @task_type.command()
 @click.argument("name")
-@click.option("--reason", help="Why, for others who look.")
-@click.option("--by", help="Who pauses it; user@host unless given.")
+@click.option("--reason", help="Reason, shown by `task-type list` and `status`.")
+@click.option("--by", help="Who pauses it; default: user@host.")
 @click.pass_obj
 def pause(context: Context, name: str, reason: str | None, by: str | None) -> None:
-    """Let no more tasks of the type NAME be taken; what was taken goes on."""
+    """Stop taking tasks of the type NAME; messages that are already in the outbox are still sent."""
     before = context.backend.pause_task_type(name, operator() if by is None else by, reason)
     told_paused(f"task type {name}", before)
 
@@ -117,20 +121,20 @@ def pause(context: Context, name: str, reason: str | None, by: str | None) -> No
 @click.argument("name")
 @click.pass_obj
 def resume(context: Context, name: str) -> None:
-    """Let tasks of the type NAME be taken again."""
+    """Take tasks of the type NAME again."""
     told_resumed(f"task type {name}", context.backend.resume_task_type(name))
 
 
 @task_type.command(name="set")
 @click.argument("name")
-@click.option("--max-queue-length", metavar="N|none", help="So many messages may wait in its queue.")
-@click.option("--max-in-flight", metavar="N|none", help="So many of its tasks may be taken and not ended.")
-@click.option("--rate-limit", metavar="N|none", help="So many of its tasks are dispatched a second, such as 0.5.")
+@click.option("--max-queue-length", metavar="N|none", help="Limit of its queue.")
+@click.option("--max-in-flight", metavar="N|none", help="Maximum number of its tasks in flight.")
+@click.option("--rate-limit", metavar="N|none", help="Maximum number of its tasks dispatched per second, such as 0.5.")
 @click.pass_obj
 def set_limits(
     context: Context, name: str, max_queue_length: str | None, max_in_flight: str | None, rate_limit: str | None
 ) -> None:
-    """Limit the dispatch of the type NAME while runners are at work; `none` lifts a limit."""
+    """Limit the dispatch of the type NAME; `none` removes a limit."""
     given = {"max_queue_length": max_queue_length, "max_in_flight": max_in_flight, "rate_limit": rate_limit}
     limits = {
         key: limit(text, f"--{key.replace('_', '-')}", float if key == "rate_limit" else int)
@@ -144,13 +148,13 @@ def set_limits(
 
 
 def _read(context: Context) -> list[dict[str, Any]]:
-    """The task types, and what operators hold back of them."""
+    """The task types, with their limits and pauses."""
     types, controls = context.backend.get_task_types(), context.backend.get_controls()
-    held = {row.type: row for row in controls.task_types}
+    by_type = {row.type: row for row in controls.task_types}
     return [
         {
             **row,
-            **{key: getattr(held.get(row["type"]), key, None) for key in ("max_in_flight", "rate_limit", "pause")},
+            **{key: getattr(by_type.get(row["type"]), key, None) for key in ("max_in_flight", "rate_limit", "pause")},
         }
         for row in types
     ]

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 def up(context: Context, web_port: int | None) -> None:
     """Run all services in one process.
 
-    A database or broker that is not configured is started privately, with its data in the data directory.
+    If no database or no broker is configured, a private one is started, with its data in the data directory.
     """
     context.flags |= {"web.port": web_port}
     instruments = Instruments()
@@ -47,7 +47,7 @@ def up(context: Context, web_port: int | None) -> None:
 
 @contextmanager
 def servers(context: Context, patience_seconds: float = 0.0) -> Iterator[directory.Servers | None]:
-    """What is not configured, started and ready for use; what dead processes left open is put in order before.
+    """The servers that are not configured, started and ready; runs that dead processes left open are recovered first.
 
     Workers get ``patience_seconds`` to end: give it where they end with the servers.
     """
@@ -60,14 +60,14 @@ def servers(context: Context, patience_seconds: float = 0.0) -> Iterator[directo
         if database:
             migrate.upgrade(context.database.engine)
         if database and broker:
-            settle(context, patience_seconds)
+            recover_open_runs(context, patience_seconds)
         yield private
 
 
-def settle(context: Context, patience_seconds: float = 0.0) -> None:
-    """Put what dead processes left open in order: everything died with the servers, but for workers that are alive.
+def recover_open_runs(context: Context, patience_seconds: float = 0.0) -> None:
+    """Recover runs that dead processes left open: everything died with the servers, except workers that are alive.
 
-    Those get ``patience_seconds`` to end. With the private servers alone, when none of ours holds a task.
+    Workers get ``patience_seconds`` to end. Only for private servers, and while no service of ours dispatches.
     """
     app = create_app(context.broker)
     process.wait_until(lambda: not directory.workers_alive(context.data_directory), patience_seconds)

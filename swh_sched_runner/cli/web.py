@@ -1,4 +1,4 @@
-"""What the long-running commands answer over HTTP, and where: metrics, health, readiness."""
+"""Metrics and health checks of the services over HTTP."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ port_option = click.option(
     "web_port",
     type=click.IntRange(0, 65_535),
     metavar="PORT",
-    help="Where to answer Prometheus and health checks; 0 is nowhere.",
+    help="Port for metrics and health checks; 0: none.",
 )
 
 log = structlog.get_logger(__name__)
@@ -37,9 +37,9 @@ log = structlog.get_logger(__name__)
 
 @contextmanager
 def answering(context: Context, command: str, supervisor: Supervisor, instruments: Instruments) -> Iterator[None]:
-    """While entered, Prometheus and health checks are answered, where that is configured.
+    """While entered, serve metrics and health checks, unless switched off.
 
-    Raises ``ConfigurationError`` for a configured address that can't be had; without the default one work goes on.
+    Raises ``ConfigurationError`` if a configured address can't be used; if the default one can't, only logs a warning.
     """
     server = _listen(context.settings.web, command, pages(context, supervisor, instruments))
     if server is None:
@@ -77,5 +77,7 @@ def _listen(settings: WebSettings, command: str, answers: Pages) -> Server | Non
         reason = f"can't listen on {settings.host}:{port}: {said or error}"
         if settings != WebSettings():
             raise ConfigurationError(reason=f"{option}: {reason}") from error
-        log.warning("no metrics and no health checks", reason=reason, option=f"{option}; web.port = 0 is nowhere")
+        log.warning(
+            "no metrics and no health checks", reason=reason, option=f"{option}; web.port = 0 switches them off"
+        )
         return None

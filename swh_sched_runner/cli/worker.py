@@ -25,12 +25,19 @@ def worker() -> None:
 
 
 @worker.command()
-@click.option("--include", "-I", "modules", multiple=True, metavar="MODULE", help="A module with tasks; repeatable.")
-@click.option("--queue", "-Q", "queues", multiple=True, metavar="QUEUE", help="Only these; by default its tasks' own.")
+@click.option("--include", "-I", "modules", multiple=True, metavar="MODULE", help="Module with tasks; repeatable.")
 @click.option(
-    "--concurrency", "-c", type=click.IntRange(1), metavar="N", help="Child processes; by default one a core."
+    "--queue",
+    "-Q",
+    "queues",
+    multiple=True,
+    metavar="QUEUE",
+    help="Queue to consume; repeatable; default: those of its tasks.",
 )
-@click.option("--hostname", "-n", metavar="NAME", help="The worker's name, such as worker1@%h.")
+@click.option(
+    "--concurrency", "-c", type=click.IntRange(1), metavar="N", help="Number of child processes; default: one per core."
+)
+@click.option("--hostname", "-n", metavar="NAME", help="Name of the worker, such as worker1@%h.")
 @click.pass_obj
 def start(
     context: Context,
@@ -39,10 +46,10 @@ def start(
     concurrency: int | None,
     hostname: str | None,
 ) -> None:
-    """Start a worker that runs the tasks of MODULEs and reports to the listener.
+    """Start a worker that executes the tasks of MODULEs and reports to the listener.
 
-    Modules are looked up in the current directory, too. They define tasks with celery.shared_task. The worker takes
-    from the queues of those task types whose Celery task they define.
+    Modules are also looked up in the current directory. They define tasks with celery.shared_task. The worker consumes
+    the queues of the task types whose Celery task they define.
     """
     app = create_app(context.broker)
     app.set_current()
@@ -70,12 +77,12 @@ def _queues_of_types(context: Context, known: Collection[str]) -> list[str]:
     """The queues of the task types whose tasks are known, those of tasks with priority included."""
     types = context.backend.get_task_types()
     if not types:
-        raise click.UsageError("there are no task types yet: add one with `task-type add`, or name a --queue")
+        raise click.UsageError("there are no task types: add one with `task-type add`, or give --queue")
     names = sorted({task_type["backend_name"] for task_type in types})
     served = [name for name in names if name in known]
     if not served:
         raise click.UsageError(
-            f"no --include defines a task named {' or '.join(names)}: name the module that does, or a --queue"
+            f"no --include defines a task named {' or '.join(names)}: give the module that does, or --queue"
         )
     if len(served) < len(names):
         # A worker that takes messages of tasks that it does not know makes their runs fail.

@@ -35,7 +35,7 @@ def host_names(value: Any) -> str | None:
     """Why ``value`` are no names of hosts, or None."""
     if all(name == "*" or _HOST_NAME.fullmatch(name) for name in value):
         return None
-    return 'must be names of hosts without ports, or their ends, such as ".example.org", or "*"'
+    return 'must be host names without ports, suffixes such as ".example.org", or "*"'
 
 
 def checked(value: Any, kind: Any, path: tuple[str, ...], source: Source) -> Any:
@@ -148,7 +148,7 @@ def _known(key: str, fields: dict[str, Any], path: tuple[str, ...], source: Sour
 
 def _refuse(path: tuple[str, ...], reason: str, value: Any, source: Source) -> Never:
     hidden = any(is_secret(part) for part in path)
-    if isinstance(value, str):  # what can't be read may hold a password, and nobody knows where it stands
+    if isinstance(value, str):  # what can't be read may hold a password, and its place is unknown
         hidden = hidden or is_secret(value) or ("@" in value and mask(value) == value)
         hidden = hidden or (path[-1] in URLS and _HOLDS_NO_SECRET.fullmatch(value) is None)
     shown = HIDDEN if hidden else repr(masked(value))

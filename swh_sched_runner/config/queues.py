@@ -19,7 +19,7 @@ def template_fault(value: Any) -> str | None:
     except ValueError:
         fields = set()
     # Neither attributes nor widths: {backend_name:999999999} would take a gigabyte.
-    return None if fields == {("backend_name", "", None)} else "must hold {backend_name}, and no other name in braces"
+    return None if fields == {("backend_name", "", None)} else "must contain {backend_name} and no other name in braces"
 
 
 def least_limit(limits: Iterable[int | None]) -> int | None:

@@ -102,7 +102,7 @@ def with_password(url: str | None, password: str) -> str:
 def _with_password(url: str, password: str) -> str:
     parts = urlsplit(url)
     if not parts.netloc or parts.password is not None:
-        reason = "has a password already" if parts.password is not None else "names no host that wants one"
+        reason = "has a password already" if parts.password is not None else "has no host that needs one"
         raise ConfigurationError(reason=f"broker.password_file is given, but broker.url {reason}")
     user, _, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}"))

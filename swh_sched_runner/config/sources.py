@@ -149,7 +149,7 @@ def _read_password(option: str, file: str) -> str:
         reason = error.strerror if isinstance(error, OSError) else f"not UTF-8, or larger than {LARGEST_PASSWORD} bytes"
         raise ConfigurationError(reason=f"{option}: can't read {file}: {reason}") from error
     if "\0" in password:
-        raise ConfigurationError(reason=f"{option}: {file} holds a NUL")
+        raise ConfigurationError(reason=f"{option}: {file} contains a NUL")
     if not password:
         raise ConfigurationError(reason=f"{option}: {file} is empty")
     return password

@@ -1,4 +1,4 @@
-"""URLs of databases and brokers, taken apart here before a library is asked: what that says may quote a password.
+"""URLs of databases and brokers, parsed here before a library does: its error texts may quote a password.
 
 A reason why a URL is refused holds nothing of the URL but the names of its options, and those only where no password
 can have run into them: an ``@`` behind the host says that one did.
@@ -61,7 +61,7 @@ class BadURL(ValueError):
 
 
 class Parts(NamedTuple):
-    """A URL taken apart. ``credentials`` None is without an @; ports are text, empty where none is given."""
+    """A parsed URL. ``credentials`` None is without an @; ports are text, empty where none is given."""
 
     scheme: str
     credentials: str | None
@@ -86,9 +86,9 @@ def take_apart(url: str, *, as_libpq: bool = False) -> Parts:
     if found is None:
         raise BadURL("must be a URL")
     if _SPACE.search(url):
-        raise BadURL(f"holds a space or a control character: {_QUOTE}")
+        raise BadURL(f"contains a space or a control character: {_QUOTE}")
     if _BAD_ESCAPE.search(url):
-        raise BadURL(f"holds a % that is not followed by two hexadecimal digits, or %00: {_QUOTE}")
+        raise BadURL(f"contains a % that is not followed by two hexadecimal digits, or %00: {_QUOTE}")
     rest = url[found.end() :]
     end = _END[as_libpq].search(rest)
     head, more = (rest, "") if end is None else (rest[: end.start()], rest[end.start() :])
@@ -100,10 +100,10 @@ def take_apart(url: str, *, as_libpq: bool = False) -> Parts:
         credentials, _, head = head.rpartition("@")
     rest = head + more
     if "@" in rest:
-        raise BadURL(f"holds an @ where none belongs: {_QUOTE}")
+        raise BadURL(f"contains a misplaced @: {_QUOTE}")
     before, _, query = rest.partition("?")
     if "#" in rest:
-        raise BadURL(f"holds a #: {_QUOTE}")
+        raise BadURL(f"contains a #: {_QUOTE}")
     authority, slash, path = before.partition("/")
     hosts = tuple(_host(one) for one in authority.split(","))
     return Parts(found[1].lower(), credentials, hosts, slash + path, tuple(_pairs(query)) if query else ())
@@ -112,10 +112,10 @@ def take_apart(url: str, *, as_libpq: bool = False) -> Parts:
 def _host(text: str) -> tuple[str, str]:
     found = _HOST.fullmatch(text)
     if found is None:
-        raise BadURL(f"names a host or a port that can't be read: {_QUOTE}")
+        raise BadURL(f"has a host or a port that can't be parsed: {_QUOTE}")
     port = found[2] or ""
     if port and not _is_port(port):
-        raise BadURL(f"has a port that is no number from 1 to 65535; if that is a part of the password, {_QUOTE}")
+        raise BadURL(f"has a port that is not a number from 1 to 65535; if it is part of the password, {_QUOTE}")
     return found[1], port
 
 
@@ -127,7 +127,9 @@ def _pairs(query: str) -> Iterable[tuple[str, str]]:
     for pair in query.split("&"):
         name, equals, value = pair.partition("=")
         if not name.isidentifier() or not equals:
-            raise BadURL(f"must have option=value, parted by &, behind its question mark; if that is none, {_QUOTE}")
+            raise BadURL(
+                f"must have option=value, separated by &, after its question mark; if the ? is not one, {_QUOTE}"
+            )
         yield name, unquote(value)
 
 
@@ -182,11 +184,11 @@ def libpq_fault(options: Mapping[str, str]) -> str | None:
     """Which of libpq's options has a value that it would refuse, and what it must be; without the value."""
     for name, value in options.items():
         if name == "port" and not all(port == "" or _is_port(port) for port in value.split(",")):
-            return "has a port that is no number from 1 to 65535"
+            return "has a port that is not a number from 1 to 65535"
         if name in _WHOLE_NUMBERS and value and not _NUMBER.fullmatch(value):
-            return f"needs a whole number as {name}"
+            return f"needs a whole number for {name}"
         if value and name in _WORDS and value not in _WORDS[name]:
-            return f"needs one of {', '.join(_WORDS[name])} as {name}"
+            return f"needs one of {', '.join(_WORDS[name])} for {name}"
     return None
 
 
@@ -207,7 +209,7 @@ def broker_shape_fault(value: str, *, any_option: bool = False) -> str | None:
         except BadURL as error:
             fault = str(error)
         if fault is not None:
-            return fault if len(urls) == 1 else f"{fault} (URL {number} of {len(urls)}, parted by ;)"
+            return fault if len(urls) == 1 else f"{fault} (URL {number} of {len(urls)}, separated by ;)"
     kinds = {_kind(scheme_of(url) or "") for url in urls}
     return None if len(kinds) == 1 else f"must name brokers of one kind, not {' and '.join(sorted(kinds))}"
 
@@ -237,19 +239,19 @@ def _broker_fault(url: str, parts: Parts, any_option: bool) -> str | None:
     try:  # kombu asks this parser
         urlsplit(url).port  # noqa: B018
     except ValueError:
-        return f"can't be taken apart: {_QUOTE}"
+        return f"can't be parsed: {_QUOTE}"
     if len(parts.hosts) > 1:
-        return "names several hosts: give several URLs, parted by ;"
+        return "has several hosts: give several URLs, separated by ;"
     [(host, port)] = parts.hosts
     if parts.scheme == "redis+socket":
         if host or port or not unquote(parts.path).strip("/"):
             return "must name the path of a socket: redis+socket:///path"
     elif not host and (port or parts.credentials):
-        return "names no host"
+        return "has no host"
     elif kind != "amqp" and not re.fullmatch(r"(?:/(?:[0-9]{1,9})?)?", parts.path):
         return "must name the database by its number: redis://host/0"
     elif len(unquote(parts.path[1:]).encode()) > 255:
-        return "names a virtual host of more than 255 bytes"
+        return "has a virtual host of more than 255 bytes"
     return None if any_option else _option_fault(kind, parts)
 
 
@@ -258,12 +260,12 @@ def _option_fault(kind: str, parts: Parts) -> str | None:
     known = ("login_method",) if kind == "amqp" else (*socket, *_TLS_OPTIONS)
     for name, value in parts.query:
         if name not in known:
-            place = ": a password stands before the host, as in redis://:password@host" if name == "password" else ""
+            place = ": put the password before the host, as in redis://:password@host" if name == "password" else ""
             return "has an unknown option" + (place or _meant([name], known) or f"; known are {', '.join(known)}")
         if name == "login_method" and value not in _LOGIN_METHODS:
-            return f"needs one of {', '.join(_LOGIN_METHODS)} as {name}"
+            return f"needs one of {', '.join(_LOGIN_METHODS)} for {name}"
         if name == "ssl_cert_reqs" and value not in _CERT_REQS:
-            return f"needs one of {', '.join(_CERT_REQS[:3])} as {name}"
+            return f"needs one of {', '.join(_CERT_REQS[:3])} for {name}"
         if name == "virtual_host" and not re.fullmatch(r"/?[0-9]{1,9}", value):
             return "must name the database by its number: redis+socket:///path?virtual_host=0"
     return None

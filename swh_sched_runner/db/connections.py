@@ -33,7 +33,7 @@ LEAST_GRACE_SECONDS, MOST_GRACE_SECONDS = 1.0, 5.0
 # libpq knows no less. For each address, when the process is to stop.
 HASTY_CONNECT_SECONDS = 2
 
-# A peer that vanished without a word is noticed within 10 s at both ends (libpq 12 or newer; not on socket files).
+# A peer that vanished is noticed within 10 s at both ends (libpq 12 or newer; not on socket files).
 DEFAULTS: dict[str, Any] = {
     "connect_timeout": 10,
     # Not the program's name alone: by that 0009_standard_terms.sql knows the releases before it.
@@ -62,7 +62,7 @@ _READERS: tuple[Any, ...] = (
 
 
 def read_as_ours(target: driver.connection | driver.cursor) -> None:
-    """Have this connection or cursor read values as the backend promises, whatever the application registered."""
+    """Have this connection or cursor read values as the backend documents, whatever the application registered."""
     for reader in _READERS:
         driver.register_type(reader, target)
 
@@ -98,7 +98,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
         driver.make_dsn(**given)
     except (psycopg2.ProgrammingError, UnicodeError, ValueError):
         known = ", ".join(sorted(given.keys() - urls.LIBPQ_OPTIONS))
-        fault = f"holds what libpq doesn't know: {known}"
+        fault = f"contains options unknown to libpq: {known}"
     if fault is not None:
         raise InvalidArgument(argument="options", reason=fault, value="another value")
 

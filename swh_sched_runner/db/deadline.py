@@ -31,7 +31,7 @@ STOPPING_SILENT_SECONDS = 1.0
 
 
 class NoAnswer(psycopg2.OperationalError):
-    """PostgreSQL said nothing in time. The patience is used up: the same is not tried again at once."""
+    """PostgreSQL did not answer in time. This is not retried at once."""
 
 
 class Wait:

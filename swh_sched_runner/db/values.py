@@ -12,7 +12,7 @@ from swh_sched_runner.model import TimestampText
 
 # What the driver raises for a value that is beyond datetime or timedelta.
 _BEYOND = (ArithmeticError, ValueError, psycopg2.Error)
-_INFINITE = "infinity"  # the driver would read another value in its place, without a word
+_INFINITE = "infinity"  # the driver would silently read another value
 
 _datetime: Any = driver.PYDATETIMETZ
 _timedelta: Any = driver.PYINTERVAL

@@ -50,7 +50,7 @@ def look(url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Seen:
     if path is not None:
         try:
             if not finding.is_repository(path):
-                return Seen("not_found", reason="no git repository is there")
+                return Seen("not_found", reason="there is no git repository")
         except OSError as error:
             return Seen("failed", reason=str(error.strerror))
     return _ls_remote(url if path is None else os.fspath(path), timeout_seconds)
@@ -59,7 +59,7 @@ def look(url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Seen:
 def problem(url: str) -> str | None:
     """Why git is not asked about this address, or None."""
     if not url.isprintable():
-        return "it holds characters that can't be printed"
+        return "it contains characters that can't be printed"
     if "://" not in url:
         return None if url.startswith("/") else "it is neither a URL nor an absolute path"
     try:
@@ -72,8 +72,8 @@ def problem(url: str) -> str | None:
     if parts.scheme == "file":
         return None if host in ("", "localhost") and b"\0" not in unquote_to_bytes(url) else "it names no local file"
     if password is not None:
-        return "passwords don't belong into addresses: they are stored and shown"
-    return "it names no host" if not host or host.startswith("-") else None
+        return "URLs must not contain passwords: they are stored and shown"
+    return "it has no host" if not host or host.startswith("-") else None
 
 
 def local_path(url: str) -> Path | None:

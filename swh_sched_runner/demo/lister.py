@@ -78,4 +78,4 @@ def _note(backend: SchedulerBackend, lister: Lister, state: dict[str, Any]) -> N
         backend.update_lister(attrs.evolve(lister, current_state=state, last_listing_finished_at=datetime.now(UTC)))
     except StaleData:
         # The same message was delivered twice, and the other listing finished first. It found the same.
-        log.debug("listed twice at once", lister=lister.instance_name)
+        log.debug("listed concurrently", lister=lister.instance_name)

@@ -61,7 +61,7 @@ class Servers:
         revived = []
         for name, server in (("PostgreSQL", self.postgres), ("Valkey", self.valkey)):
             if server is not None and not server.alive():
-                log.warning("private server died, starting it again", server=name, log=str(server.log))
+                log.warning("private server died, restarting it", server=name, log=str(server.log))
                 server.start()
                 revived.append(name)
         return revived

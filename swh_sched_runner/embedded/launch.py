@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
         # Last, since a change of credentials forgets it.
         _call("prctl", PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0)
         if os.getppid() != int(parent):
-            sys.exit("the parent is gone already")
+            sys.exit("the parent process has ended already")
     os.execv(command[0], command)
 
 
@@ -102,7 +102,9 @@ def _become(user: pwd.struct_passwd) -> None:
         _call("capset", header, sets)
         _call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_OVERRIDE, 0, 0)
     except OSError as error:
-        sys.stderr.write(f"without CAP_DAC_OVERRIDE {user.pw_name} must reach binaries and data alone: {error}\n")
+        sys.stderr.write(
+            f"without CAP_DAC_OVERRIDE, {user.pw_name} itself needs access to the binaries and the data: {error}\n"
+        )
 
 
 def _call(name: str, *arguments: object) -> None:

@@ -117,7 +117,7 @@ def tail(log: Path, start: int, lines: int = 5) -> str:
     with log.open("rb") as file:
         file.seek(start)
         text = file.read().decode(errors="replace")
-    return " | ".join(text.strip().splitlines()[-lines:]) or "it said nothing"
+    return " | ".join(text.strip().splitlines()[-lines:]) or "no output"
 
 
 def private(folder: Path) -> Path:
@@ -142,7 +142,7 @@ def socket_folder(folder: Path, name: str) -> Path:
             made = tempfile.mkdtemp(prefix="swh-sched-runner-", dir=parent)
             memory.write_text(made)
             return Path(made)
-    raise OSError(f"no folder is short enough for the socket {name}")
+    raise OSError(f"no directory has a path short enough for the socket {name}")
 
 
 def _fits(path: Path) -> bool:

@@ -22,8 +22,8 @@ def in_flight(facts: TaskFacts, seen: BrokerFacts) -> list[Reason]:
     run = facts.run
     if run is None or run.ended is not None:
         text = (
-            "marked as scheduled, but no run of it is open that an event could end: it was taken by grab_ready_tasks "
-            "or the like, or an operator set its status"
+            "marked as scheduled, but it has no open run that an event could end: grab_ready_tasks or "
+            "grab_ready_priority_tasks took it, or an operator set its status"
         )
         return [Reason("no_run", text, f"to have it sent: {SEND_AGAIN.format(task=facts.task)}")]
     if run.started is None and run.worker is None and facts.unconfirmed is not None:
@@ -41,7 +41,7 @@ def _unconfirmed(facts: TaskFacts, unconfirmed: Unconfirmed, seen: BrokerFacts) 
         f"{unconfirmed.queue}, of dispatcher session {unconfirmed.session_id} ({unconfirmed.host}:{unconfirmed.pid}, "
         f"{alive}), is not confirmed by the broker yet"
     )
-    successor = None if unconfirmed.alive else "the next living runner takes it over, within half a minute"
+    successor = None if unconfirmed.alive else "another runner takes it over within half a minute"
     yield Reason("unconfirmed", text, successor if facts.living_runners else None)
     others = (no_runner(facts), queue_unreadable(facts, seen), queue_full(facts, seen))
     yield from (reason for reason in others if reason)
@@ -55,7 +55,8 @@ def _where(facts: TaskFacts, run: Run, seen: BrokerFacts) -> Reason:
         text = f"started on {worker} at {timestamp(run.started)} UTC{attempt}, running{running} as {run.backend_id}"
         return Reason("started", text)
     if run.worker is not None:
-        text = f"received by worker {run.worker}{attempt} and not started: it has others in hand; {_sent(facts, run)}"
+        busy = "not started: it is busy with other tasks"
+        text = f"received by worker {run.worker}{attempt} and {busy}; {_sent(facts, run)}"
         return Reason("received", text)
     if seen.queue is None:
         why = seen.unreadable or seen.missing or "not asked"
@@ -66,10 +67,10 @@ def _where(facts: TaskFacts, run: Run, seen: BrokerFacts) -> Reason:
 def _unreceived(facts: TaskFacts, run: Run, queue: QueueInfo) -> Reason:
     sent = f"{_sent(facts, run)} and not received"
     if queue.holds is False:
-        gone = "the queue does not hold it any more" if queue.exists else "the queue is not there any more"
+        gone = "the queue no longer contains it" if queue.exists else "the queue no longer exists"
         text = (
-            f"{sent}, and {gone}: a worker took it and its event is on its way or is never sent, or the queue was "
-            "purged, or the worker died with it"
+            f"{sent}, and {gone}: a worker took it and its event has not arrived or is never sent, or the queue was "
+            "purged, or the worker crashed"
         )
         lost = END_AS_LOST.format(run=run.backend_id)
         advice = f"if no worker has it (celery inspect query_task {run.backend_id}): {lost}"
@@ -77,7 +78,7 @@ def _unreceived(facts: TaskFacts, run: Run, queue: QueueInfo) -> Reason:
     waiting = f"{count(queue.depth, 'message')} {'waits' if queue.depth == 1 else 'wait'} there"
     if queue.consumers == 0:
         name = quote(facts.queue)
-        advice = f"start a worker with -Q {name}, or tell one: celery control add_consumer {name}"
+        advice = f"start a worker with -Q {name}, or make one consume it: celery control add_consumer {name}"
         return Reason("no_consumer", f"{sent}: no worker consumes the queue; {waiting}", advice)
     if queue.ahead is not None:
         waiting += f", {queue.ahead:,} of them before it"
@@ -90,14 +91,16 @@ def _unreceived(facts: TaskFacts, run: Run, queue: QueueInfo) -> Reason:
 def _missing_events(run: Run, seen: BrokerFacts) -> Iterator[Reason]:
     """Why no more events of the run may come."""
     if seen.worker_lives is False:
-        text = f"worker {run.worker} is not connected: it is gone, on its way back, or runs without remote control"
-        yield Reason("worker_gone", text, f"if it died: {END_AS_LOST.format(run=run.backend_id)}")
+        text = f"worker {run.worker} is not connected: it crashed, is reconnecting, or runs without remote control"
+        yield Reason("worker_gone", text, f"if it crashed: {END_AS_LOST.format(run=run.backend_id)}")
     events = seen.events
     if events is not None and events.consumers == 0:
-        text = f"no listener takes what workers report, {count(events.depth, 'message')} so far: this may be outdated"
+        text = (
+            f"no listener is running, {count(events.depth, 'message')} from workers not recorded: this may be outdated"
+        )
         yield Reason("no_listener", text, "start one: swh-sched-runner listen, or up")
     elif events is not None and events.depth:
-        text = f"{count(events.depth, 'message')} of what workers report not recorded yet: this may be outdated"
+        text = f"{count(events.depth, 'message')} from workers not recorded yet: this may be outdated"
         yield Reason("events_waiting", text)
 
 

@@ -48,7 +48,7 @@ def queue_unreadable(facts: TaskFacts, seen: BrokerFacts) -> Reason | None:
     """That the capacity of the queue is unknown."""
     if seen.unreadable is None:
         return None
-    text = f"nothing is sent to queue {facts.queue}, its length can't be read: {seen.unreadable}"
+    text = f"nothing is sent to queue {facts.queue} because its length can't be read: {seen.unreadable}"
     return Reason("queue_unreadable", text)
 
 
@@ -63,8 +63,8 @@ def queue_full(facts: TaskFacts, seen: BrokerFacts) -> Reason | None:
     before = f", and {_tasks(ahead)} before it" if ahead.tasks else ""
     wait = _time_for(seen.queue.depth - facts.max_queue_length + ahead.tasks + 1, facts.of_queue.drain_rate)
     if wait is None:
-        return Reason("queue_full", f"{full}{before}; how long that lasts is not known yet")
-    expected = f"{_when(wait, ahead)}, if its workers go on taking {facts.of_queue.drain_rate:.3g} messages a second"
+        return Reason("queue_full", f"{full}{before}; the wait is not known yet")
+    expected = f"{_when(wait, ahead)}, if workers keep taking {facts.of_queue.drain_rate:.3g} messages a second"
     return Reason("queue_full", f"{full}{before}; it is expected to be sent {expected}", None, wait)
 
 
@@ -92,9 +92,9 @@ def _in_flight_cap(facts: TaskFacts, seen: BrokerFacts) -> Reason | None:
         return None
     text = (
         f"{facts.in_flight:,}/{facts.max_in_flight:,} tasks of type {facts.type} are in flight: "
-        "none is sent until enough of them have ended"
+        "no more are sent until enough of them have ended"
     )
-    advice = f"to let more pass: swh-sched-runner task-type set {quote(facts.type)} --max-in-flight N"
+    advice = f"to raise it: swh-sched-runner task-type set {quote(facts.type)} --max-in-flight N"
     return Reason("in_flight_cap", text, advice)
 
 
@@ -105,10 +105,10 @@ def _rate_limit(facts: TaskFacts, seen: BrokerFacts) -> Reason | None:
     wait = _time_for(ahead.tasks + 1 - facts.tokens, facts.rate_limit)
     before = f"; {_tasks(ahead)} before it" if ahead.tasks else ""
     text = (
-        f"the rate limit of task type {facts.type}, {facts.rate_limit:g} a second, lets "
-        f"{count(int(max(facts.tokens, 0)), 'task')} pass now{before}; it passes {_when(wait, ahead)}"
+        f"the rate limit of task type {facts.type}, {facts.rate_limit:g} a second, allows "
+        f"{count(int(max(facts.tokens, 0)), 'task')} now{before}; this task is allowed {_when(wait, ahead)}"
     )
-    advice = f"to let more pass: swh-sched-runner task-type set {quote(facts.type)} --rate-limit N"
+    advice = f"to raise it: swh-sched-runner task-type set {quote(facts.type)} --rate-limit N"
     return Reason("rate_limit", text, advice, wait)
 
 
@@ -116,7 +116,7 @@ def _open_batch(facts: TaskFacts, seen: BrokerFacts) -> Reason | None:
     opened = facts.of_queue.oldest_batch
     if opened is None or opened > facts.now - OPEN_BATCH_AGE:
         return None
-    text = f"batch for queue {facts.queue} of {timestamp(opened)} UTC is not all confirmed, and goes first"
+    text = f"batch for queue {facts.queue} opened at {timestamp(opened)} UTC is not fully confirmed; it is sent first"
     return Reason("open_batch", text)
 
 
@@ -136,12 +136,8 @@ def _behind(facts: TaskFacts, seen: BrokerFacts) -> Reason | None:
 
 def _ready(facts: TaskFacts, seen: BrokerFacts) -> Reason:
     unless = f"; the queue can't be seen: {seen.missing}" if seen.missing else ""
-    text = (
-        f"due since {timestamp(facts.next_run)} UTC, next to be taken, and nothing that is known holds it back{unless}"
-    )
-    advice = (
-        f"runners alive: {facts.living_runners}; a runner that is told other types (runner.task_types) leaves it out"
-    )
+    text = f"due since {timestamp(facts.next_run)} UTC, next to be taken, and nothing known prevents it{unless}"
+    advice = f"runners alive: {facts.living_runners}; runners with other types in runner.task_types skip it"
     return Reason("ready", text, advice)
 
 

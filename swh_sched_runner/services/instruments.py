@@ -14,7 +14,7 @@ PREFIX = "swh_sched_runner_"
 # A grab or a send takes milliseconds, and a minute when a server is in trouble. No more buckets than tell something:
 # each is one more series for every type or queue, and 10,000 series cost 140 ms of CPU a scrape.
 WORK_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
-# A lag is milliseconds while there is room, and as long as the backlog when there is none.
+# A lag is milliseconds while the queue has capacity, and as long as the backlog when it is full.
 LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 BATCH_TASKS = (1, 10, 50, 100, 500, 1000, 5000)
 
@@ -33,11 +33,13 @@ class Instruments:
         self.registry.register(self._oldest_due)
 
     def _measure_dispatch(self) -> None:
-        self._dispatched = self._counter("dispatched", "Messages that the broker has confirmed", "task_type", "queue")
-        self._resent = self._counter("resent", "Messages that were sent again under their ids and confirmed", "queue")
+        self._dispatched = self._counter("dispatched", "Messages confirmed when first sent", "task_type", "queue")
+        self._resent = self._counter("resent", "Messages that were sent again and confirmed", "queue")
         self._unsendable = self._counter("unsendable", "Messages that can never be sent; their runs failed", "queue")
-        self._unconfirmed = self._counter("unconfirmed", "Messages sent without a confirm, to be sent again", "queue")
-        self._batch = self._histogram("batch_tasks", "Tasks that a grab took", BATCH_TASKS, "task_type")
+        self._unconfirmed = self._counter(
+            "unconfirmed", "Messages sent but not confirmed; they are sent again", "queue"
+        )
+        self._batch = self._histogram("batch_tasks", "Tasks taken by a grab", BATCH_TASKS, "task_type")
         self._grab = self._histogram("grab_seconds", "Duration of a grab", WORK_SECONDS, "task_type")
         self._send = self._histogram("send_seconds", "Batch: from first write to last confirm", WORK_SECONDS, "queue")
         self._lag = self._histogram(
@@ -47,16 +49,16 @@ class Instruments:
             "task_type",
         )
         self._round = self._histogram("round_seconds", "Duration of a round over all queues", WORK_SECONDS)
-        self._woken = self._counter("wakeups", "Times that the runner's wait ended, by what ended it", "reason")
+        self._woken = self._counter("wakeups", "Ends of the runner's sleep, by reason", "reason")
 
     def _measure_listening(self) -> None:
         self._events = self._counter("events", "Events received, by Celery's name of their type", "kind")
         self._ended = self._counter("runs_ended", "Ends of runs that were recorded, by status", "status")
-        self._rejected = self._counter("events_rejected", "Messages that could not be read, events not recorded")
-        self._dropped = self._counter("rejected_events_dropped", "Rows of what was rejected, dropped as too many")
-        self._held = self._gauge(
-            "events_awaiting_retry", "Messages kept in hand, since the database refuses them for now"
+        self._rejected = self._counter(
+            "events_rejected", "Messages that could not be read, and events refused as wrong data"
         )
+        self._dropped = self._counter("rejected_events_dropped", "Rows dropped from the table rejected_event")
+        self._held = self._gauge("events_awaiting_retry", "Unacknowledged messages that the database currently refuses")
 
     def dispatched(self, task_type: str, queue: str, messages: int) -> None:
         """So many messages of one task type were confirmed for the first time."""
@@ -179,8 +181,8 @@ class _Queues(Collector):
             seen, blocked, seconds = dict(self._seen), dict(self._blocked), dict(self._blocked_seconds)
         for queue, (reason, since) in blocked.items():
             seconds[queue, reason] += now - since
-        length = GaugeMetricFamily(f"{PREFIX}queue_length", "Messages ready in a queue, as last seen", labels=["queue"])
-        limit = GaugeMetricFamily(f"{PREFIX}max_queue_length", "Messages that may wait in a queue", labels=["queue"])
+        length = GaugeMetricFamily(f"{PREFIX}queue_length", "Ready messages in a queue, as last seen", labels=["queue"])
+        limit = GaugeMetricFamily(f"{PREFIX}max_queue_length", "Limit of a queue", labels=["queue"])
         unreadable = GaugeMetricFamily(
             f"{PREFIX}queue_unreadable", "1 while the length of a queue can't be read", labels=["queue"]
         )

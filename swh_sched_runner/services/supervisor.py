@@ -37,7 +37,7 @@ def notify(message: str) -> None:
             sock.connect(address)
             sock.sendall(message.encode())
         except OSError as error:
-            log.warning("systemd not told", message=message, reason=str(error))
+            log.warning("systemd notification failed", message=message, reason=str(error))
 
 
 def backoff_seconds(failures: int) -> float:
@@ -108,7 +108,7 @@ class Supervisor:
             if not self.silent():
                 notify("WATCHDOG=1")
             notify("STATUS=" + "; ".join(f"{name}: {heartbeat.status}" for name, heartbeat in self._heartbeats.items()))
-        log.info("stopping", reason="told to stop, finishing what is in hand")
+        log.info("stopping", reason="stop requested, finishing the current batch")
         notify("STOPPING=1")
         with watchdog.hurried():  # an answer of the database that may never come is not worth waiting for
             for thread in threads:
@@ -121,7 +121,7 @@ class Supervisor:
             if self._maintain is not None:
                 self._maintain()
         except Exception as error:  # the services wait and say so; the next call may help
-            log.error("private servers not revived", reason=str(error), exc_info=error)
+            log.error("private servers not restarted", reason=str(error), exc_info=error)
 
     def _keep_running(self, name: str, factory: Callable[[], Service]) -> None:
         heartbeat, failures = self._heartbeats[name], 0
@@ -156,7 +156,7 @@ class Supervisor:
         if known:
             log.warning("service waits", service=name, reason=str(error), seconds=round(seconds, 1))
         else:
-            log.error("service died, is started anew", service=name, seconds=round(seconds, 1), exc_info=error)
+            log.error("service died, restarting it", service=name, seconds=round(seconds, 1), exc_info=error)
         heartbeat.wait(seconds)
 
 

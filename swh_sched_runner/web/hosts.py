@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 class Hosts:
-    """The names that are answered to: addresses, localhost, the host's own, and those of ``allowed``.
+    """The names that are allowed: addresses, localhost, the host's own, and those of ``allowed``.
 
     One of those that begins with a dot allows all that end so; ``*`` allows any.
     """
@@ -44,12 +44,12 @@ class Hosts:
             return
         found = _HOST.fullmatch(given[0].strip()) if len(given) == 1 else None
         if found is None:
-            raise Refused(plain(HTTPStatus.BAD_REQUEST, "Bad Request: one Host is wanted"))
+            raise Refused(plain(HTTPStatus.BAD_REQUEST, "Bad Request: exactly one Host is required"))
         if not self._allows(_plain(found[1])):
             if not self._told:  # once: Prometheus comes again and again
-                log.warning("request for a host that is not known", host=found[1][:LONGEST_NAME], option=OPTION)
+                log.warning("request with an unknown Host refused", host=found[1][:LONGEST_NAME], option=OPTION)
                 self._told = True
-            text = f"Misdirected Request: this Host is not answered to (configuration, {OPTION})"
+            text = f"Misdirected Request: this Host is not allowed (configuration, {OPTION})"
             raise Refused(plain(HTTPStatus.MISDIRECTED_REQUEST, text))
 
     def _allows(self, name: str) -> bool:

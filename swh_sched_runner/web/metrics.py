@@ -79,7 +79,7 @@ class _WithoutCreated(Collector):
 
 
 class _InDatabase(Collector):
-    """What is on its way by the database, read when asked for. ``database_up`` 0 stands for all of it on an error."""
+    """Metrics read from the database at each scrape. On an error only ``database_up`` 0."""
 
     def __init__(self, database: Database) -> None:
         limit = timedelta(seconds=PATIENCE_SECONDS)
@@ -91,9 +91,9 @@ class _InDatabase(Collector):
     def collect(self) -> Iterator[Metric]:
         try:
             found = self._flow.get()
-        except Exception as error:  # of any kind: the other metrics are wanted all the more
+        except Exception as error:  # of any kind: the other metrics are served anyway
             if self._answered:
-                log.warning("metrics without those of the database", reason=str(error))
+                log.warning("metrics of the database are missing", reason=str(error))
             self._answered = False
             yield _gauge("database_up", "1 if the database answered at this scrape", 0)
         else:
@@ -104,12 +104,16 @@ class _InDatabase(Collector):
 
 def _measures(found: Flow) -> Iterator[Metric]:
     outbox = found.outbox
-    yield _gauge("open_batches", "Batches that the broker has not confirmed yet", outbox.batches)
-    yield _gauge("outbox_messages", "Messages in those batches", outbox.messages)
+    yield _gauge("open_batches", "Batches in the outbox, not fully confirmed", outbox.batches)
+    yield _gauge("outbox_messages", "Messages in the outbox", outbox.messages)
     if outbox.oldest is not None and not isinstance(outbox.oldest, TimestampText):
-        yield _gauge("oldest_batch_timestamp_seconds", "When the oldest of them was opened", outbox.oldest.timestamp())
-    yield _gauge("rejected_event_rows", "Events that nobody could read, in that table", outbox.rejected)
-    in_flight = GaugeMetricFamily(f"{PREFIX}in_flight_tasks", "Tasks dispatched and not ended", labels=["task_type"])
+        yield _gauge(
+            "oldest_batch_timestamp_seconds",
+            "When the oldest batch in the outbox was opened",
+            outbox.oldest.timestamp(),
+        )
+    yield _gauge("rejected_event_rows", "Rows of the table rejected_event", outbox.rejected)
+    in_flight = GaugeMetricFamily(f"{PREFIX}in_flight_tasks", "Tasks taken and not ended", labels=["task_type"])
     for task_type, tasks in found.in_flight.items():
         in_flight.add_metric([task_type], tasks)
     yield in_flight

@@ -24,7 +24,7 @@ from swh_sched_runner.web.request import Page, Pages, Refused, Request, head_of,
 
 __all__ = ["MOST_ANSWERS", "MOST_CLIENTS", "Page", "Pages", "Server"]
 
-# When more connect, whoever has waited longest without a complete request makes room.
+# When more connect, whoever has waited longest without a complete request is disconnected.
 MOST_CLIENTS = 128
 # For each path. Prometheus and a health check or two ask at a time.
 MOST_ANSWERS = 4
@@ -120,10 +120,10 @@ class Server:
                 try:
                     key.data()
                 except OSError:
-                    log.debug("client went away")
+                    log.debug("client disconnected")
                     self._end_of(key.fileobj)
                 except Exception as error:  # a fault of ours must not end it for all the others
-                    log.error("request not answered", exc_info=error)
+                    log.error("request failed", exc_info=error)
                     self._end_of(key.fileobj)
             now = time.monotonic()
             for client in [client for client in self._clients.values() if client.until <= now]:
@@ -192,11 +192,11 @@ class Server:
         try:
             page = self.pages[request.path](request.headers)
         except Exception as error:  # a fault of ours: for the log, not for whoever asks
-            log.error("page not made", path=request.path, exc_info=error)
+            log.error("page failed", path=request.path, exc_info=error)
             page = plain(HTTPStatus.INTERNAL_SERVER_ERROR)
         with self._lock:
             self._answering[request.path] -= 1
-        log.debug("asked", client=client.address[0], path=request.path, status=int(page.status))
+        log.debug("request", client=client.address[0], path=request.path, status=int(page.status))
         self._answers.put((client, response(page, with_body=request.method != "HEAD")))
         self._wake()
 

@@ -48,5 +48,5 @@ def test_a_column_reads_as_it_was_written(engine: Engine, kind: str) -> None:
 
 @pytest.mark.parametrize("write", [lambda: 1.5, object, lambda: {}.keys])
 def test_a_column_refuses_what_it_cannot_write(write: Callable[[], Any]) -> None:
-    with pytest.raises(TypeError, match="no column holds a"):
+    with pytest.raises(TypeError, match="no column can store a"):
         column([write()])

@@ -135,7 +135,7 @@ def test_a_confirm_that_never_comes_ends_the_connection_and_the_lock_with_it(
         silent.mute_answers()
         assert send_all(locked, messages(10), check_session) == set()
 
-    with pytest.raises(BrokerUnavailable, match="no confirm of 10 messages"):
+    with pytest.raises(BrokerUnavailable, match="no confirm for 10 messages"):
         publisher.check()
     silent.stop()  # the network is back: both ends know
     direct = BrokerSettings(url=rabbitmq_url)
@@ -179,7 +179,7 @@ def test_a_former_connection_that_the_broker_still_keeps_bars_its_session(
     direct = BrokerSettings(url=rabbitmq_url)
     app = create_app(direct)
 
-    with pytest.raises(BrokerUnavailable, match="another connection holds the name of session 1"):
+    with pytest.raises(BrokerUnavailable, match="another connection uses the name of session 1"):
         open_publisher(app, direct, 1)
 
     silent.stop()

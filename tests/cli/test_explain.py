@@ -44,7 +44,7 @@ def test_people_read_the_answer_first_then_what_else_holds_and_what_to_do(
         "  swh-sched-runner task-type resume load-git",
         "also: due since 2026-03-01 12:00:00 UTC, and no runner is alive",
         "  start one: swh-sched-runner run, or up",
-        f"also: queue {QUEUE} is full (2/2), and 1 task due earlier before it; how long that lasts is not known yet",
+        f"also: queue {QUEUE} is full (2/2), and 1 task due earlier before it; the wait is not known yet",
         "also: due since 2026-03-01 12:00:00 UTC, waiting behind 1 task due earlier",
     ]
 

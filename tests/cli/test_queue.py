@@ -186,7 +186,7 @@ def test_a_queue_is_paused_and_resumed_by_name(
     since = f"since {pause.since:%Y-%m-%d %H:%M:%S} by {pause.by}: the forge is down\n"
     assert [paused.status, again.status, resumed.status, idle.status] == [0, 0, 0, 0]
     assert paused.out == f"paused queue {QUEUE}\n"
-    assert again.out == f"queue {QUEUE} is paused already, {since}"
+    assert again.out == f"queue {QUEUE} is already paused, {since}"
     assert resumed.out == f"resumed queue {QUEUE}, paused {since}"
     assert idle.out == f"queue {QUEUE} is not paused\n"
     assert pause_of(due) is None
@@ -251,7 +251,7 @@ def test_a_wrong_limit_is_refused(run: Run, due: SchedulerBackend) -> None:
     of_priority = run("queue", "limit", PRIORITY_QUEUE, "5")
 
     assert (no_number.status, negative.status, of_priority.status) == (64, 1, 1)
-    assert "'many' is no number and not `none`" in no_number.err
+    assert "'many' is neither a number nor `none`" in no_number.err
     assert "max_queue_length: must be a whole number from 0 to" in negative.err
     assert f"{PRIORITY_QUEUE} is for tasks with a priority: it has the limit of {QUEUE}\n" in of_priority.err
     assert due.get_controls() == before
@@ -293,7 +293,7 @@ def test_a_drain_pauses_and_waits_for_messages_and_workers(
     assert paused == f"paused queue {QUEUE}"
     assert progress[0] == "depth 2, in flight 2, unconfirmed 0"
     assert progress[-1] == "depth 0, in flight 0, unconfirmed 0"
-    assert drained == f"drained queue {QUEUE}, it stays paused"
+    assert drained == f"drained queue {QUEUE}; it stays paused"
     pause = pause_of(due)
     assert pause is not None
     assert pause.reason == "drain"
@@ -308,7 +308,7 @@ def test_a_drain_does_not_wait_for_what_is_unconfirmed_and_held_back(
 
     assert outcome.status == 0
     assert outcome.out.splitlines()[-1] == (
-        f"drained queue {QUEUE}, it stays paused; unconfirmed messages that wait for it to be resumed: 3"
+        f"drained queue {QUEUE}; it stays paused; unconfirmed messages that are sent after it is resumed: 3"
     )
 
 
@@ -321,7 +321,7 @@ def test_a_drain_that_takes_too_long_says_what_is_left(
 
     assert outcome.status == 1
     assert outcome.err == (
-        f"Error: queue {QUEUE} is not drained after 0.2 s, it stays paused: depth 1, in flight 0, unconfirmed 0\n"
+        f"Error: queue {QUEUE} is not drained after 0.2 s and stays paused: depth 1, in flight 0, unconfirmed 0\n"
     )
     pause = pause_of(due)
     assert pause is not None
@@ -333,7 +333,7 @@ def test_a_timeout_that_is_none_is_wrong_usage(run: Run, due: SchedulerBackend, 
     outcome = run("queue", "drain", QUEUE, "--timeout", timeout)
 
     assert outcome.status == 64
-    assert f"'{timeout}' is no number of seconds" in outcome.err
+    assert f"'{timeout}' is not a number of seconds" in outcome.err
     assert pause_of(due) is None
 
 
@@ -372,7 +372,10 @@ def test_a_drain_that_is_interrupted_leaves_the_queue_paused_and_says_so(
         draining.kill()
     # then
     assert said == f"paused queue {QUEUE}\ndepth 1, in flight 0, unconfirmed 0\n"
-    assert (draining.returncode, err) == (130, f"queue {QUEUE} stays paused: swh-sched-runner queue resume {QUEUE}\n")
+    assert (draining.returncode, err) == (
+        130,
+        f"queue {QUEUE} stays paused; to resume: swh-sched-runner queue resume {QUEUE}\n",
+    )
     assert pause_of(due) is not None
 
 

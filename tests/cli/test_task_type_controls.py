@@ -37,7 +37,7 @@ def test_a_task_type_is_paused_and_resumed(
     assert (pause.by, pause.reason) == (f"ada@{socket.gethostname()}", "the forge is down")
     since = f"since {pause.since:%Y-%m-%d %H:%M:%S} by {pause.by}: the forge is down\n"
     assert (paused.status, paused.out) == (0, "paused task type load-git\n")
-    assert (again.status, again.out) == (0, f"task type load-git is paused already, {since}")
+    assert (again.status, again.out) == (0, f"task type load-git is already paused, {since}")
     assert (resumed.status, resumed.out) == (0, f"resumed task type load-git, paused {since}")
     assert (idle.status, idle.out) == (0, "task type load-git is not paused\n")
     assert controls_of(backend).pause is None
@@ -63,9 +63,9 @@ def test_limits_are_set_one_by_one_and_lifted(run: Run, backend: SchedulerBacken
     ("words", "status", "message"),
     [
         ((), 64, "nothing to set"),
-        (("--max-in-flight", "many"), 64, "--max-in-flight: 'many' is no number and not `none`"),
-        (("--max-queue-length", "1.5"), 64, "--max-queue-length: '1.5' is no number and not `none`"),
-        (("--rate-limit", ""), 64, "--rate-limit: '' is no number and not `none`"),
+        (("--max-in-flight", "many"), 64, "--max-in-flight: 'many' is neither a number nor `none`"),
+        (("--max-queue-length", "1.5"), 64, "--max-queue-length: '1.5' is neither a number nor `none`"),
+        (("--rate-limit", ""), 64, "--rate-limit: '' is neither a number nor `none`"),
         (("--max-in-flight", "-1"), 1, "max_in_flight: must be a whole number from 0 to"),
         (("--rate-limit", "0"), 1, "rate_limit: must be a number from 0.000001 to 1000000 (got 0.0)"),
         (("--rate-limit", "inf"), 1, "rate_limit: must be a number from"),

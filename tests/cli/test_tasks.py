@@ -71,7 +71,7 @@ def test_a_task_type_that_exists_stays_as_it_is(run: Run, backend: SchedulerBack
 
     refused, passed = run(*again), run(*again, "--if-missing")
 
-    assert (refused.status, refused.err) == (1, "Error: task type 'load-git' exists already, and stays as it is\n")
+    assert (refused.status, refused.err) == (1, "Error: task type 'load-git' exists already and was not changed\n")
     assert (passed.status, passed.out) == (0, "task type load-git exists already\n")
     assert [row["backend_name"] for row in backend.get_task_types()] == ["swh.loader.git"]
 
@@ -160,7 +160,7 @@ def test_json_arguments_are_read_as_json(run: Run, backend: SchedulerBackend, lo
     [
         (("--json-arguments", "a"), "'a' is not JSON (a string needs its quotes)"),
         (("a=1", "a=2"), "a is given twice"),
-        (("--next-run", "whenever"), "'whenever' is no timestamp"),
+        (("--next-run", "whenever"), "'whenever' is not a timestamp"),
     ],
 )
 def test_arguments_that_can_not_be_read_exit_64(
@@ -211,7 +211,7 @@ def test_a_list_that_was_cut_says_so_on_stderr(run: Run, load_git: str) -> None:
     cut, whole = run("task", "list", "--limit", "2", "--json"), run("task", "list", "--limit", "3", "--json")
 
     assert (len(cut.json), len(whole.json)) == (2, 3)
-    assert cut.err == "there are more than 2: raise --limit, or narrow the conditions\n"
+    assert cut.err == "there are more than 2 tasks: raise --limit, or add conditions\n"
     assert whole.err == ""
 
 

@@ -55,7 +55,7 @@ def test_a_repository_that_vanished_is_not_found(tmp_path: Path, gone: str) -> N
     path = repository(tmp_path / "one")
     shutil.rmtree(path / gone)
 
-    assert git.look(path.as_uri()) == git.Seen("not_found", reason="no git repository is there")
+    assert git.look(path.as_uri()) == git.Seen("not_found", reason="there is no git repository")
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_a_repository_that_vanished_is_not_found(tmp_path: Path, gone: str) -> N
         ("relative/path", "neither a URL nor an absolute path"),
         ("ftp://example.org/x", "must start with one of"),
         ("fd://17/foo", "must start with one of"),
-        ("https://me:secret@example.org/x", "passwords don't belong"),
-        ("ssh://-oProxyCommand=touch/x", "names no host"),
-        ("https:///x", "names no host"),
+        ("https://me:secret@example.org/x", "URLs must not contain passwords"),
+        ("ssh://-oProxyCommand=touch/x", "has no host"),
+        ("https:///x", "has no host"),
         ("https://[::1/x", "Invalid IPv6"),
         ("file://elsewhere/x", "names no local file"),
         ("file:///a%00b", "names no local file"),

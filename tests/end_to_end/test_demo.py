@@ -192,7 +192,7 @@ def test_the_demo_shows_it_all_and_goes_on_after_sigkill_with_every_run_ended(de
         until(lambda: "origins by last visit" in terminal.text and "busy/" in terminal.text, 40, what="it is shown")
 
     assert demo.stop() == 0
-    until(lambda: "Stopped. The same command goes on from here" in terminal.text)
+    until(lambda: "Stopped. The same command continues from here" in terminal.text)
     assert f"--config {demo.home / 'config.toml'} status" in demo.log.read_text().replace(
         "~", str(demo.home.parents[1])
     )
@@ -219,10 +219,10 @@ def test_the_demo_visits_what_is_named_alone_and_stops_after_the_time_that_it_is
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("no-such-directory", "is no directory, and no URL"),
-        ("git@example.org:x", "is no directory, and no URL"),
+        ("no-such-directory", "is neither a directory nor a URL"),
+        ("git@example.org:x", "is neither a directory nor a URL"),
         ("ext::x://y", "it must start with one of file://"),
-        ("https://me:secret@example.org/x", "passwords don't belong into addresses"),
+        ("https://me:secret@example.org/x", "URLs must not contain passwords"),
     ],
 )
 def test_an_argument_that_is_no_source_is_wrong_usage(tmp_path: Path, argument: str, said: str) -> None:

@@ -357,7 +357,7 @@ def test_readiness_says_that_the_database_refuses_events(
         until(lambda: "on purpose" in missing(port).get("listener", ""), 20)
         assert shown(port)["events_awaiting_retry",] == 1
         assert get(port, "/healthz")[0] == 200
-        assert "events kept in hand" in programs.log("listen")
+        assert "events await retry" in programs.log("listen")
         heal(database)
         until(lambda: missing(port) == {}, 60)
         assert statuses(database) == {"eventful": 1}
@@ -546,7 +546,7 @@ def test_a_list_of_rubbish_makes_one_row(
 
     (first, _), (second, _), (third, body) = aside(database)
     assert first.startswith("100001 of 100001 events")
-    assert second == "5600003 bytes are more than an event may have"
+    assert second == "5600003 bytes are more than an event may contain"
     assert (third, body) == ("1 of 2 events, the first: an event is a JSON object, not int", b"[1," + ended(run) + b"]")
 
 

@@ -28,8 +28,8 @@ from tests.support.programs import Programs, terminate
 from tests.support.rabbitmq import free_ports
 from tests.support.wait import until
 
-UNKNOWN_HOST = "request for a host that is not known"
-WITHOUT_DATABASE = "metrics without those of the database"
+UNKNOWN_HOST = "request with an unknown Host refused"
+WITHOUT_DATABASE = "metrics of the database are missing"
 LARGE = b"a" * 30_000_000
 
 
@@ -201,7 +201,7 @@ def test_the_name_that_is_listened_on_is_answered_to(server: Server) -> None:
 
 @pytest.mark.parametrize("names", [["a b"], ["a:9461"], [""], ["http://a"], ["a", "*.b"], ["é"]], ids=str)
 def test_what_is_no_name_of_a_host_is_refused(names: list[str]) -> None:
-    with pytest.raises(ConfigurationError, match=r"web\.allowed_hosts must be names of hosts"):
+    with pytest.raises(ConfigurationError, match=r"web\.allowed_hosts must be host names"):
         load(Path("/dev/null"), {}, {"web.allowed_hosts": names})
 
 

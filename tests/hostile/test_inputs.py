@@ -301,10 +301,10 @@ def test_a_database_that_is_wrongly_configured_is_named_and_its_password_is_not(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"nonsense": "hidden"}, "database.options holds what libpq doesn't know: nonsense"),
+        ({"nonsense": "hidden"}, "database.options contains options unknown to libpq: nonsense"),
         ({"sslmode": "hidden"}, "database.options needs one of disable"),
-        ({"port": "hidden"}, "database.options has a port that is no number"),
-        ({"connect_timeout": "hidden"}, "database.options needs a whole number as connect_timeout"),
+        ({"port": "hidden"}, "database.options has a port that is not a number"),
+        ({"connect_timeout": "hidden"}, "database.options needs a whole number for connect_timeout"),
         ({"user": "a\0b"}, "database.options.user must be UTF-8 without NUL"),
     ],
 )
@@ -519,8 +519,8 @@ FILES: list[tuple[bytes, str]] = [
     (b"[broker.transport_options]\na = " + b"[" * 100 + b"]" * 100, "broker.transport_options.a is nested deeper"),
     (b'[broker.transport_options]\na = ["\\u0000"]', "broker.transport_options.a must be UTF-8 without NUL"),
     (b'[broker.transport_options]\na = [{"\\u0000" = 1}]', "broker.transport_options.a must be UTF-8 without NUL"),
-    (b'[broker]\npriority_queue = "{backend_name:999999999999}"', "broker.priority_queue must hold"),
-    (b'[broker]\npriority_queue = "{backend_name.__class__}"', "broker.priority_queue must hold"),
+    (b'[broker]\npriority_queue = "{backend_name:999999999999}"', "broker.priority_queue must contain"),
+    (b'[broker]\npriority_queue = "{backend_name.__class__}"', "broker.priority_queue must contain"),
     (b'[log]\nlevel = "' + b"x" * 900_000 + b'"', "log.level must be one of"),
     (b"#" * 1_000_001, "is not TOML: it is larger than"),
 ]

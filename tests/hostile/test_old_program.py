@@ -387,7 +387,7 @@ def found(engine: Engine, **options: Any) -> dict[str, tuple[int, int | None]]:
 
 
 def repaired(engine: Engine) -> dict[str, tuple[int, int | None]]:
-    return found(engine, repair=True, settle=AT_ONCE)
+    return found(engine, repair=True, grace_period=AT_ONCE)
 
 
 @pytest.fixture
@@ -473,16 +473,16 @@ def test_what_was_mended_is_used_as_if_ours_had_written_it(old_url: str, written
 def test_status_and_check_say_what_was_found_and_check_ends_with_1(old_url: str, written: Engine, run: Run) -> None:
     status, as_json = run(old_url, "status"), run(old_url, "status", "--json")
     checked = run(old_url, "check")
-    mended = run(old_url, "check", "--repair", "--settle", "0")
+    mended = run(old_url, "check", "--repair", "--grace-period", "0")
     after, status_after = run(old_url, "check"), run(old_url, "status")
 
     assert (status.status, as_json.json["found"]["task_stuck"]) == (0, 1)
-    assert "  listed origins without a row of statistics, which no policy chooses: 2\n" in status.out
+    assert "  listed origins without a row of statistics, so no policy chooses them: 2\n" in status.out
     assert "run `swh-sched-runner db check`" in status.out
     assert checked.status == 1
-    assert "which no policy chooses: 2 (git https://old.example/20, git https://old.example/21)\n" in checked.out
-    assert "nothing was changed: --repair mends it" in checked.out
-    assert (mended.status, "  mended 1: they wait to be sent again" in mended.out) == (0, True)
+    assert "so no policy chooses them: 2 (git https://old.example/20, git https://old.example/21)\n" in checked.out
+    assert "nothing was changed: --repair repairs them" in checked.out
+    assert (mended.status, "  repaired 1: they can be dispatched again" in mended.out) == (0, True)
     assert (after.status, after.out) == (0, "nothing found\n")
     assert "in a sample" not in status_after.out
 
@@ -503,7 +503,7 @@ def test_a_database_that_was_never_adopted_has_no_such_views(empty_database_url:
 
     outcome = run(empty_database_url, "compat")
 
-    assert (outcome.status, "there is no version in a table dbversion" in outcome.err) == (78, True)
+    assert (outcome.status, "it has no version in a table dbversion" in outcome.err) == (78, True)
 
 
 def test_nothing_is_found_where_ours_alone_has_worked(database_url: str, engine: Engine) -> None:

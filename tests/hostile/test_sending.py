@@ -350,7 +350,7 @@ def test_a_connection_cut_during_a_grab_breaks_the_sending_off(
 
     # then it is the ordinary end of a connection, and every message went out once
     assert [type(error) for error in line.errors] == [BrokerUnavailable]
-    assert "publishing broke off" in {entry["event"] for entry in logs}
+    assert "publishing interrupted" in {entry["event"] for entry in logs}
     sent = ids_of(take(line.app, QUEUE))
     assert len(set(sent)) == len(sent)
     line.close()
@@ -478,7 +478,7 @@ def test_a_batch_that_the_database_refuses_keeps_no_other_queue_waiting(
     backend.create_tasks(a_task(n, "other") for n in range(NEIGHBOURS, 2 * NEIGHBOURS))
     with capture_logs() as logs:
         line.run_until(lambda: depth(line.app, OTHER) == 2 * NEIGHBOURS)
-        line.run_until(lambda: "batch left open" in {entry["event"] for entry in logs})
+        line.run_until(lambda: "batch stays open" in {entry["event"] for entry in logs})
     # then
     assert line.errors == []
     # and once it is gone, the batch goes on
@@ -513,7 +513,7 @@ def test_tasks_that_the_database_refuses_keep_no_other_type_waiting(
     # when
     with capture_logs() as logs:
         line.run_until(lambda: depth(line.app, OTHER) == NEIGHBOURS)
-        line.run_until(lambda: "task type left out" in {entry["event"] for entry in logs})
+        line.run_until(lambda: "task type skipped" in {entry["event"] for entry in logs})
     # then
     assert line.errors == []
     with database.engine.begin() as conn:
@@ -548,7 +548,7 @@ def test_an_end_that_the_database_refuses_keeps_only_its_own_message_open(
     # when
     with capture_logs() as logs:
         line.run_until(lambda: depth(line.app, OTHER) == NEIGHBOURS)
-        line.run_until(lambda: "batch left open" in {entry["event"] for entry in logs})
+        line.run_until(lambda: "batch stays open" in {entry["event"] for entry in logs})
     # then
     assert line.errors == []
     with database.engine.begin() as conn:

@@ -247,7 +247,7 @@ def test_a_rate_limit_says_when_the_task_passes(
     # then
     assert codes(found) == ["rate_limit"]
     assert found.text.startswith(
-        "the rate limit of task type load-git, 0.01 a second, lets 0 tasks pass now; it passes in"
+        "the rate limit of task type load-git, 0.01 a second, allows 0 tasks now; this task is allowed in"
     )
     assert "in about 1m" in found.text
     assert found.facts.tokens is not None
@@ -264,7 +264,7 @@ def test_tasks_that_come_before_use_up_the_rate_too(
     found = why(tasks[3]["id"])
 
     assert codes(found) == ["rate_limit", "behind"]
-    assert "lets 1 task pass now; 3 tasks due earlier before it; it passes in about 6s" in found.text
+    assert "allows 1 task now; 3 tasks due earlier before it; this task is allowed in about 6s" in found.text
 
 
 def test_a_full_queue_says_how_full_and_how_long_it_is_likely_to_last(
@@ -281,7 +281,7 @@ def test_a_full_queue_says_how_full_and_how_long_it_is_likely_to_last(
     assert codes(found) == ["queue_full", "behind"]
     assert found.text == (
         f"queue {QUEUE} is full (5/5), and 9 tasks due earlier before it; it is expected to be sent in about 1m, "
-        "if its workers go on taking 0.167 messages a second"
+        "if workers keep taking 0.167 messages a second"
     )
     assert found.expected_wait == timedelta(minutes=1)
 
@@ -298,7 +298,7 @@ def test_a_full_queue_whose_rate_is_not_known_promises_nothing(
     found = why(task)
 
     assert codes(found) == ["queue_full"]
-    assert found.text == f"queue {QUEUE} is full (2/1); how long that lasts is not known yet"
+    assert found.text == f"queue {QUEUE} is full (2/1); the wait is not known yet"
     assert found.expected_wait is None
 
 
@@ -363,7 +363,7 @@ def test_a_task_that_nothing_holds_back_is_ready(
     found = why(a_due_task(backend))
 
     assert codes(found) == ["ready"]
-    assert found.text.startswith("due since 2026-03-01 12:00:00 UTC, next to be taken, and nothing that is known holds")
+    assert found.text.startswith("due since 2026-03-01 12:00:00 UTC, next to be taken, and nothing known prevents")
     assert advice(found).startswith("runners alive: 1; ")
 
 
@@ -397,7 +397,7 @@ def test_promises_that_stay_unconfirmed_hold_what_comes_after_them(
     found = why(task)
 
     assert codes(found) == ["open_batch"]
-    assert found.text.startswith(f"batch for queue {QUEUE} of ")
+    assert found.text.startswith(f"batch for queue {QUEUE} opened at ")
 
 
 def test_a_promise_names_its_batch_and_its_session(
@@ -433,7 +433,7 @@ def test_the_promise_of_a_dead_session_says_whether_somebody_can_take_it_over(
     successor = dispatch.open_session()
     found = why(task)
     assert codes(found) == ["unconfirmed"]
-    assert found.advice == "the next living runner takes it over, within half a minute"
+    assert found.advice == "another runner takes it over within half a minute"
     successor.close()
 
 
@@ -456,7 +456,10 @@ def test_a_message_that_nobody_consumes_is_told_where_it_lies(
     else:
         assert codes(found) == ["no_consumer", "no_listener"]
         assert found.text.endswith("no worker consumes the queue; 3 messages wait there")
-        assert found.advice == f"start a worker with -Q {QUEUE}, or tell one: celery control add_consumer {QUEUE}"
+        assert (
+            found.advice
+            == f"start a worker with -Q {QUEUE}, or make one consume it: celery control add_consumer {QUEUE}"
+        )
 
 
 def test_consumers_that_are_busy_are_counted_on_rabbitmq(
@@ -495,7 +498,7 @@ def test_a_message_that_is_in_its_queue_no_more_says_what_may_have_become_of_it(
     found = why(task)
     # then
     assert found.code == "not_in_queue"
-    assert f"as {backend_id} to queue {QUEUE} and not received, and the queue does not hold it any more: " in found.text
+    assert f"as {backend_id} to queue {QUEUE} and not received, and the queue no longer contains it: " in found.text
     assert f'end_task_run("{backend_id}", "lost")' in advice(found)
 
 
@@ -557,7 +560,7 @@ def test_what_a_worker_has_is_told_with_the_worker_and_that_it_died(
     # then
     assert f"started on worker {worker.hostname} at " in first.text
     assert f" as {run_id(backend, running)}" in first.text
-    assert f"received by worker {worker.hostname} and not started: it has others in hand; sent at " in second.text
+    assert f"received by worker {worker.hostname} and not started: it is busy with other tasks; sent at " in second.text
     assert first.also == second.also == []
     assert first.seen.worker_lives is (None if on_redis else True)
     # when the worker dies
@@ -619,7 +622,7 @@ def test_a_broker_that_is_away_leaves_what_the_database_knows(
 
     found = explain_task(database, nothing, settings, due)
     assert codes(found) == ["ready"]
-    assert found.text.endswith("holds it back; the queue can't be seen: The broker can't be reached: switched off")
+    assert found.text.endswith("prevents it; the queue can't be seen: The broker can't be reached: switched off")
 
     assert codes(explain_task(database, nothing, settings, behind)) == ["behind"]
     assert explain_task(database, nothing, settings, done).missing is None  # it was not needed
@@ -639,7 +642,7 @@ def test_a_queue_that_can_not_be_read_is_a_cause_of_its_own(
         found = why(task)
 
     assert codes(found) == ["queue_unreadable"]
-    assert found.text.startswith(f"nothing is sent to queue {QUEUE}, its length can't be read: ")
+    assert found.text.startswith(f"nothing is sent to queue {QUEUE} because its length can't be read: ")
 
 
 def test_an_unknown_task_is_an_error(why: Why) -> None:

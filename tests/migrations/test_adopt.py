@@ -164,14 +164,14 @@ def test_what_breaks_our_rules_is_reported(url: str, other: Engine) -> None:
 
     told = [str(finding) for finding in plan.findings]
     assert told[:7] == [
-        "runs whose backend_id a newer run has, of 2 ids: 3 (double, other); settle that first, or let "
-        "--rename-duplicates leave it to the newest and mark the others",
-        "tasks that count as the same as an older one: 1 (101); they stay, and create_tasks answers with the oldest",
-        "runs left open: 12; tasks in flight follow their newest one, whose end moves them once",
-        "open runs without a backend_id: 1; no event can end them, they stay open",
-        "runs whose status says that they ended, without a timestamp: 1; they stay, no task follows them",
-        "tasks in flight without a run that an event could end: 1 (102); they stay in flight, nothing will end them: "
-        "decide, and set their status",
+        "runs whose backend_id a newer run has, of 2 ids: 3 (double, other); resolve that first, or use "
+        "--rename-duplicates: the newest run keeps the id, the others are renamed",
+        "duplicates of an older task: 1 (101); they stay, and create_tasks returns the oldest",
+        "open runs: 12; the end of its newest one decides what happens to a task in flight",
+        "open runs without a backend_id: 1; they stay open, because no event can end them",
+        "runs whose status says that they ended, without an end time: 1; they stay, and change no task",
+        "tasks in flight without a run that an event could end: 1 (102); they stay in flight until you "
+        "set their status",
         "task types with a backoff_factor of 0 or less: 1 (load-odd); it counts as 1, their intervals stay as they are",
     ]
     assert "task_type_next_run_idx" in told[7]
@@ -179,7 +179,7 @@ def test_what_breaks_our_rules_is_reported(url: str, other: Engine) -> None:
     assert "task_run_backend_id_idx" in told[8]
     titles = "\n".join(f"{step.title}: {step.lock}" for step in plan.steps)
     assert "drop the trigger update_task_on_task_end of task_run (its function stays): locks task_run excl" in titles
-    assert "another one of that name is called task_run_backend_id_idx_before_adoption" in titles
+    assert "the existing one of that name is renamed to task_run_backend_id_idx_before_adoption" in titles
 
 
 def test_duplicate_backend_ids_are_refused_unless_they_may_be_renamed(url: str, other: Engine) -> None:
@@ -197,15 +197,15 @@ def test_another_version_is_refused_by_its_number(url: str, other: Engine, versi
     foreign.build(url, min(version, 38))
     databases.execute(url, f"truncate dbversion; insert into dbversion values ({version})")  # noqa: S608
 
-    with pytest.raises(AdoptionRefused, match=f"at version {version}, known are 33 to 38"):
+    with pytest.raises(AdoptionRefused, match=f"at version {version}, supported are 33 to 38"):
         adopt.examine(other)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("drop table dbversion", "there is no version in a table dbversion"),
-        ("delete from dbversion", "there is no version in a table dbversion"),
+        ("drop table dbversion", "it has no version in a table dbversion"),
+        ("delete from dbversion", "it has no version in a table dbversion"),
         ("drop table scheduler_metrics", "table scheduler_metrics is missing"),
         ("alter table task drop retries_left", "column task.retries_left is missing"),
         ("alter table task_run alter id type int", "column task_run.id is integer instead of bigint"),
@@ -214,16 +214,16 @@ def test_another_version_is_refused_by_its_number(url: str, other: Engine, versi
          "alter type task_priority rename value 'x' to 'low'", "has low, normal, high instead of high, normal, low"),
         ("alter table task alter id drop default", r"column task.id is not filled by nextval\('task_id_seq'"),
         ("alter table listed_origins drop constraint listed_origins_pkey", r"is \(\) instead of \(lister_id, url, vis"),
-        ("alter table task add team text not null", "column task.team is none of the scheduler's"),
+        ("alter table task add team text not null", "column task.team does not belong to the scheduler"),
         ("alter table task add run_id text", "column task.run_id is text instead of bigint"),
         ("create table dispatch_batch (id bigint primary key)", "column dispatch_batch.session_id is missing"),
         ("drop table scheduler_metrics; create view scheduler_metrics as select 1 as id",
-         "scheduler_metrics is no ordinary table"),
+         "scheduler_metrics is not an ordinary table"),
         ("create schema aside; alter table scheduler_metrics set schema aside; "
          "do $$ begin execute format('alter database %I set search_path = public, aside', current_database()); end $$",
          "table scheduler_metrics is missing"),
         ("do $$ begin execute format('alter database %I set default_transaction_read_only = on', current_database()); "
-         "end $$", "can only be read"),
+         "end $$", "it is read-only"),
     ],
 )  # fmt: skip
 def test_what_is_no_such_database_is_refused_with_what_differs(
@@ -291,13 +291,15 @@ def test_an_adopted_database_is_not_adopted_again_and_one_of_ours_neither(
 ) -> None:
     for each in (adopted_database_url, database_url):
         engine = create_engine(each)
-        with pytest.raises(AdoptionRefused, match=f"one of this program's already, at schema version {migrate.head()}"):
+        with pytest.raises(
+            AdoptionRefused, match=f"it belongs to this program already, at schema version {migrate.head()}"
+        ):
             foreign.adopt(engine)
         engine.dispose()
 
 
 def test_an_empty_database_is_for_init(url: str, other: Engine) -> None:
-    with pytest.raises(AdoptionRefused, match=r"holds no scheduler.*db init"):
+    with pytest.raises(AdoptionRefused, match=r"not a scheduler's database.*db init"):
         adopt.examine(other)
     with other.connect() as conn:
         assert adopt.under_way(conn) is None

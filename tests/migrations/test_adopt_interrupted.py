@@ -112,7 +112,7 @@ def test_a_build_of_an_index_that_was_killed_is_done_anew(url: str, other: Engin
         assert "came to: index" in said
         plan = adopt.examine(other)
         assert plan.begun
-        assert "anew, an interrupted build left it unfinished" in "\n".join(step.title for step in plan.steps)
+        assert "again, an interrupted build left it unfinished" in "\n".join(step.title for step in plan.steps)
 
     foreign.adopt(other)
     assert value(other, "select count(*) from pg_index where not indisvalid") == 0
@@ -130,7 +130,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be_done(url: str, program:
     assert "can't be adopted: runs whose backend_id a newer run has, of 2 ids: 3 (double, other)" in forbidden.stderr
     assert "default of task_type.max_queue_length: 1000 instead of none" in allowed.stdout
     assert "drop task's reference to priority_ratio (that table stays)" in allowed.stdout
-    assert allowed.stdout.endswith("nothing was written: without --dry-run it is done\n")
+    assert allowed.stdout.endswith("nothing was written (--dry-run)\n")
 
 
 def test_what_is_told_names_every_step_with_its_time_and_its_rows(url: str, program: Programs) -> None:
@@ -210,7 +210,7 @@ def test_tables_that_somebody_changed_meanwhile_are_not_stamped(url: str, other:
             databases.execute(url, "drop index task_ready_idx")
 
     with pytest.raises(
-        AdoptionRefused, match=r"somebody else changed its tables.*left is: index task_ready_idx on task"
+        AdoptionRefused, match=r"somebody else changed its tables.*still to do: index task_ready_idx on task"
     ):
         adopt.adopt(other, show=lambda plan: None, tell=meddle)
 

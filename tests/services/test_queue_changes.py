@@ -346,7 +346,7 @@ def assert_left_alone(backend: SchedulerBackend, app: Celery, name: str) -> None
 
 def why_left_alone(logs: Sequence[Mapping[str, Any]], queue: str) -> str:
     """What the log says, of this queue and of no other."""
-    said = {(log["queue"], log["reason"]) for log in logs if log["event"] == "queue left alone"}
+    said = {(log["queue"], log["reason"]) for log in logs if log["event"] == "queue skipped"}
     [(named, reason)] = said
     assert named == queue
     return str(reason)
@@ -457,4 +457,4 @@ def test_a_queue_that_is_left_alone_is_named_once_and_not_in_every_round(
         for _ in range(5):
             runner.run_once(Heartbeat())
 
-    assert [log["queue"] for log in logs if log["event"] == "queue left alone"] == [QUEUE]
+    assert [log["queue"] for log in logs if log["event"] == "queue skipped"] == [QUEUE]

@@ -78,7 +78,7 @@ def test_limits_are_numbers_or_none() -> None:
 
 @pytest.mark.parametrize(("text", "kind"), [("", int), ("None", int), ("0.5", int), ("5/s", float), ("all", float)])
 def test_what_is_no_limit_is_refused_by_the_name_of_its_option(text: str, kind: type[int] | type[float]) -> None:
-    with pytest.raises(click.BadParameter, match=f"{text!r} is no number and not `none`") as refused:
+    with pytest.raises(click.BadParameter, match=f"{text!r} is neither a number nor `none`") as refused:
         limit(text, "--rate-limit", kind)
 
     assert refused.value.param_hint == "--rate-limit"
@@ -87,7 +87,7 @@ def test_what_is_no_limit_is_refused_by_the_name_of_its_option(text: str, kind: 
 def test_seconds_are_numbers_that_end() -> None:
     assert [seconds("0"), seconds("1.5"), seconds("1e3")] == [0, 1.5, 1000]
     for text in ("", "-1", "inf", "nan", "5s"):
-        with pytest.raises(click.BadParameter, match=f"{text!r} is no number of seconds"):
+        with pytest.raises(click.BadParameter, match=f"{text!r} is not a number of seconds"):
             seconds(text)
 
 

@@ -145,7 +145,7 @@ def test_policies_that_are_given_replace_the_default_ones(file: Path) -> None:
         ("[runner]\ntask_types = 'a'", "runner.task_types must be a list of strings, not 'a' ({file})"),
         (
             "[broker]\npriority_queue = 'fast'",
-            "broker.priority_queue must hold {{backend_name}}, and no other name in braces, not 'fast' ({file})",
+            "broker.priority_queue must contain {{backend_name}} and no other name in braces, not 'fast' ({file})",
         ),
         (
             "[database]\nurl = 'mysql://h/db'",
@@ -317,7 +317,7 @@ def test_a_password_file_fills_in_the_passwords(file: Path, tmp_path: Path) -> N
         ),
         (
             "[broker]\npassword_file = '{dir}/full'",
-            "broker.password_file is given, but broker.url names no host that wants one",
+            "broker.password_file is given, but broker.url has no host that needs one",
         ),
     ],
 )

@@ -26,8 +26,8 @@ from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import MessageUnsendable
 from swh_sched_runner.model import Evidence
 
-NO_ARGUMENTS = "its arguments are no JSON object with a list of args and an object of kwargs that can be read"
-WITHDRAWN = "the task was disabled or scheduled anew before this run was sent"
+NO_ARGUMENTS = "its arguments are not a JSON object with a list args and an object kwargs"
+WITHDRAWN = "the task was disabled or rescheduled before this run was sent"
 
 _sql = Queries("dispatch/outbox")
 

@@ -122,7 +122,7 @@ def _as_json(visit: Visit, origin: ListedOrigin) -> str | None:
     if visit.kwargs:
         with suppress(TypeError, ValueError, RecursionError):
             return json.dumps(msgspec.structs.asdict(visit))
-    log.warning("origin left out, its extra_loader_arguments are no object", url=origin.url, lister=origin.lister_id)
+    log.warning("origin skipped, its extra_loader_arguments are not an object", url=origin.url, lister=origin.lister_id)
     return None
 
 

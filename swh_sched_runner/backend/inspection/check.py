@@ -1,6 +1,6 @@
-"""Rows that others wrote and that this program would misread: counted, mended, and looked for in a sample.
+"""Rows written by others that this program would misread: counted, repaired, and looked for in a sample.
 
-Others are SQL, and the program that had an adopted database before. Each kind of such rows stands in ``KINDS``.
+Others are SQL, and the program that had an adopted database before. ``KINDS`` has each kind of such rows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TASKS_AT_ONCE = 1_000
 # A sample: the last pages of each table, where new rows go; some others; and some tasks in flight.
 LAST_PAGES, RANDOM_PAGES, TASKS_IN_FLIGHT = 20, 10, 1_000
 # How long a task in flight must have had no run: a caller of grab_ready_tasks opens it shortly.
-SETTLE = timedelta(seconds=30)
+GRACE_PERIOD = timedelta(seconds=30)
 
 _sql = Queries("inspection/check")
 _visits = Queries("origins/policies")
@@ -37,7 +37,7 @@ _visits = Queries("origins/policies")
 
 @attrs.frozen
 class Kind:
-    """What such rows are, and how they are mended."""
+    """What such rows are, and what a repair did to them."""
 
     what: str
     then: str
@@ -45,31 +45,31 @@ class Kind:
 
 KINDS = {
     "origin_without_statistics": Kind(
-        "listed origins without a row of statistics, which no policy chooses", "they got one"
+        "listed origins without a row of statistics, so no policy chooses them", "the row was added"
     ),
     "origin_outdated": Kind(
-        "listed origins that don't show what their statistics say, which policies choose wrongly", "they show it"
+        "listed origins that differ from their statistics, so policies choose them wrongly", "they were updated"
     ),
-    "statistics_hidden": Kind("statistics that the API doesn't show, as if nobody had written them", "it shows them"),
+    "statistics_hidden": Kind("statistics that the API hides, as if the origin were never visited", "it shows them"),
     "run_without_timestamp": Kind(
-        "runs whose status says that they ended, without a timestamp", "they ended when they were last heard of"
+        "runs whose status says that they ended, without an end time", "it was set to their start, or their scheduling"
     ),
     "run_without_outcome": Kind(
-        "runs that ended, and whose status says that they go on", "they are lost until a result says otherwise"
+        "runs with an end time, whose status says that they are open", "they are lost, unless a result corrects that"
     ),
-    "run_unreachable": Kind("open runs without a backend_id, which no event can end", "they are lost"),
+    "run_unreachable": Kind("open runs without a backend_id, so no event can end them", "they are lost"),
     "task_decided": Kind(
-        "tasks that are not in flight and would be moved by an open run", "they stay where somebody put them"
+        "tasks that are not in flight, but an open run would change them", "the run no longer changes them"
     ),
-    "task_unfollowed": Kind("tasks in flight whose open run would not move them", "its end will move them"),
-    "task_unmoved": Kind("tasks in flight whose run has ended", "its end has moved them"),
-    "task_stuck": Kind("tasks in flight without a run", "they wait to be sent again"),
+    "task_unfollowed": Kind("tasks in flight that the end of their open run would not change", "it now will"),
+    "task_unmoved": Kind("tasks in flight whose run has ended", "its end was applied to them"),
+    "task_stuck": Kind("tasks in flight without a run", "they can be dispatched again"),
 }
 
 
 @attrs.frozen
 class Found:
-    """Rows of one kind, a few of them by name, and how many of them were mended (None: nobody asked for it)."""
+    """Rows of one kind, a few of them by name, and how many were repaired (``mended``; None without a repair)."""
 
     kind: str
     what: str
@@ -83,15 +83,15 @@ def check(
     database: Database,
     *,
     repair: bool = False,
-    settle: timedelta = SETTLE,
+    grace_period: timedelta = GRACE_PERIOD,
     pause: Callable[[float], None] = time.sleep,
 ) -> list[Found]:
-    """Look at all rows; with ``repair`` mend what is found, in small transactions. Answers the kinds that were found.
+    """Check all rows; with ``repair``, repair what is found, in small transactions. Returns the kinds that were found.
 
-    Reads origins, statistics and runs from end to end, a megabyte at a time. A task in flight without a run is let go
-    only if it is as it was after ``settle``. What is mended twice is no worse, so it may be ended at any time.
+    Reads all origins, statistics and runs, a megabyte at a time. A task in flight without a run is released only if its
+    row has not changed during ``grace_period``. A repair is idempotent, so it may be stopped at any time.
     """
-    return _Check(database, repair, settle, pause).all()
+    return _Check(database, repair, grace_period, pause).all()
 
 
 def sample(conn: Connection) -> dict[str, int]:
@@ -109,10 +109,12 @@ def sample(conn: Connection) -> dict[str, int]:
 class _Check:
     """One look at everything; what it finds is counted here."""
 
-    def __init__(self, database: Database, repair: bool, settle: timedelta, pause: Callable[[float], None]) -> None:
+    def __init__(
+        self, database: Database, repair: bool, grace_period: timedelta, pause: Callable[[float], None]
+    ) -> None:
         self._database = database
         self._repair = repair
-        self._settle = settle.total_seconds()
+        self._grace_seconds = grace_period.total_seconds()
         self._pause = pause
         self._rows: Counter[str] = Counter()
         self._mended: Counter[str] = Counter()
@@ -120,12 +122,12 @@ class _Check:
 
     def all(self) -> list[Found]:
         """Runs before tasks, which follow them; statistics before origins, which show them."""
-        self._walk("task_run", _sql.runs, _mend_runs, {"ids": None})
+        self._walk("task_run", _sql.runs, _repair_runs, {"ids": None})
         stuck, seen = self._tasks(), time.monotonic()
-        self._walk("origin_visit_stats", _sql.statistics, _mend_statistics)
-        self._walk("listed_origins", _sql.origins, _mend_origins)
+        self._walk("origin_visit_stats", _sql.statistics, _repair_statistics)
+        self._walk("listed_origins", _sql.origins, _repair_origins)
         if self._repair and stuck:
-            self._pause(max(0.0, seen + self._settle - time.monotonic()))
+            self._pause(max(0.0, seen + self._grace_seconds - time.monotonic()))
             for some in _batches(list(stuck)):
                 self._mended.update(self._database.run(_release, {task: stuck[task] for task in some}))
         return [
@@ -145,29 +147,31 @@ class _Check:
         self,
         table: str,
         statement: TextClause,
-        mend: Callable[[Connection, Sequence[Row[Any]]], Counter[str]],
+        repair: Callable[[Connection, Sequence[Row[Any]]], Counter[str]],
         more: dict[str, Any] | None = None,
     ) -> None:
         pages = self._database.read(_pages, table)
         for first in range(0, pages, PAGES_AT_ONCE):
             span = _span(first, first + PAGES_AT_ONCE) | (more or {})
             rows = self._database.read(_read, statement, span)
-            self._count(rows, mend)
+            self._count(rows, repair)
 
     def _tasks(self) -> dict[int, str]:
         """Look at what is in flight. Answers the tasks without a run, and which version of their row was seen."""
         rows = self._database.read(_read, _sql.tasks, {"ids": None, "limit": None})
         for some in _batches(rows):
-            self._count(some, _mend_tasks)
+            self._count(some, _repair_tasks)
         return {row.id: row.version for row in rows if row.kind == "task_stuck"}
 
-    def _count(self, rows: Sequence[Row[Any]], mend: Callable[[Connection, Sequence[Row[Any]]], Counter[str]]) -> None:
+    def _count(
+        self, rows: Sequence[Row[Any]], repair: Callable[[Connection, Sequence[Row[Any]]], Counter[str]]
+    ) -> None:
         for row in rows:
             self._rows[row.kind] += 1
             if len(self._examples[row.kind]) < EXAMPLES:
                 self._examples[row.kind].append(_name(row))
         if self._repair and rows:
-            self._mended.update(self._database.run(mend, rows))
+            self._mended.update(self._database.run(repair, rows))
 
 
 def _name(row: Row[Any]) -> str:
@@ -202,7 +206,7 @@ def _batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield rows[first : first + TASKS_AT_ONCE]
 
 
-def _mend_runs(conn: Connection, rows: Sequence[Row[Any]]) -> Counter[str]:
+def _repair_runs(conn: Connection, rows: Sequence[Row[Any]]) -> Counter[str]:
     conn.execute(_sql.lock_tasks, {"ids": sorted({row.task for row in rows})})
     ids = [row.id for row in rows]
     still = conn.execute(_sql.runs, {"ids": ids, "first": None, "last": None}).all()
@@ -215,7 +219,7 @@ def _mend_runs(conn: Connection, rows: Sequence[Row[Any]]) -> Counter[str]:
     return Counter(row.kind for row in still)
 
 
-def _mend_tasks(conn: Connection, rows: Sequence[Row[Any]]) -> Counter[str]:
+def _repair_tasks(conn: Connection, rows: Sequence[Row[Any]]) -> Counter[str]:
     """Those that have a run: they follow it, and it moves them if it has ended."""
     hold_off(conn)
     still = [row for row in _look_again(conn, [row.id for row in rows]) if row.kind != "task_stuck"]
@@ -256,12 +260,12 @@ def _look_again(conn: Connection, ids: Iterable[int]) -> Sequence[Row[Any]]:
     return conn.execute(_sql.tasks, {"ids": wanted, "limit": None}).all()
 
 
-def _mend_statistics(conn: Connection, rows: Sequence[Row[Any]]) -> Counter[str]:
+def _repair_statistics(conn: Connection, rows: Sequence[Row[Any]]) -> Counter[str]:
     conn.execute(_sql.show_statistics, _hold(conn, rows))
     return Counter(row.kind for row in rows)
 
 
-def _mend_origins(conn: Connection, rows: Sequence[Row[Any]]) -> Counter[str]:
+def _repair_origins(conn: Connection, rows: Sequence[Row[Any]]) -> Counter[str]:
     conn.execute(_visits.mirror_stats, _hold(conn, rows))
     return Counter(row.kind for row in rows)
 

@@ -126,7 +126,7 @@ def _key(origin: ListedOrigin) -> _Key:
 
 def _check(origin: Any) -> None:
     if not isinstance(origin, ListedOrigin):
-        validate.refuse("listed_origins", "must hold ListedOrigin objects", origin)
+        validate.refuse("listed_origins", "must contain ListedOrigin objects", origin)
     if not isinstance(origin.lister_id, UUID):
         validate.refuse("lister_id", "must be a UUID", origin.lister_id)
     validate.url("url", origin.url)

@@ -117,7 +117,7 @@ def _status(outcome: VisitOutcome) -> LastVisitStatus:
 def check(outcome: object) -> None:
     """Raise ``InvalidArgument`` unless it is an outcome that can be recorded."""
     if not isinstance(outcome, VisitOutcome):
-        validate.refuse("outcomes", "must hold VisitOutcome objects", outcome)
+        validate.refuse("outcomes", "must contain VisitOutcome objects", outcome)
     validate.url("url", outcome.url)
     validate.name("visit_type", outcome.visit_type)
     validate.timestamp("date", outcome.date)

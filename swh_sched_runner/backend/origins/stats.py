@@ -29,9 +29,7 @@ def upsert(conn: Connection, stats: Sequence[OriginVisitStats]) -> None:
         _check(entry)
         key = (entry.url, entry.visit_type)
         if key in seen:
-            raise SchedulerException(
-                reason=f"origin_visit_stats holds {entry.visit_type} of {entry.url!r} twice: which one is to stand?"
-            )
+            raise SchedulerException(reason=f"origin_visit_stats contains {entry.visit_type} of {entry.url!r} twice")
         seen.add(key)
     write(conn, stats)
 
@@ -64,7 +62,7 @@ def get(conn: Connection, keys: Iterable[Any]) -> list[OriginVisitStats]:
     wanted: list[tuple[str, str]] = []
     for key in keys:
         if not isinstance(key, tuple | list) or len(key) != 2:
-            validate.refuse("ids", "must hold pairs of url and visit type", key)
+            validate.refuse("ids", "must contain pairs of url and visit type", key)
         wanted.append((validate.text("url", key[0]), validate.text("visit_type", key[1])))
     if not wanted:
         return []
@@ -96,7 +94,7 @@ def set_queue_position(conn: Connection, visit_type: str, position: int) -> None
 
 def _check(entry: Any) -> None:
     if not isinstance(entry, OriginVisitStats):
-        validate.refuse("origin_visit_stats", "must hold OriginVisitStats objects", entry)
+        validate.refuse("origin_visit_stats", "must contain OriginVisitStats objects", entry)
     validate.url("url", entry.url)
     validate.name("visit_type", entry.visit_type)
     for key in ("last_successful", "last_visit", "last_scheduled"):

@@ -86,7 +86,7 @@ def _timestamp(argument: str, value: Any) -> datetime:
 
 def _pair(entry: Any) -> tuple[int, int]:
     if not isinstance(entry, Mapping):
-        validate.refuse("task_ids", "must hold dicts with task_id and task_run_id", entry)
+        validate.refuse("task_ids", "must contain dicts with task_id and task_run_id", entry)
     return (
         validate.integer("task_id", entry.get("task_id")),
         validate.integer("task_run_id", entry.get("task_run_id")),

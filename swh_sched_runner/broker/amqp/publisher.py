@@ -46,7 +46,7 @@ class AmqpPublisher(Publisher):
             if not self.link.hold(f"{SESSION_QUEUE}{session_id}"):
                 # Our own former connection that the broker hasn't given up yet, or a successor's proof that we are
                 # gone. The dispatcher session tells which; in both cases nothing may be sent now.
-                raise BrokerUnavailable(reason=f"another connection holds the name of session {session_id}")
+                raise BrokerUnavailable(reason=f"another connection uses the name of session {session_id}")
             with self.link.guard():
                 channel = self.link.channel()
                 channel.confirm_select()
@@ -62,7 +62,7 @@ class AmqpPublisher(Publisher):
     def lock(self, queue: str) -> bool:
         self.check()
         if self.link.blocked is not None:
-            raise BrokerUnavailable(reason=f"the broker takes no messages now: {self.link.blocked}")
+            raise BrokerUnavailable(reason=f"the broker currently accepts no messages: {self.link.blocked}")
         if queue not in self._locked and self.link.hold(f"{LOCK_QUEUE}{queue}"):
             self._locked.add(queue)
         return queue in self._locked
@@ -74,7 +74,7 @@ class AmqpPublisher(Publisher):
             if any(not result.done for result in self._results.pop(queue, ())):
                 self.link.abort("messages were left unconfirmed")
             elif self.link.blocked is not None:
-                self.link.abort(f"the broker takes no messages now: {self.link.blocked}")
+                self.link.abort(f"the broker currently accepts no messages: {self.link.blocked}")
             if self.link.broken is None:
                 self.link.drop(f"{LOCK_QUEUE}{queue}")
             else:  # maybe for a message that is larger than the broker takes
@@ -100,7 +100,7 @@ class AmqpPublisher(Publisher):
         try:
             self._publish(queue, messages, result, check_session)
         except BrokerUnavailable as error:
-            log.warning("publishing broke off", queue=queue, reason=str(error))
+            log.warning("publishing interrupted", queue=queue, reason=str(error))
         return result
 
     def wait_for_confirms(self, result: PublishResult) -> None:
@@ -156,7 +156,7 @@ class AmqpPublisher(Publisher):
         while not enough():
             if time.monotonic() > deadline:
                 seconds = self._confirm_timeout_seconds
-                self.link.abort(f"no confirm of {len(self._confirms.pending)} messages within {seconds:g} s")
+                self.link.abort(f"no confirm for {len(self._confirms.pending)} messages within {seconds:g} s")
             self.link.beat()
             self.link.drain(min(1.0, max(0.0, deadline - time.monotonic())))
 

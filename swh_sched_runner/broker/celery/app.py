@@ -117,7 +117,7 @@ def _check_files(options: Mapping[str, Any], prefix: str) -> None:
 def connect(app: Celery, **options: Any) -> Connection:
     """A new open connection to the broker. Raises ``BrokerUnavailable``, ``ConfigurationError``.
 
-    ``options`` are kombu's; several URLs, parted by ``;``, are tried in turn.
+    ``options`` are kombu's; several URLs, separated by ``;``, are tried one after the other.
     """
     connection = _connection(app, heartbeat=HEARTBEAT_SECONDS, **options)
     try:
@@ -158,7 +158,7 @@ def _connection(app: Celery, **options: Any) -> Connection:
 
 def _misconfigured(error: Exception) -> ConfigurationError:
     # The URL was looked at before: what is left are the options, which kombu hands on as they are.
-    reason = f"broker.url, broker.transport_options or broker.ssl don't fit the broker: {reason_of(error)}"
+    reason = f"broker.url, broker.transport_options or broker.ssl are not accepted: {reason_of(error)}"
     return ConfigurationError(reason=reason)
 
 

@@ -137,7 +137,7 @@ def parse(body: bytes, size: int | None = None) -> list[Event | Unreadable]:
     others: one ``Unreadable`` at the end speaks of them all.
     """
     if size is not None and size > len(body):
-        return [Unreadable(f"{size} bytes are more than an event may have", body[:KEPT_BYTES])]
+        return [Unreadable(f"{size} bytes are more than an event may contain", body[:KEPT_BYTES])]
     if _is_plain(body):
         try:
             return [*_many.decode(body)] if body[:1] == b"[" else [_one.decode(body)]

@@ -69,7 +69,7 @@ def outcome(result: Any) -> tuple[EndStatus, str | None]:
     for known in get_args(EndStatus):
         if status == known:
             return known, error
-    return "failed", f"no run ends with the status {status!r}" + (f": {error}" if error else "")
+    return "failed", f"unknown status {status!r}" + (f": {error}" if error else "")
 
 
 def _end_of_result(event: TaskResult) -> End:

@@ -121,7 +121,7 @@ class RedisPublisher(Publisher):
                 pushed = int(self._push(keys=keys, args=[limit, *chunk.values()]))
             except (RedisError, OSError) as error:
                 confirmed = len(result.confirmed)
-                log.warning("publishing broke off", queue=queue, confirmed=confirmed, reason=reason_of(error))
+                log.warning("publishing interrupted", queue=queue, confirmed=confirmed, reason=reason_of(error))
                 if self._was_cut(chunk, result, error):
                     continue
                 break

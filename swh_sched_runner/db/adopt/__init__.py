@@ -71,7 +71,8 @@ def under_way(conn: Connection) -> str | None:
         begun = conn.execute(_sql.adoption).mappings().one_or_none()
         if begun is not None:
             when = f"{begun['started']:%Y-%m-%d %H:%M:%S}"
-            return f"its adoption from version {begun['from_version']} began at {when} and came to: {begun['step']}"
+            began = f"its adoption from version {begun['from_version']} began at {when}"
+            return f"{began} and reached the step: {begun['step']}"
     return f"a scheduler's database at version {preflight.version(conn)}"
 
 
@@ -117,7 +118,7 @@ def adopt(engine: Engine, *, rename_duplicates: bool = False, show: Callable[[Pl
 def _examine(conn: Connection, rename_duplicates: bool) -> tuple[Plan, Expected]:
     preflight.refuse_pooler(conn)
     if (version := migrate.current(conn)) is not None:
-        raise AdoptionRefused(reason=f"it is one of this program's already, at schema version {version}")
+        raise AdoptionRefused(reason=f"it belongs to this program already, at schema version {version}")
     found = preflight.version(conn)
     preflight.refuse_without_rights(conn)
     expected = catalogue.expect(conn)
@@ -150,7 +151,7 @@ def _finish(conn: Connection, expected: Expected) -> None:
     left = [*steps.of_the_schema(conn, seen, expected), *steps.of_the_indexes(seen, expected)]
     if left:
         raise AdoptionRefused(
-            reason="somebody else changed its tables meanwhile, start it again; left is: "
+            reason="somebody else changed its tables meanwhile, start it again; still to do: "
             + "; ".join(step.title for step in left)
         )
     conn.execute(_sql.end_adoption)

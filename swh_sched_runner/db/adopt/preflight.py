@@ -63,13 +63,13 @@ def version(conn: Connection) -> int:
     found: int | None = conn.execute(_sql.scheduler_version).scalar_one() if kept else None
     if found is None:
         raise AdoptionRefused(
-            reason="it holds no scheduler: there is no version in a table dbversion (an empty database is for "
-            "`swh-sched-runner db init`)"
+            reason="it is not a scheduler's database: it has no version in a table dbversion (for an empty database "
+            "use `swh-sched-runner db init`)"
         )
     if not OLDEST <= found <= NEWEST:
         advice = "upgrade it with the scheduler that made it first" if found < OLDEST else "a newer release is needed"
         raise AdoptionRefused(
-            reason=f"it is a scheduler's database at version {found}, known are {OLDEST} to {NEWEST}: {advice}"
+            reason=f"it is a scheduler's database at version {found}, supported are {OLDEST} to {NEWEST}: {advice}"
         )
     return found
 
@@ -89,7 +89,7 @@ def refuse_without_rights(conn: Connection) -> None:
     rights = conn.execute(_sql.rights).mappings().one()
     role, problems = rights["role"], []
     if rights["read_only"]:
-        problems.append("it can only be read (a standby, or default_transaction_read_only)")
+        problems.append("it is read-only (a standby, or default_transaction_read_only)")
     if not rights["may_create"]:
         problems.append(f"role {role} may not create tables in schema {rights['schema']}")
     if not rights["may_have_temporary"]:
@@ -112,11 +112,11 @@ def _tables(seen: Picture, expected: Expected) -> Iterator[str]:
         yield f"table {name} is missing"
     for name, table in sorted(seen.tables.items()):
         if table.relkind != "r":
-            yield f"{name} is no ordinary table"
+            yield f"{name} is not an ordinary table"
         if not table.owned:
             yield f"table {name} belongs to another role, only its owner may change it"
         if not table.here:
-            yield f"table {name} lies in schema {table.schema}, not in public"
+            yield f"table {name} is in schema {table.schema}, not in public"
         if (key := seen.primary_key(name)) != (wanted := expected.wanted.primary_key(name)):
             yield f"the primary key of {name} is ({', '.join(key)}) instead of ({', '.join(wanted)})"
 
@@ -138,7 +138,7 @@ def _columns(seen: Picture, expected: Expected) -> Iterator[str]:
     for (table, name), there in seen.columns.items():
         strange = (table, name) not in expected.wanted.columns
         if strange and there.required and there.default_value is None and not there.given:
-            yield f"column {table}.{name} is none of the scheduler's, and no row can be written without it"
+            yield f"column {table}.{name} does not belong to the scheduler, and no row can be written without it"
 
 
 def _enums(seen: Picture, expected: Expected) -> Iterator[str]:
@@ -182,34 +182,34 @@ def _finding(row: Any, what: str, then: str) -> Finding:
 def _duplicates(conn: Connection, rename_duplicates: bool) -> Iterator[Finding]:
     ids = conn.execute(_sql.duplicate_backend_ids, {"examples": DUPLICATES_NAMED}).mappings().one()
     if rename_duplicates:
-        then = "the newest keeps it, the others get their own number behind it"
+        then = "the newest run keeps the id, the number of the run is appended to the others"
     else:
-        then = "settle that first, or let --rename-duplicates leave it to the newest and mark the others"
+        then = "resolve that first, or use --rename-duplicates: the newest run keeps the id, the others are renamed"
     what = f"runs whose backend_id a newer run has, of {ids['ids']:,} ids"
     yield Finding(what, ids["rows"], list(ids["examples"]), then, not rename_duplicates, ids["ids"])
     yield _finding(
         conn.execute(_sql.duplicate_tasks, {"examples": EXAMPLES}).mappings().one(),
-        "tasks that count as the same as an older one",
-        "they stay, and create_tasks answers with the oldest",
+        "duplicates of an older task",
+        "they stay, and create_tasks returns the oldest",
     )
 
 
 def _runs(conn: Connection) -> Iterator[Finding]:
     runs = conn.execute(_sql.open_runs).mappings().one()
+    yield Finding("open runs", runs["open"], [], "the end of its newest one decides what happens to a task in flight")
     yield Finding(
-        "runs left open", runs["open"], [], "tasks in flight follow their newest one, whose end moves them once"
+        "open runs without a backend_id", runs["unreachable"], [], "they stay open, because no event can end them"
     )
-    yield Finding("open runs without a backend_id", runs["unreachable"], [], "no event can end them, they stay open")
     yield Finding(
-        "runs whose status says that they ended, without a timestamp",
+        "runs whose status says that they ended, without an end time",
         runs["endless"],
         [],
-        "they stay, no task follows them",
+        "they stay, and change no task",
     )
     yield _finding(
         conn.execute(_sql.stuck_tasks, {"examples": EXAMPLES}).mappings().one(),
         "tasks in flight without a run that an event could end",
-        "they stay in flight, nothing will end them: decide, and set their status",
+        "they stay in flight until you set their status",
     )
 
 
@@ -223,12 +223,12 @@ def _indexes(seen: Picture, expected: Expected) -> Iterator[Finding]:
     busy = [index.name for index in strange if BUSY_COLUMNS.get(index.table, set()).intersection(index.columns)]
     idle = [index.name for index in strange if index.name not in busy]
     yield Finding(
-        "indexes of other tools that follow every grab, end or visit",
+        "indexes of other tools that each grab, end or visit has to update",
         len(busy),
         busy,
         "they stay and slow writes down; drop what no tool needs",
     )
-    yield Finding("indexes of other tools that follow new rows", len(idle), idle, "they stay")
+    yield Finding("indexes of other tools that only new rows have to update", len(idle), idle, "they stay")
 
 
 def _sessions(conn: Connection) -> Finding:

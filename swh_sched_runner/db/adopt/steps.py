@@ -1,4 +1,4 @@
-"""The steps that turn a scheduler's database into one of this program; each may be repeated."""
+"""The steps that convert a scheduler's database for this program; each may be repeated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INDEXED_PER_SECOND = 800_000
 ORIGINS_PER_SECOND = 30_000
 
 BRIEFLY = "locks {} exclusively, briefly"
-GENTLY = "reads and writes go on"
+GENTLY = "reads and writes continue"
 ROWS = "locks the rows that it changes"
 
 _sql = Queries("db/adopt")
@@ -74,7 +74,7 @@ def of_the_indexes(seen: Picture, expected: Expected) -> list[Step]:
 def of_the_rows(seen: Picture, *, rename_duplicates: bool) -> tuple[list[Step], list[Step]]:
     """What rows need before the indexes are built, and after."""
     renaming = Step(
-        "backend_ids that several runs have stay with the newest one",
+        "leave duplicate backend_ids to the newest run",
         ROWS,
         _changed(_sql.rename_duplicate_backend_ids),
         batches=True,  # a new name may be taken as well
@@ -86,7 +86,7 @@ def of_the_rows(seen: Picture, *, rename_duplicates: bool) -> tuple[list[Step], 
         seen.tables["listed_origins"].rows / ORIGINS_PER_SECOND,
         batches=True,
     )
-    following = Step("tasks in flight follow their newest open run", ROWS, _changed(_sql.follow_open_runs))
+    following = Step("assign tasks in flight to their newest open run", ROWS, _changed(_sql.follow_open_runs))
     analysing = Step("statistics for the planner", GENTLY, _statistics)
     return [*([renaming] if rename_duplicates else []), origins], [following, analysing]
 
@@ -181,7 +181,7 @@ def _storage(conn: Connection, seen: Picture, expected: Expected) -> Iterator[St
         missing = [option for option in table.options if option.partition("=")[0] not in chosen]
         if name in seen.tables and missing:
             composed = _composed(conn, _sql.compose_storage, {"table": name, "options": missing})
-            yield Step(f"{name}: {', '.join(missing)} for pages to come", GENTLY, _execute(composed))
+            yield Step(f"{name}: {', '.join(missing)} for new pages", GENTLY, _execute(composed))
 
 
 def _comments(seen: Picture, expected: Expected) -> Iterator[Step]:
@@ -194,8 +194,8 @@ def _instead(index: Index | None, wanted: Index) -> str:
     if index is None:
         return ""
     if index.definition == wanted.definition:
-        return " anew, an interrupted build left it unfinished"
-    return f" (another one of that name is called {_other_name(index)} from now on)"
+        return " again, an interrupted build left it unfinished"
+    return f" (the existing one of that name is renamed to {_other_name(index)})"
 
 
 def _other_name(index: Index) -> str:

@@ -63,7 +63,7 @@ class Account:
     def left_alone(self, queue: str, reason: str) -> None:
         """A queue can't be filled."""
         if self._reminders.due(f"left alone {queue}", reason):
-            log.error("queue left alone", queue=queue, reason=reason)
+            log.error("queue skipped", queue=queue, reason=reason)
 
     def can_be_filled(self, queue: str) -> None:
         """It can."""
@@ -72,9 +72,9 @@ class Account:
     def left_open(self, queue: str, reason: str) -> None:
         """The batches of a queue stay open, since the database refuses something."""
         if self._reminders.due(f"left open {queue}", reason):
-            log.error("batch left open", queue=queue, reason=reason)
+            log.error("batch stays open", queue=queue, reason=reason)
 
     def left_out(self, task_type: str, reason: str) -> None:
         """Nothing of a task type is taken, since the database refuses it."""
         if self._reminders.due(f"left out {task_type}", reason):
-            log.error("task type left out", task_type=task_type, reason=reason)
+            log.error("task type skipped", task_type=task_type, reason=reason)

@@ -1,1 +1,1 @@
-"""The listener: turns the events of workers into starts and ends of runs."""
+"""The listener: records starts and ends of runs from the events of workers."""

@@ -1,4 +1,4 @@
-"""The listener: turns the events of workers into starts and ends of runs."""
+"""The listener: records starts and ends of runs from the events of workers."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Listener:
         self._instruments.held(len(self._held))
         if recording.waiting:
             log.warning(
-                "events kept in hand, the database refuses them for now",
+                "events await retry, the database refuses them for now",
                 messages=len(self._held),
                 runs=len(recording.waiting),
                 reason=self._held.reason,

@@ -53,8 +53,8 @@ class RejectedEvents:
                 settings.rejected_event_rows, settings.rejected_event_bytes, settings.rejected_event_seconds
             )
         except SchedulerException as error:
-            log.warning("the table of events rejected was not trimmed", reason=str(error))
+            log.warning("rejected events were not trimmed", reason=str(error))
             return
         if dropped:
             self._instruments.rejected_dropped(dropped)
-            log.warning("oldest events rejected were dropped", rows=dropped)
+            log.warning("oldest rejected events dropped", rows=dropped)

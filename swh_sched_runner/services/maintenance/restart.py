@@ -53,7 +53,12 @@ def recover(
     )
     dispatch.put_in_outbox(again)
     if lost or again:
-        log.warning("open runs settled", lost=len(lost), sent_again=sum(map(len, again.values())), waiting=len(waiting))
+        log.warning(
+            "open runs resolved after the restart",
+            lost=len(lost),
+            sent_again=sum(map(len, again.values())),
+            waiting=len(waiting),
+        )
 
 
 def _alive(pid: int | None) -> bool:

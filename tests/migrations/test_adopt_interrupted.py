@@ -109,7 +109,7 @@ def test_a_build_of_an_index_that_was_killed_is_done_anew(url: str, other: Engin
         assert value(other, "select count(*) from pg_index where not indisvalid") == 1
         said = program.run("db", "status").stdout
         assert "its adoption from version 38 began at" in said
-        assert "came to: index" in said
+        assert "reached the step: index" in said
         plan = adopt.examine(other)
         assert plan.begun
         assert "again, an interrupted build left it unfinished" in "\n".join(step.title for step in plan.steps)

@@ -16,19 +16,22 @@ values (:service, :host, :pid, pg_backend_pid())
 returning id;
 
 -- name: try_lock_session
--- Take the lock that a dispatcher session holds as long as it lives.
+-- Take an advisory lock about a dispatcher session: the one that it holds as long as it lives, or the one for taking over
+-- from it.
 select pg_try_advisory_lock(:lock_class, :session_id);
 
 -- name: unlock_session
--- Give the lock of a session back.
+-- Give such a lock back.
 select pg_advisory_unlock(:lock_class, :session_id);
 
 -- name: end_session
--- End the session that holds the lock, in this database; true if there was one.
-select coalesce(bool_or(pg_terminate_backend(pid)), false)
-from pg_locks
-where locktype = 'advisory' and granted and classid = :lock_class and objid = :session_id and objsubid = 2
-  and database = (select oid from pg_database where datname = current_database());
+-- End the server process that the session registered, while that one holds the session's lock (a process that has the
+-- number now does not). Whoever else holds the lock is a successor, and healthy.
+select coalesce(bool_or(pg_terminate_backend(l.pid)), false)
+from dispatcher_session s
+join pg_locks l on l.pid = s.backend_pid
+where s.id = :session_id and l.locktype = 'advisory' and l.granted and l.classid = :lock_class and l.objid = s.id
+  and l.objsubid = 2 and l.database = (select oid from pg_database where datname = current_database());
 
 -- name: forget_session
 -- Remove a session that is gone, once it has no batches.

@@ -243,7 +243,8 @@ class Pause:
 class TypeControls:
     """What holds a task type back: the limit of its queue, so many tasks in flight, so many dispatched a second.
 
-    None does not limit. ``pause`` is None while tasks of the type are dispatched.
+    None does not limit. ``pause`` is None while tasks of the type are dispatched. A run may take ``max_run_seconds``;
+    ended runs are kept for ``keep_runs``.
     """
 
     type: str
@@ -252,6 +253,8 @@ class TypeControls:
     max_in_flight: int | None = None
     rate_limit: float | None = None
     pause: Pause | None = None
+    max_run_seconds: float | None = None
+    keep_runs: datetime.timedelta | None = None
 
 
 @attrs.define(slots=True, frozen=True)

@@ -177,14 +177,19 @@ class SchedulerBackend:
         max_queue_length: int | Unchanged | None = UNCHANGED,
         max_in_flight: int | Unchanged | None = UNCHANGED,
         rate_limit: float | Unchanged | None = UNCHANGED,
+        max_run_seconds: float | Unchanged | None = UNCHANGED,
+        keep_runs: timedelta | Unchanged | None = UNCHANGED,
     ) -> None:
-        """Limit the dispatch of a type; None lifts a limit, and what is not given stays as it is.
+        """Limit a type; None lifts a limit, and what is not given stays as it is.
 
         ``max_queue_length`` bounds the messages in its queue (of several types that share one the least bound counts),
         ``max_in_flight`` its tasks that were taken and have not ended, ``rate_limit`` its tasks a second, from all
-        runners together: 0.000001 to 1000000. What is above a lowered limit already stays. Raises ``UnknownTaskType``.
+        runners together: 0.000001 to 1000000. What is above a lowered limit already stays. ``max_run_seconds`` is how
+        long a run may take from its start. ``keep_runs`` is how long its ended runs are kept: older ones are deleted by
+        the pruner, but none that a task follows. Raises ``UnknownTaskType``.
         """
-        self._db.run(limits.set_task_type_limits, task_type, max_queue_length, max_in_flight, rate_limit)
+        limited = max_queue_length, max_in_flight, rate_limit, max_run_seconds, keep_runs
+        self._db.run(limits.set_task_type_limits, task_type, *limited)
 
     def set_queue_limit(self, queue: str, max_queue_length: int | None) -> None:
         """Bound the messages in a queue, and in that for its tasks with a priority; None is unbounded.

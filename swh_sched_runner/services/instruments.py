@@ -29,6 +29,7 @@ class Instruments:
         self._oldest_due = _OldestDue()
         self._measure_dispatch()
         self._measure_listening()
+        self._measure_maintenance()
         self.registry.register(self._queues)
         self.registry.register(self._oldest_due)
 
@@ -57,6 +58,9 @@ class Instruments:
         self._held = self._gauge(
             "events_awaiting_retry", "Messages kept in hand, since the database refuses them for now"
         )
+
+    def _measure_maintenance(self) -> None:
+        self._pruned = self._counter("runs_pruned", "Ended runs that were deleted, as old as that", "task_type")
 
     def dispatched(self, task_type: str, queue: str, messages: int) -> None:
         """So many messages of one task type were confirmed for the first time."""
@@ -134,6 +138,10 @@ class Instruments:
     def held(self, messages: int) -> None:
         """So many messages are kept in hand, since the database refuses what they say for now."""
         self._held.set(messages)
+
+    def runs_pruned(self, task_type: str, n: int) -> None:
+        """So many ended runs of a type were deleted."""
+        self._pruned.labels(task_type).inc(n)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, text, labels, registry=self.registry)

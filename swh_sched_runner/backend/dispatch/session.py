@@ -147,7 +147,7 @@ class DispatcherSession:
         self._execute(_sql.unlock_session, lock_class=TAKE_OVER_LOCK, session_id=session_id)
 
     def end_session(self, session_id: int) -> None:
-        """End another session, whose publishing connection is proven gone; never one that holds its lock in its place."""
+        """End another session, whose publishing connection is proven gone; never a successor that has its lock."""
         self._execute(_sql.end_session, lock_class=SESSION_LOCK, session_id=session_id)
 
     def close(self) -> None:

@@ -106,15 +106,34 @@ class Side:
         self.at = 0
         self.tasks = tasks
         self.spent: dict[str, float] = {"open": 0.0, "start": 0.0, "end": 0.0}
+        self.written = 0
         self.runs = 0
 
     def timed(self, what: str, work: Callable[[Connection], Any]) -> Any:
         """Do it in a transaction, and note the CPU that it took."""
+        log = self.log_position()
         before = cpu(self.pid)
         answer = work(self.conn)
         self.conn.commit()
         self.spent[what] = self.spent.get(what, 0.0) + cpu(self.pid) - before
+        self.written += self.log_position() - log
         return answer
+
+    def log_position(self) -> int:
+        """How many bytes the server has written to its log; the sides take turns, so all of them are of one side."""
+        position: int = self.conn.execute(text("select pg_current_wal_insert_lsn() - '0/0'")).scalar_one()
+        self.conn.rollback()
+        return int(position)
+
+    def vacuum(self) -> None:
+        """What autovacuum would do for these runs."""
+        self.conn.commit()
+        conn = self.conn.execution_options(isolation_level="AUTOCOMMIT")
+        log, before = self.log_position(), cpu(self.pid)
+        conn.execute(text("vacuum task, task_run"))
+        self.spent["vacuum"] = cpu(self.pid) - before
+        self.written += self.log_position() - log
+        self.conn.execution_options(isolation_level="READ COMMITTED")
 
     def batch(self, *, merged: bool) -> None:
         """Open, start and end a batch of runs."""
@@ -144,8 +163,7 @@ class Side:
 
     def figures(self) -> dict[str, float]:
         """CPU a run, the share of HOT updates of ``task_run``, its size."""
-        self.conn.execute(text("select pg_stat_force_next_flush()"))
-        self.conn.commit()
+        self.vacuum()
         row = self.conn.execute(
             text(
                 "select n_tup_upd as updates, n_tup_hot_upd as hot, pg_table_size(relid) as heap, "
@@ -157,6 +175,7 @@ class Side:
         return {
             **each,
             "together": sum(each.values()),
+            "log, B": self.written / self.runs,
             "HOT, %": 100 * row.hot / max(1, row.updates),
             "heap, MB": row.heap / 1e6,
             "indexes, MB": row.indexes / 1e6,

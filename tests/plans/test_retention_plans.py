@@ -83,7 +83,7 @@ def test_a_page_reads_the_rows_that_it_looks_at(engine: Engine, rows: int, after
 
 def test_ends_cost_the_same_when_most_runs_were_pruned(engine: Engine) -> None:
     """The last test of this module: it deletes."""
-    *_, before = explained(engine, ends)
+    before = explained(engine, ends)
 
     with engine.begin() as conn:
         place: int | None = 0
@@ -93,9 +93,9 @@ def test_ends_cost_the_same_when_most_runs_were_pruned(engine: Engine) -> None:
             place = page.last
             deleted += sum(page.pruned.values())
     vacuum(engine)
-    *_, after = explained(engine, ends)
+    after = explained(engine, ends)
 
     assert deleted > RUNS // 2
-    assert after.rows_read("task_run") <= before.rows_read("task_run")
-    assert after.rows_read("task") <= before.rows_read("task")
-    assert after.indexes() == before.indexes()
+    for then, now in zip(before, after, strict=True):
+        assert now.rows_read("task_run") <= then.rows_read("task_run"), now.statement
+        assert now.rows_read("task") <= then.rows_read("task"), now.statement

@@ -125,3 +125,8 @@ bench-feeding: venv bench/.baseline/.made  ## measure how short queues are fed; 
 .PHONY: bench-memory
 bench-memory: venv  ## measure the memory of the runner; a million tasks with FULL=1, into the docs with WRITE=1
 	$(BIN)/python -m bench.memory $(if $(FULL),--full) $(if $(WRITE),--write)
+
+.PHONY: bench-runs
+bench-runs: venv  ## measure what a run costs PostgreSQL, by how task_run is stored (docs/adr/0023-run-retention.md)
+	$(BIN)/python -m bench.task_run --batches 150
+	$(BIN)/python -m bench.task_run --batches 150 --merged

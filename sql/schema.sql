@@ -114,11 +114,15 @@ CREATE TABLE dispatch_type (
     rate_limit double precision,
     tokens double precision DEFAULT 0 NOT NULL,
     refilled timestamp with time zone,
+    max_run_seconds double precision,
+    keep_runs interval,
+    CONSTRAINT dispatch_type_keep_runs_check CHECK (((keep_runs >= '00:00:00'::interval) AND (keep_runs <= '365000 days'::interval))),
     CONSTRAINT dispatch_type_max_in_flight_check CHECK ((max_in_flight >= 0)),
+    CONSTRAINT dispatch_type_max_run_seconds_check CHECK (((max_run_seconds > (0)::double precision) AND (max_run_seconds < 'Infinity'::double precision))),
     CONSTRAINT dispatch_type_rate_limit_check CHECK (((rate_limit > (0)::double precision) AND (rate_limit < 'Infinity'::double precision)))
 );
 
-COMMENT ON TABLE dispatch_type IS 'Controls of a task type; without a row, or with nulls, nothing holds it back';
+COMMENT ON TABLE dispatch_type IS 'Controls of a task type: what holds it back, and what limits its runs; nulls, or no row, limit nothing';
 
 COMMENT ON COLUMN dispatch_type.type IS 'Task type';
 
@@ -135,6 +139,10 @@ COMMENT ON COLUMN dispatch_type.rate_limit IS 'So many of its tasks are dispatch
 COMMENT ON COLUMN dispatch_type.tokens IS 'Tasks that the rate limit allowed at the time of refilled; never more than those of one second, or one task';
 
 COMMENT ON COLUMN dispatch_type.refilled IS 'When tokens were counted last; null before the first time, when all are there';
+
+COMMENT ON COLUMN dispatch_type.max_run_seconds IS 'How long a run of it may take from its start; null for any time';
+
+COMMENT ON COLUMN dispatch_type.keep_runs IS 'Ended runs of it that are older are deleted, unless a task follows them; null keeps them';
 
 CREATE FUNCTION tokens_at(controls dispatch_type, clock timestamp with time zone) RETURNS double precision
     LANGUAGE sql IMMUTABLE PARALLEL SAFE

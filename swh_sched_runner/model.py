@@ -243,7 +243,7 @@ class Pause:
 class TypeControls:
     """The limits of a task type (None: no limit), and its pause (None: not paused).
 
-    ``rate_limit`` is in tasks per second.
+    ``rate_limit`` is in tasks per second. A run may take ``max_run_seconds``; ended runs are kept for ``keep_runs``.
     """
 
     type: str
@@ -252,6 +252,8 @@ class TypeControls:
     max_in_flight: int | None = None
     rate_limit: float | None = None
     pause: Pause | None = None
+    max_run_seconds: float | None = None
+    keep_runs: datetime.timedelta | None = None
 
 
 @attrs.define(slots=True, frozen=True)

@@ -176,14 +176,19 @@ class SchedulerBackend:
         max_queue_length: int | Unchanged | None = UNCHANGED,
         max_in_flight: int | Unchanged | None = UNCHANGED,
         rate_limit: float | Unchanged | None = UNCHANGED,
+        max_run_seconds: float | Unchanged | None = UNCHANGED,
+        keep_runs: timedelta | Unchanged | None = UNCHANGED,
     ) -> None:
-        """Limit the dispatch of a type. None removes a limit; a limit that is not given stays unchanged.
+        """Limit a type. None removes a limit; a limit that is not given stays unchanged.
 
         ``max_queue_length`` limits the ready messages in its queue (the lowest limit of the types that share a queue
         applies), ``max_in_flight`` its tasks in flight, ``rate_limit`` its tasks per second from all runners together
-        (0.000001 to 1000000). Messages above a lowered limit stay in the queue. Raises ``UnknownTaskType``.
+        (0.000001 to 1000000). Messages above a lowered limit stay in the queue. ``max_run_seconds`` is how long a run
+        may take from its start. Ended runs are kept for ``keep_runs``: the pruner deletes older ones, but none that a
+        task follows. Raises ``UnknownTaskType``.
         """
-        self._db.run(limits.set_task_type_limits, task_type, max_queue_length, max_in_flight, rate_limit)
+        limited = max_queue_length, max_in_flight, rate_limit, max_run_seconds, keep_runs
+        self._db.run(limits.set_task_type_limits, task_type, *limited)
 
     def set_queue_limit(self, queue: str, max_queue_length: int | None) -> None:
         """Limit the ready messages in a queue, and in the queue of the same tasks with a priority; None: no limit.

@@ -48,10 +48,12 @@ COMMANDS = {
     "run": "swh_sched_runner.cli.services:run",
     "listen": "swh_sched_runner.cli.services:listen",
     "visits": "swh_sched_runner.cli.services:visits",
+    "prune": "swh_sched_runner.cli.services:prune",
     "worker": "swh_sched_runner.cli.worker:worker",
     "queue": "swh_sched_runner.cli.queue:queue",
     "task-type": "swh_sched_runner.cli.task_type:task_type",
     "task": "swh_sched_runner.cli.task:task",
+    "runs": "swh_sched_runner.cli.runs:runs",
     "status": "swh_sched_runner.cli.status:status",
     "explain": "swh_sched_runner.cli.explain:explain",
     "db": "swh_sched_runner.cli.db:db",
@@ -59,7 +61,7 @@ COMMANDS = {
 }
 
 # Commands with nothing to tidy up: Ctrl-C ends them at once. Python's own handler would wait for PostgreSQL's answer.
-ENDED_AT_ONCE = frozenset({"queue", "task-type", "task", "status", "explain", "db", "config"})
+ENDED_AT_ONCE = frozenset({"queue", "task-type", "task", "runs", "status", "explain", "db", "config"})
 
 EPILOG = """\b
 Exit status: 0 success; 1 failure; 64 wrong usage; 69 database or broker can't

@@ -123,6 +123,16 @@ def seconds(text: str) -> float:
     return given
 
 
+def duration_or_none(text: str, option: str) -> timedelta | None:
+    """A duration or ``none`` on the command line; ``option`` is where it stands there."""
+    try:
+        return None if text == NONE else parse_duration(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is neither a duration nor `{NONE}`: write 12h, 90d or '1 day'", param_hint=option
+        ) from None
+
+
 def limit(text: str, option: str, kind: type[int] | type[float] = int) -> Any:
     """A number or ``none`` on the command line; ``option`` is where it stands there."""
     try:

@@ -1,4 +1,4 @@
-"""The long-running services: ``run``, ``listen``, ``visits``; and how each is put together."""
+"""The long-running services: ``run``, ``listen``, ``visits``, ``prune``; and how each is put together."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.tasks.retention import Retention
 from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.celery.messages import SizeLimit
 from swh_sched_runner.broker.factory import open_consumer, open_publisher
@@ -18,6 +19,7 @@ from swh_sched_runner.db import migrate
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.listener.listener import Listener
+from swh_sched_runner.services.maintenance.retention import Pruner
 from swh_sched_runner.services.service import Heartbeat, Service
 from swh_sched_runner.services.supervisor import Supervisor
 from swh_sched_runner.services.visits.scheduler import VisitScheduler
@@ -38,6 +40,7 @@ def factories(context: Context, instruments: Instruments | None = None) -> Mappi
         "runner": lambda: Runner(dispatch, publisher, settings.runner, broker.priority_queue, instruments),
         "listener": lambda: Listener(dispatch, consumer, settings.listener, instruments),
         "visits": lambda: VisitScheduler(dispatch, publisher, settings.visits, instruments),
+        "pruner": lambda: Pruner(Retention(context.database), settings.pruner, instruments),
     }
 
 
@@ -104,3 +107,12 @@ def visits(context: Context, web_port: int | None) -> None:
     if not context.settings.visits:
         raise click.UsageError("no visit types are configured: add a table [visits.<type>] to the configuration")
     supervise(context, "visits", "visits")
+
+
+@click.command()
+@web.port_option
+@click.pass_obj
+def prune(context: Context, web_port: int | None) -> None:
+    """Delete ended runs that are older than their task type keeps them (`task-type set NAME --keep-runs`)."""
+    context.flags |= {"web.port": web_port}
+    supervise(context, "prune", "pruner")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from operator import itemgetter
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import click
 
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import UNLIMITED, cell, document, table, told_paused, told_resumed
-from swh_sched_runner.cli.parameters import duration, limit, operator
+from swh_sched_runner.cli.parameters import duration, duration_or_none, limit, operator
 from swh_sched_runner.exc import UnknownTaskType
 from swh_sched_runner.model import TaskType
 
@@ -26,9 +27,12 @@ _COLUMNS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
     "retry delay": itemgetter("retry_delay"),
     "max in flight": itemgetter("max_in_flight"),
     "tasks/s": itemgetter("rate_limit"),
+    "max run seconds": itemgetter("max_run_seconds"),
+    "keep runs": itemgetter("keep_runs"),
     "paused (UTC)": itemgetter("pause"),
     "description": itemgetter("description"),
 }
+_CONTROLS = ("max_in_flight", "rate_limit", "pause", "max_run_seconds", "keep_runs")
 
 
 @click.group(name="task-type")
@@ -103,7 +107,7 @@ def show(context: Context, name: str, as_json: bool) -> None:
         document(found)
         return
     for header, column in _COLUMNS.items():
-        click.echo(f"{header:<15} {cell(column(found))}")
+        click.echo(f"{header:<16} {cell(column(found))}")
 
 
 @task_type.command()
@@ -125,26 +129,37 @@ def resume(context: Context, name: str) -> None:
     told_resumed(f"task type {name}", context.backend.resume_task_type(name))
 
 
+# How the text of each option of `task-type set` becomes the value of the argument that it is named after.
+_SETTABLE: Mapping[str, Callable[[str, str], Any]] = {
+    "max_queue_length": limit,
+    "max_in_flight": limit,
+    "rate_limit": partial(limit, kind=float),
+    "max_run_seconds": partial(limit, kind=float),
+    "keep_runs": duration_or_none,
+}
+
+
 @task_type.command(name="set")
 @click.argument("name")
 @click.option("--max-queue-length", metavar="N|none", help="Limit of its queue.")
 @click.option("--max-in-flight", metavar="N|none", help="Maximum number of its tasks in flight.")
 @click.option("--rate-limit", metavar="N|none", help="Maximum number of its tasks dispatched per second, such as 0.5.")
+@click.option("--max-run-seconds", metavar="N|none", help="Maximum duration of a run, from its start.")
+@click.option("--keep-runs", metavar="DURATION|none", help="How long its ended runs are kept, such as 90d.")
 @click.pass_obj
-def set_limits(
-    context: Context, name: str, max_queue_length: str | None, max_in_flight: str | None, rate_limit: str | None
-) -> None:
-    """Limit the dispatch of the type NAME; `none` removes a limit."""
-    given = {"max_queue_length": max_queue_length, "max_in_flight": max_in_flight, "rate_limit": rate_limit}
-    limits = {
-        key: limit(text, f"--{key.replace('_', '-')}", float if key == "rate_limit" else int)
-        for key, text in given.items()
-        if text is not None
-    }
-    if not limits:
-        raise click.UsageError("nothing to set: give --max-queue-length, --max-in-flight or --rate-limit")
-    context.backend.set_task_type_limits(name, **limits)
-    click.echo(f"task type {name}: " + ", ".join(f"{key} {given[key]}" for key in limits))
+def set_options(context: Context, /, name: str, **options: str | None) -> None:
+    """Change the type NAME while services are running; `none` removes a limit."""
+    given = {key: text for key, text in options.items() if text is not None}
+    if not given:
+        *others, last = (_option(key) for key in _SETTABLE)
+        raise click.UsageError(f"nothing to set: give {', '.join(others)} or {last}")
+    values = {key: _SETTABLE[key](text, _option(key)) for key, text in given.items()}
+    context.backend.set_task_type_limits(name, **values)
+    click.echo(f"task type {name}: " + ", ".join(f"{key} {text}" for key, text in given.items()))
+
+
+def _option(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
 
 
 def _read(context: Context) -> list[dict[str, Any]]:
@@ -154,7 +169,7 @@ def _read(context: Context) -> list[dict[str, Any]]:
     return [
         {
             **row,
-            **{key: getattr(by_type.get(row["type"]), key, None) for key in ("max_in_flight", "rate_limit", "pause")},
+            **{key: getattr(by_type.get(row["type"]), key, None) for key in _CONTROLS},
         }
         for row in types
     ]

@@ -98,6 +98,12 @@ class ListenerSettings(Struct, frozen=True):
     rejected_event_seconds: Seconds = 30 * 86_400.0
 
 
+class PrunerSettings(Struct, frozen=True):
+    """How often the pruner looks for ended runs that are older than their task type keeps them."""
+
+    period_seconds: Seconds = 3600.0
+
+
 class VisitSettings(Struct, frozen=True):
     """How origins of one visit type are chosen: a weight for each policy, cooldowns (None is off), how often.
 
@@ -147,6 +153,7 @@ class Settings(Struct, frozen=True):
     runner: RunnerSettings = field(default_factory=RunnerSettings)
     listener: ListenerSettings = field(default_factory=ListenerSettings)
     visits: dict[str, VisitSettings] = field(default_factory=dict)
+    pruner: PrunerSettings = field(default_factory=PrunerSettings)
     web: WebSettings = field(default_factory=WebSettings)
     log: LogSettings = field(default_factory=LogSettings)
     data_directory: Name | None = None

@@ -29,6 +29,7 @@ class Instruments:
         self._oldest_due = _OldestDue()
         self._measure_dispatch()
         self._measure_listening()
+        self._measure_maintenance()
         self.registry.register(self._queues)
         self.registry.register(self._oldest_due)
 
@@ -59,6 +60,9 @@ class Instruments:
         )
         self._dropped = self._counter("rejected_events_dropped", "Rows dropped from the table rejected_event")
         self._held = self._gauge("events_awaiting_retry", "Unacknowledged messages that the database currently refuses")
+
+    def _measure_maintenance(self) -> None:
+        self._pruned = self._counter("runs_pruned", "Ended runs that were deleted, as old as that", "task_type")
 
     def dispatched(self, task_type: str, queue: str, messages: int) -> None:
         """So many messages of one task type were confirmed for the first time."""
@@ -136,6 +140,10 @@ class Instruments:
     def held(self, messages: int) -> None:
         """So many messages are kept in hand, since the database refuses what they say for now."""
         self._held.set(messages)
+
+    def runs_pruned(self, task_type: str, n: int) -> None:
+        """So many ended runs of a type were deleted."""
+        self._pruned.labels(task_type).inc(n)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, text, labels, registry=self.registry)

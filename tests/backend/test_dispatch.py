@@ -10,10 +10,11 @@ import pytest
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import WITHDRAWN, Batch, Dispatch, OpenBatch, TaskGroup, VisitPlan
 from swh_sched_runner.backend.dispatch.session import DispatcherSession
+from swh_sched_runner.backend.tasks.runs import RunChange
 from swh_sched_runner.config import VisitSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import SessionLost
-from swh_sched_runner.model import ListedOrigin
+from swh_sched_runner.model import Evidence, ListedOrigin
 from tests.support.samples import NOW, a_task, a_type
 from tests.support.wait import until
 
@@ -148,6 +149,30 @@ def test_a_run_whose_task_was_disabled_or_respawned_is_not_sent_and_ends_as_fail
     [run] = backend.get_task_runs([withdrawn["id"]])
     assert (run["status"], run["metadata"]) == ("failed", {"reason": WITHDRAWN})
     assert backend.get_tasks([withdrawn["id"]])[0]["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("status", "evidence"), [("eventful", Evidence.SUCCEEDED), ("uneventful", Evidence.RESULT)], ids=["stock", "ours"]
+)
+def test_a_message_of_a_withdrawn_run_that_was_sent_all_the_same_still_tells_its_outcome(
+    backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession, status: str, evidence: Evidence
+) -> None:
+    # given a run whose message may have been sent before the connection broke, of a task that was disabled since
+    backend.create_task_type(a_type())
+    [task] = backend.create_tasks([a_task()])
+    batch = open_batch(dispatch, session)
+    backend.disable_tasks([task["id"]])
+    assert dispatch.read_batch(session.id, OpenBatch(batch.id, "queue")) is None
+    [backend_id] = ids_of(batch)
+
+    # when a worker did it, and says so
+    ended = datetime.now(UTC)
+    dispatch.record_events([RunChange(backend_id, status=status, ended=ended, evidence=evidence)])
+
+    # then that is its outcome, and the operator's decision stays
+    [run] = backend.get_task_runs([task["id"]])
+    assert (run["status"], run["metadata"]) == (status, {})
+    assert backend.get_tasks([task["id"]])[0]["status"] == "disabled"
 
 
 def test_a_batch_is_adopted_when_its_session_s_session_is_gone_and_only_then(

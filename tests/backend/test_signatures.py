@@ -78,7 +78,9 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "resume_queue": {"queue": NOTHING},
     "set_task_type_limits": {
         "task_type": NOTHING,
-        **dict.fromkeys(["max_queue_length", "max_in_flight", "rate_limit"], model.UNCHANGED),
+        **dict.fromkeys(
+            ["max_queue_length", "max_in_flight", "rate_limit", "max_run_seconds", "keep_runs"], model.UNCHANGED
+        ),
     },
     "set_queue_limit": {"queue": NOTHING, "max_queue_length": NOTHING},
     "get_controls": {},

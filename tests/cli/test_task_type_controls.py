@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from datetime import timedelta
 
 import pytest
 
@@ -59,10 +60,32 @@ def test_limits_are_set_one_by_one_and_lifted(run: Run, backend: SchedulerBacken
     assert limits() == (5, None, None)
 
 
+def test_what_limits_the_runs_of_a_type_is_set_and_lifted(run: Run, backend: SchedulerBackend, load_git: str) -> None:
+    outcome = run("task-type", "set", load_git, "--max-run-seconds", "3600", "--keep-runs", "90d")
+    assert (outcome.status, outcome.out) == (0, "task type load-git: max_run_seconds 3600, keep_runs 90d\n")
+    found = controls_of(backend)
+    assert (found.max_run_seconds, found.keep_runs) == (3600.0, timedelta(days=90))
+    as_json = run("task-type", "show", load_git, "--json").json
+    assert (as_json["max_run_seconds"], as_json["keep_runs"]) == (3600, 90 * 86400)
+    assert "keep runs        90d\n" in run("task-type", "show", load_git).out
+
+    run("task-type", "set", load_git, "--max-run-seconds", "none")
+    found = controls_of(backend)
+    assert (found.max_run_seconds, found.keep_runs) == (None, timedelta(days=90))
+    run("task-type", "set", load_git, "--keep-runs", "none")
+    assert controls_of(backend).keep_runs is None
+
+
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
         ((), 64, "nothing to set"),
+        (("--max-run-seconds", "long"), 64, "--max-run-seconds: 'long' is neither a number nor `none`"),
+        (("--max-run-seconds", "0"), 1, "max_run_seconds: must be a number from 0.001 to"),
+        (("--max-run-seconds", "-1"), 1, "max_run_seconds: must be a number from 0.001 to"),
+        (("--max-run-seconds", "inf"), 1, "max_run_seconds: must be a number from 0.001 to"),
+        (("--keep-runs", "long"), 64, "--keep-runs: 'long' is neither a duration nor `none`"),
+        (("--keep-runs", "400000d", "--max-in-flight", "1"), 1, "keep_runs: must be at most 365000 days"),
         (("--max-in-flight", "many"), 64, "--max-in-flight: 'many' is neither a number nor `none`"),
         (("--max-queue-length", "1.5"), 64, "--max-queue-length: '1.5' is neither a number nor `none`"),
         (("--rate-limit", ""), 64, "--rate-limit: '' is neither a number nor `none`"),

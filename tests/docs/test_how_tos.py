@@ -91,6 +91,14 @@ export SWH_SCHED_RUNNER_DATABASE__URL=postgresql:///scheduler
 ```
 """,
     ),
+    "retention": Stage(
+        before=UP + LOOK,
+        after="""
+```sh
+swh-sched-runner task-type show look | grep -E '^keep runs +90d$'
+```
+""",
+    ),
     "queues": Stage(
         before=UP + LOOK,
         after="""

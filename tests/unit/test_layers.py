@@ -15,7 +15,7 @@ DATABASE = "PostgreSQL is spoken in db and backend alone"
 CELERY = "Celery is spoken in broker, worker and demo alone"
 FRONT_ENDS = "Front ends format what insight answers"
 INSIGHT = "Insight reads through backend and broker only"
-WORKER = "What a worker imports brings nothing of the house along"
+WORKER = "What workers import imports nothing else of the package"
 
 
 def lint_imports(checkout: Path) -> tuple[int, str]:

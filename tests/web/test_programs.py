@@ -241,6 +241,34 @@ def test_visits_count_under_the_task_type_that_visits(programs: Programs, databa
     until(lambda: shown(port)["queue_length", "loader.git"] == 1, 20)  # of its next look
 
 
+def test_the_pruner_deletes_old_runs_again_and_again_and_counts_them(
+    programs: Programs, database_url: str, port: int
+) -> None:
+    old = datetime.now(UTC) - timedelta(days=2)
+
+    def add_runs(backend: SchedulerBackend, *names: str) -> None:
+        for name in names:
+            backend.schedule_task_run(task["id"], name, timestamp=old)
+            backend.end_task_run(name, "eventful", timestamp=old)
+
+    programs.environment["SWH_SCHED_RUNNER_PRUNER__PERIOD_SECONDS"] = "0.2"
+    with SchedulerBackend(database_url) as backend:
+        backend.create_task_type({"type": "load-git", "description": "d", "backend_name": "loader.git"})
+        [task] = backend.create_tasks(
+            [{"type": "load-git", "arguments": {}, "next_run": old, "policy": "oneshot", "retries_left": 0}]
+        )
+        backend.set_task_type_limits("load-git", keep_runs=timedelta(days=1))
+        add_runs(backend, "first", "second")
+
+        process = start(programs, "prune", "--web-port", str(port))
+
+        until(lambda: shown(port).get(("runs_pruned_total", "load-git")) == 1, 20)
+        add_runs(backend, "third")
+        until(lambda: shown(port).get(("runs_pruned_total", "load-git")) == 2, 20)
+        assert [run["backend_id"] for run in backend.get_task_runs([task["id"]])] == ["third"]
+    assert terminate(process) == 0
+
+
 def test_the_demo_answers_where_it_is_told_to(port: int) -> None:
     server = web._listen(WebSettings(port=port), "demo", {"/": lambda _: Page(b"here")})
 

@@ -5,7 +5,7 @@ insert into dispatch_type (type) select type from task_type where type = :task_t
 -- name: lock_type
 -- The controls of a task type, to change them. Waits for the grab that obeys them now, so that none that
 -- began before the change ends after it.
-select paused, paused_by, paused_reason, max_in_flight, rate_limit
+select paused, paused_by, paused_reason, max_in_flight, rate_limit, max_run_seconds, keep_runs
 from dispatch_type
 where type = :task_type
 for no key update;
@@ -21,10 +21,11 @@ where type = :task_type;
 update dispatch_type set paused = null, paused_by = null, paused_reason = null where type = :task_type;
 
 -- name: set_type_limits
--- How many tasks of a type may be in flight, and are dispatched a second; null is any number. A new rate begins with
--- one token: what was dispatched before it came is not known.
+-- How many tasks of a type may be in flight, and are dispatched a second, how long a run may take and ended ones are
+-- kept; null is without a limit. A new rate begins with one token: what was dispatched before it came is not known.
 update dispatch_type
 set max_in_flight = cast(:max_in_flight as bigint), rate_limit = cast(:rate_limit as float8),
+    max_run_seconds = cast(:max_run_seconds as float8), keep_runs = cast(:keep_runs as interval),
     tokens = case when refilled is null then 1 else tokens end,
     refilled = case when cast(:rate_limit as float8) is not null then coalesce(refilled, clock_timestamp()) end
 where type = :task_type;
@@ -62,7 +63,7 @@ select distinct backend_name from task_type order by backend_name;
 -- name: type_controls
 -- All task types and what holds them back.
 select tt.type, tt.backend_name as queue, tt.max_queue_length, c.max_in_flight, c.rate_limit,
-       c.paused, c.paused_by, c.paused_reason
+       c.max_run_seconds, c.keep_runs, c.paused, c.paused_by, c.paused_reason
 from task_type tt
 left join dispatch_type c on c.type = tt.type
 order by tt.type;

@@ -16,16 +16,21 @@ values (:service, :host, :pid, pg_backend_pid())
 returning id;
 
 -- name: try_lock_session
--- Take the lock that a dispatcher session holds as long as it lives.
+-- Take an advisory lock about a dispatcher session: the one that it holds as long as it lives, or the one for taking over
+-- from it.
 select pg_try_advisory_lock(:lock_class, :session_id);
 
 -- name: unlock_session
--- Give the lock of a session back.
+-- Give such a lock back.
 select pg_advisory_unlock(:lock_class, :session_id);
 
 -- name: end_session
--- End the session that holds the lock, in this database; true if there was one.
-select coalesce(bool_or(pg_terminate_backend(backend_pid)), false) from living_session where session_id = :session_id;
+-- End the server process that the session registered, while it holds the session's lock (a process that has the number
+-- now does not). Whoever else holds the lock is a successor, and healthy.
+select coalesce(bool_or(pg_terminate_backend(l.backend_pid)), false)
+from dispatcher_session s
+join living_session l on l.session_id = s.id and l.backend_pid = s.backend_pid
+where s.id = :session_id;
 
 -- name: forget_session
 -- Remove a session that is gone, once it has no batches.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 import attrs
@@ -18,6 +19,9 @@ from swh_sched_runner.model import UNCHANGED, Controls, Pause, QueueControls, Ti
 # Tasks a second. One in eleven days, and more than any broker takes: beyond these a number is a mistake.
 LEAST_RATE = 1e-6
 MOST_RATE = 1e6
+# Seconds that a run may take: from a millisecond to as long as an interval may be.
+LEAST_RUN_SECONDS = 1e-3
+MOST_RUN_SECONDS = validate.LONGEST_INTERVAL.total_seconds()
 QUEUES_NAMED = 10
 
 _sql = Queries("dispatch/limits")
@@ -89,6 +93,8 @@ def set_task_type_limits(
     max_queue_length: int | Unchanged | None,
     max_in_flight: int | Unchanged | None,
     rate_limit: float | Unchanged | None,
+    max_run_seconds: float | Unchanged | None,
+    keep_runs: timedelta | Unchanged | None,
 ) -> None:
     """Set those limits of a type that are given."""
     validate.text("task_type", task_type)
@@ -98,12 +104,20 @@ def set_task_type_limits(
         _count("max_in_flight", max_in_flight)
     if not isinstance(rate_limit, Unchanged | None):
         rate_limit = validate.number("rate_limit", rate_limit, least=LEAST_RATE, most=MOST_RATE)
+    if not isinstance(max_run_seconds, Unchanged | None):
+        max_run_seconds = validate.number(
+            "max_run_seconds", max_run_seconds, least=LEAST_RUN_SECONDS, most=MOST_RUN_SECONDS
+        )
+    if not isinstance(keep_runs, Unchanged | None):
+        validate.interval("keep_runs", keep_runs)
     hold_off(conn)
     now = _lock_type(conn, task_type)
     binds = {
         "task_type": task_type,
         "max_in_flight": now.max_in_flight if max_in_flight is UNCHANGED else max_in_flight,
         "rate_limit": now.rate_limit if rate_limit is UNCHANGED else rate_limit,
+        "max_run_seconds": now.max_run_seconds if max_run_seconds is UNCHANGED else max_run_seconds,
+        "keep_runs": now.keep_runs if keep_runs is UNCHANGED else keep_runs,
     }
     conn.execute(_sql.set_type_limits, binds)
     if max_queue_length is not UNCHANGED:
@@ -161,7 +175,16 @@ def get(conn: Connection) -> Controls:
     """What holds task types and queues back."""
     return Controls(
         task_types=[
-            TypeControls(row.type, row.queue, row.max_queue_length, row.max_in_flight, row.rate_limit, pause_of(row))
+            TypeControls(
+                type=row.type,
+                queue=row.queue,
+                max_queue_length=row.max_queue_length,
+                max_in_flight=row.max_in_flight,
+                rate_limit=row.rate_limit,
+                pause=pause_of(row),
+                max_run_seconds=row.max_run_seconds,
+                keep_runs=row.keep_runs,
+            )
             for row in conn.execute(_sql.type_controls)
         ],
         queues=[QueueControls(row.queue, pause_of(row)) for row in conn.execute(_sql.queue_controls)],

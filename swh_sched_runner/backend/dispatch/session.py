@@ -20,6 +20,8 @@ from swh_sched_runner.exc import ConfigurationError, SessionLost
 
 # First key of the advisory locks of sessions; any number will do, as long as it stays: the view living_session has it.
 SESSION_LOCK = 0x5C4EE
+# First key of the advisory locks for taking over from a session: one successor at a time tries.
+TAKE_OVER_LOCK = 0x5C4F0
 
 # How a notification begins that asks for the lease of a queue; others wake.
 LEASE = "lease "
@@ -136,8 +138,16 @@ class DispatcherSession:
         """Give the lock of another session back."""
         self._execute(_sql.unlock_session, lock_class=SESSION_LOCK, session_id=session_id)
 
+    def begin_take_over(self, session_id: int) -> bool:
+        """Become the one that may take over from another session; False while somebody else is."""
+        return bool(self._execute(_sql.try_lock_session, lock_class=TAKE_OVER_LOCK, session_id=session_id))
+
+    def end_take_over(self, session_id: int) -> None:
+        """Let others try to take over from that session."""
+        self._execute(_sql.unlock_session, lock_class=TAKE_OVER_LOCK, session_id=session_id)
+
     def end_session(self, session_id: int) -> None:
-        """End another session, whose publishing connection is proven gone."""
+        """End another session, whose publishing connection is proven gone; never a successor that has its lock."""
         self._execute(_sql.end_session, session_id=session_id)
 
     def close(self) -> None:

@@ -217,19 +217,31 @@ class Sender:
     # Batches that are not confirmed: of dead sessions, and our own.
 
     def _take_over(self) -> int:
-        """Take over the batches of sessions that are proven gone; answers how many."""
+        """Take over the batches of sessions that are proven gone, one successor at a time; answers how many.
+
+        Two that tried at once, one with the session's lock and one with its exclusive queue, would bar each other.
+        """
         total = 0
         for old in self._dispatch.other_sessions(self.session_id):
-            if not self._proven_gone(old):
+            if not self._session.begin_take_over(old):
                 continue
             try:
-                batches = self._dispatch.take_over(old, self.session_id)
+                total += self._take_over_from(old)
             finally:
-                self._publisher.release(old)
-                self._session.unlock(old)
-            total += batches
-            log.warning("batches of a dead session taken over", session_id=old, batches=batches)
+                self._session.end_take_over(old)
         return total
+
+    def _take_over_from(self, old: int) -> int:
+        if not self._proven_gone(old):
+            return 0
+        try:
+            batches = self._dispatch.take_over(old, self.session_id)
+        finally:
+            self._publisher.release(old)
+            self._session.unlock(old)
+        if batches:  # else another successor was faster
+            log.warning("batches of a dead session taken over", session_id=old, batches=batches)
+        return batches
 
     def _proven_gone(self, old: int) -> bool:
         """Whether both the session and the connection of another sender are gone; if so, both are locked here now."""

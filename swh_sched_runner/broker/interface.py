@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -150,11 +150,15 @@ class Publisher(Protocol):
 
 @attrs.define(slots=True, frozen=True)
 class Delivery:
-    """An event message: what was kept of its body, the size of the whole body, and the tag that acknowledges it."""
+    """An event message: what was kept of its body, the size of the whole body, and the tag that acknowledges it.
+
+    ``properties`` reads what else the broker says of it: texts by name.
+    """
 
     body: bytes
     tag: Any
     size: int
+    properties: Callable[[], Mapping[str, str]] = dict
 
     @classmethod
     def of(cls, body: bytes, tag: Any, max_bytes: int) -> Delivery:

@@ -52,6 +52,7 @@ COMMANDS = {
     "queue": "swh_sched_runner.cli.queue:queue",
     "task-type": "swh_sched_runner.cli.task_type:task_type",
     "task": "swh_sched_runner.cli.task:task",
+    "events": "swh_sched_runner.cli.events:events",
     "status": "swh_sched_runner.cli.status:status",
     "explain": "swh_sched_runner.cli.explain:explain",
     "db": "swh_sched_runner.cli.db:db",
@@ -59,7 +60,7 @@ COMMANDS = {
 }
 
 # Commands with nothing to tidy up: Ctrl-C ends them at once. Python's own handler would wait for PostgreSQL's answer.
-ENDED_AT_ONCE = frozenset({"queue", "task-type", "task", "status", "explain", "db", "config"})
+ENDED_AT_ONCE = frozenset({"queue", "task-type", "task", "events", "status", "explain", "db", "config"})
 
 EPILOG = """\b
 Exit status: 0 done; 1 failed; 64 wrong usage; 69 database or broker can't be

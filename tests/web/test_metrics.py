@@ -66,6 +66,9 @@ def used(instruments: Instruments) -> Instruments:
     instruments.events("task-started", 1)
     instruments.runs_ended("eventful", 1)
     instruments.rejected(1)
+    instruments.dead_letters("maxlen", 1)
+    instruments.event_queue("q", 1)
+    instruments.event_lag(0.1)
     return instruments
 
 

@@ -73,6 +73,7 @@ class Listener:
         self._rejected.trim()
         again = self._held.due()
         if not deliveries and not again:
+            self._instruments.event_lag(0)
             return False
         started = time.monotonic()
         messages = self._read(deliveries)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.listener.replay import replay
 from swh_sched_runner.services.service import Heartbeat, Service
 from tests.hostile.test_events import ODD, ended, heal, publish_raw, put, raw_channel, refuse, runs_opened, statuses
+from tests.support.programs import Programs, terminate
 from tests.support.wait import until
 
 QUEUE = BrokerSettings().event_queue
@@ -294,3 +297,34 @@ def test_how_many_messages_wait_is_measured(
     rounds(reader, lambda: length(QUEUE) == 3)
 
     assert length(DEAD) == 0
+
+
+def test_the_command_listen_reads_dead_letters_beside_events(
+    tmp_path: Path,
+    make_reader: Callable[..., DeadLetterReader],
+    backend: SchedulerBackend,
+    database: Database,
+    database_url: str,
+    broker: BrokerSettings,
+) -> None:
+    dead, late = runs_opened(backend, 2)
+    make_reader().close()  # it has declared the queues
+    put_dead(broker, [ended(dead)], x_first_death_reason="maxlen")
+    put(broker, [ended(late)])
+    configuration = tmp_path / "config.toml"
+    arguments = ", ".join(f'"{name}" = {json.dumps(value)}' for name, value in broker.queues[QUEUE].arguments.items())
+    configuration.write_text(f'[broker.queues."{QUEUE}"]\narguments = {{ {arguments} }}\n')
+    assert broker.url is not None
+    variables = {
+        "SWH_SCHED_RUNNER_CONFIG": str(configuration),
+        "SWH_SCHED_RUNNER_DATABASE__URL": database_url,
+        "SWH_SCHED_RUNNER_BROKER__URL": broker.url,
+    }
+    programs = Programs(tmp_path, variables)
+    try:
+        process = programs.start("listen", "--web-port", "0")
+        until(lambda: statuses(database) == {"eventful": 2}, 60)
+        assert terminate(process) == 0
+    finally:
+        programs.close()
+    assert "dead letters recorded" in programs.log("listen")

@@ -408,7 +408,9 @@ CREATE TABLE rejected_event (
     id bigint NOT NULL,
     received timestamp with time zone DEFAULT now() NOT NULL,
     reason text NOT NULL,
-    body bytea NOT NULL
+    body bytea NOT NULL,
+    size bigint,
+    properties jsonb DEFAULT '{}'::jsonb NOT NULL
 );
 
 COMMENT ON TABLE rejected_event IS 'Events that could not be read or applied, kept for people';
@@ -419,7 +421,11 @@ COMMENT ON COLUMN rejected_event.received IS 'When it was rejected';
 
 COMMENT ON COLUMN rejected_event.reason IS 'Why';
 
-COMMENT ON COLUMN rejected_event.body IS 'The message body, its first 64 KiB';
+COMMENT ON COLUMN rejected_event.body IS 'The message body: whole, or its first 64 KiB where it is longer than an event may be';
+
+COMMENT ON COLUMN rejected_event.size IS 'Bytes of the whole body; null in rows of before, which have its first 64 KiB';
+
+COMMENT ON COLUMN rejected_event.properties IS 'What the broker says of the message, and why it was dead-lettered; an object of texts';
 
 CREATE SEQUENCE rejected_event_id_seq
     START WITH 1

@@ -61,6 +61,10 @@ class UnknownTask(InvalidArgument):
     """No task has the id {value}"""
 
 
+class UnknownRejectedEvent(InvalidArgument):
+    """No rejected event has the id {value}"""
+
+
 class UnknownLister(InvalidArgument):
     """No lister has the id {value}"""
 

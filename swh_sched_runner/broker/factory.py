@@ -5,11 +5,12 @@ from __future__ import annotations
 from celery import Celery
 
 from swh_sched_runner.broker.amqp.consumer import AmqpConsumer, declare_events
+from swh_sched_runner.broker.amqp.dead_letters import AmqpDeadLetters
 from swh_sched_runner.broker.amqp.inspector import AmqpInspector
 from swh_sched_runner.broker.amqp.publisher import AmqpPublisher
 from swh_sched_runner.broker.celery.app import kind_of
 from swh_sched_runner.broker.celery.messages import SizeLimit
-from swh_sched_runner.broker.interface import MAX_EVENT_BYTES, EventConsumer, Publisher, QueueInspector
+from swh_sched_runner.broker.interface import MAX_EVENT_BYTES, DeadLetters, EventConsumer, Publisher, QueueInspector
 from swh_sched_runner.broker.redis.consumer import RedisConsumer
 from swh_sched_runner.broker.redis.inspector import RedisInspector
 from swh_sched_runner.broker.redis.publisher import RedisPublisher
@@ -53,6 +54,18 @@ def open_consumer(
             return RedisConsumer(app, settings, max_bytes)
         case "amqp":
             return AmqpConsumer(app, settings, prefetch, max_bytes)
+
+
+def has_dead_letters(app: Celery) -> bool:
+    """Whether the broker keeps what falls out of the event queue."""
+    return kind_of(app) == "amqp"
+
+
+def open_dead_letters(
+    app: Celery, settings: BrokerSettings, prefetch: int, max_bytes: int = MAX_EVENT_BYTES
+) -> DeadLetters:
+    """A consumer of what fell out of the event queue, where there is such a thing. Errors as in ``open_consumer``."""
+    return AmqpDeadLetters(app, settings, prefetch, max_bytes)
 
 
 def open_inspector(app: Celery) -> QueueInspector:

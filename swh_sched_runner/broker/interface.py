@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
 
 from swh_sched_runner.broker.celery.messages import Message
 
-__all__ = ["Delivery", "EventConsumer", "Message", "PublishResult", "Publisher", "QueueInfo", "QueueInspector"]
+__all__ = [
+    "DeadLetters",
+    "Delivery",
+    "EventConsumer",
+    "Message",
+    "PublishResult",
+    "Publisher",
+    "QueueInfo",
+    "QueueInspector",
+]
 
 # No event is longer: a list of 24 with long tracebacks stays far below.
 MAX_EVENT_BYTES = 1_000_000
@@ -150,11 +159,15 @@ class Publisher(Protocol):
 
 @attrs.define(slots=True, frozen=True)
 class Delivery:
-    """An event message: what was kept of its body, the size of the whole body, and the tag that acknowledges it."""
+    """An event message: what was kept of its body, the size of the whole body, and the tag that acknowledges it.
+
+    ``properties`` reads what else the broker says of it: texts by name.
+    """
 
     body: bytes
     tag: Any
     size: int
+    properties: Callable[[], Mapping[str, str]] = dict
 
     @classmethod
     def of(cls, body: bytes, tag: Any, max_bytes: int) -> Delivery:
@@ -191,6 +204,32 @@ class EventConsumer(Protocol):
 
         Raises ``BrokerUnavailable``.
         """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the connection. Never raises. What is unacknowledged goes back to the queue."""
+
+
+class DeadLetters(Protocol):
+    """Messages that fell out of the event queue; each stays in the broker until it is acknowledged.
+
+    For one thread. After ``BrokerUnavailable`` open another one.
+    """
+
+    @abstractmethod
+    def receive(self, timeout_seconds: float) -> list[Delivery]:
+        """What has arrived, as soon as anything has; no more than the prefetch is ever unacknowledged.
+
+        Call it every few seconds, it keeps the connection alive as well. Raises ``BrokerUnavailable``.
+        """
+
+    @abstractmethod
+    def acknowledge(self, deliveries: list[Delivery]) -> None:
+        """Remove these from the queue."""
+
+    @abstractmethod
+    def lengths(self) -> dict[str, int]:
+        """How many messages are ready in the event queue and in this one, by name. Raises ``DepthUnreadable``."""
 
     @abstractmethod
     def close(self) -> None:

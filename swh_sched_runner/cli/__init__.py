@@ -54,6 +54,7 @@ COMMANDS = {
     "task-type": "swh_sched_runner.cli.task_type:task_type",
     "task": "swh_sched_runner.cli.task:task",
     "runs": "swh_sched_runner.cli.runs:runs",
+    "events": "swh_sched_runner.cli.events:events",
     "status": "swh_sched_runner.cli.status:status",
     "explain": "swh_sched_runner.cli.explain:explain",
     "db": "swh_sched_runner.cli.db:db",
@@ -61,7 +62,7 @@ COMMANDS = {
 }
 
 # Commands with nothing to tidy up: Ctrl-C ends them at once. Python's own handler would wait for PostgreSQL's answer.
-ENDED_AT_ONCE = frozenset({"queue", "task-type", "task", "runs", "status", "explain", "db", "config"})
+ENDED_AT_ONCE = frozenset({"queue", "task-type", "task", "runs", "events", "status", "explain", "db", "config"})
 
 EPILOG = """\b
 Exit status: 0 success; 1 failure; 64 wrong usage; 69 database or broker can't

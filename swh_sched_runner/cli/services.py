@@ -12,12 +12,13 @@ from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.tasks.retention import Retention
 from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.celery.messages import SizeLimit
-from swh_sched_runner.broker.factory import open_consumer, open_publisher
+from swh_sched_runner.broker.factory import has_dead_letters, open_consumer, open_dead_letters, open_publisher
 from swh_sched_runner.cli import web
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.db import migrate
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.instruments import Instruments
+from swh_sched_runner.services.listener.dead_letters import PREFETCH, DeadLetterReader
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.maintenance.retention import Pruner
 from swh_sched_runner.services.service import Heartbeat, Service
@@ -36,19 +37,24 @@ def factories(context: Context, instruments: Instruments | None = None) -> Mappi
     limit = SizeLimit(settings.tasks.max_arguments_bytes, settings.tasks.max_arguments_depth)
     publisher = partial(open_publisher, app, broker, limit=limit)
     consumer = partial(open_consumer, app, broker, settings.listener.prefetch, settings.listener.max_event_bytes)
-    return {
+    services: dict[str, Callable[[], Service]] = {
         "runner": lambda: Runner(dispatch, publisher, settings.runner, broker.priority_queue, instruments),
         "listener": lambda: Listener(dispatch, consumer, settings.listener, instruments),
         "visits": lambda: VisitScheduler(dispatch, publisher, settings.visits, instruments),
         "pruner": lambda: Pruner(Retention(context.database), settings.pruner, instruments),
     }
+    if has_dead_letters(app):
+        dead_letters = partial(open_dead_letters, app, broker, PREFETCH, settings.listener.max_event_bytes)
+        services["dead-letters"] = lambda: DeadLetterReader(dispatch, dead_letters, settings.listener, instruments)
+    return services
 
 
-def supervise(context: Context, command: str, name: str) -> None:
-    """Run one service until told to stop."""
+def supervise(context: Context, command: str, *names: str) -> None:
+    """Run these services, as far as the broker has a use for them, until told to stop."""
     instruments = Instruments()
-    supervisor = Supervisor({name: factories(context, instruments)[name]})
-    log.info("running", service=name)
+    services = factories(context, instruments)
+    supervisor = Supervisor({name: services[name] for name in names if name in services})
+    log.info("running", service=names[0])
     with web.answering(context, command, supervisor, instruments):
         supervisor.run()
 
@@ -95,7 +101,7 @@ def run(
 def listen(context: Context, batch_size: int | None, web_port: int | None) -> None:
     """Record starts and ends of runs from the events of workers."""
     context.flags |= {"listener.batch_size": batch_size, "web.port": web_port}
-    supervise(context, "listen", "listener")
+    supervise(context, "listen", "listener", "dead-letters")
 
 
 @click.command()

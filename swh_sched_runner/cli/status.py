@@ -53,4 +53,4 @@ def _print_overview(overview: Overview) -> None:
             f"\nnot confirmed by the broker yet: {outbox.batches} batches, {outbox.runs} runs, {outbox.visits} visits"
         )
     if outbox.rejected:
-        click.echo(f"\nrejected events: {outbox.rejected} (table rejected_event)")
+        click.echo(f"\nrejected events: {outbox.rejected} (swh-sched-runner events rejected list)")

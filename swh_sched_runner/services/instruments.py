@@ -60,6 +60,9 @@ class Instruments:
         )
         self._dropped = self._counter("rejected_events_dropped", "Rows dropped from the table rejected_event")
         self._held = self._gauge("events_awaiting_retry", "Unacknowledged messages that the database currently refuses")
+        self._dead = self._counter("dead_letters", "Messages taken out of the dead-letter queue of events", "reason")
+        self._event_queue = self._gauge("event_queue_length", "Messages ready in a queue of events", "queue")
+        self._event_lag = self._gauge("event_lag_seconds", "How old the oldest event of the last batch was")
 
     def _measure_maintenance(self) -> None:
         self._pruned = self._counter("runs_pruned", "Ended runs that were deleted, as old as that", "task_type")
@@ -141,6 +144,18 @@ class Instruments:
         """So many messages are kept in hand, since the database refuses what they say for now."""
         self._held.set(messages)
 
+    def dead_letters(self, reason: str, n: int) -> None:
+        """So many messages came out of the dead-letter queue. Not for reasons that anybody may make up."""
+        self._dead.labels(reason).inc(n)
+
+    def event_queue(self, queue: str, messages: int) -> None:
+        """So many messages are ready in the event queue, or in its dead-letter queue."""
+        self._event_queue.labels(queue).set(messages)
+
+    def event_lag(self, seconds: float) -> None:
+        """The oldest event of the batch that was recorded last was so old then; 0 when none waits."""
+        self._event_lag.set(max(0.0, seconds))
+
     def runs_pruned(self, task_type: str, n: int) -> None:
         """So many ended runs of a type were deleted."""
         self._pruned.labels(task_type).inc(n)
@@ -148,8 +163,8 @@ class Instruments:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(PREFIX + name, text, registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(PREFIX + name, text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)

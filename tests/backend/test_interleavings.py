@@ -22,6 +22,7 @@ from sqlalchemy import Engine, event, text
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch, OpenBatch, TaskGroup
 from swh_sched_runner.backend.dispatch.visit_batches import Cooldowns, VisitPlan
+from swh_sched_runner.backend.events.rejected import Rejection
 from swh_sched_runner.backend.origins import policies
 from swh_sched_runner.backend.tasks.runs import RunChange
 from swh_sched_runner.db import engine as db_engine
@@ -162,7 +163,9 @@ class Program:
             else:
                 ended = RunChange(name, status="failed", ended=datetime.now(UTC), evidence=Evidence.FAILED)
                 changes.append(ended)
-        self.dispatch.record_events(changes, [("no event of ours", b"?")] if self.dice.random() < 0.1 else [])
+        self.dispatch.record_events(
+            changes, [Rejection.of("no event of ours", b"?")] if self.dice.random() < 0.1 else []
+        )
 
     def step_set_status(self) -> None:
         status = self.dice.choice(["next_run_not_scheduled", "completed", "disabled"])

@@ -113,7 +113,8 @@ swh-sched-runner queue resume fleet.look
         # Bytes that are no UTF-8.
         before=r"""
 ```sh
-SWH_SCHED_RUNNER_DATABASE__URL=postgresql:///scheduler swh-sched-runner db init
+export SWH_SCHED_RUNNER_DATABASE__URL=postgresql:///scheduler
+swh-sched-runner db init
 psql scheduler -c "insert into rejected_event (reason, body) values ('not JSON', '\xff00')"
 ```
 """,

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.events.rejected import Rejection
 from swh_sched_runner.backend.tasks.runs import Recorded
 from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.factory import open_consumer
@@ -596,7 +597,7 @@ def test_what_is_rejected_stays_within_rows_and_bytes(
 
 
 def test_what_is_rejected_grows_old(database: Database, dispatch: Dispatch) -> None:
-    dispatch.record_events([], [("old", b"1"), ("new", b"2")])
+    dispatch.record_events([], [Rejection.of("old", b"1"), Rejection.of("new", b"2")])
     sql(database, "update rejected_event set received = now() - interval '31 days' where reason = 'old'")
 
     assert dispatch.trim_rejected_events(100, 10**6, 30 * 86_400) == 1

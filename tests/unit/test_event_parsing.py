@@ -99,7 +99,7 @@ def test_the_bad_elements_of_a_message_make_one_row_with_its_bytes() -> None:
     started, bad = parse(sent)
 
     assert started == TaskStarted("u", 1.5, "w@h", 4)
-    assert bad == Unreadable("3 of 4 events, the first: an event is a JSON object, not int", sent)
+    assert bad == Unreadable("3 of 4 events, the first: an event is a JSON object, not int", sent, len(sent))
 
 
 def test_a_megabyte_of_rubbish_makes_one_row_in_seconds() -> None:
@@ -108,7 +108,7 @@ def test_a_megabyte_of_rubbish_makes_one_row_in_seconds() -> None:
         sent = b"[" + element * (1_000_000 // len(element)) + b"0]"
         (bad,) = parse(sent)
         assert isinstance(bad, Unreadable)
-        assert bad.body == sent[:65_536]
+        assert (bad.body, bad.size) == (sent, len(sent))
     assert time.monotonic() - begun < 60
 
 
@@ -155,14 +155,14 @@ def test_what_is_no_event_is_rejected_with_the_reason(sent: bytes, reason: str) 
     assert not more
     assert reason in unreadable.reason
     assert len(unreadable.reason) <= 300
-    assert unreadable.body == sent[:65_536]
+    assert (unreadable.body, unreadable.size) == (sent, len(sent))
 
 
 def test_a_message_of_which_only_the_beginning_is_there_is_rejected() -> None:
     beginning = body(STARTED)
 
     assert parse(beginning, 15_000_000) == [
-        Unreadable("15000000 bytes are more than an event may contain", beginning),
+        Unreadable("15000000 bytes are more than an event may contain", beginning, 15_000_000),
     ]
     assert parse(beginning, len(beginning)) == [TaskStarted("u", 1.5, "w@h", 4)]
 

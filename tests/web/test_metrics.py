@@ -19,6 +19,7 @@ from sqlalchemy import text
 from swh_sched_runner import __version__
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.events.rejected import Rejection
 from swh_sched_runner.db.engine import Database, connect, create_engine
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.web import metrics
@@ -65,6 +66,9 @@ def used(instruments: Instruments) -> Instruments:
     instruments.events("task-started", 1)
     instruments.runs_ended("eventful", 1)
     instruments.rejected(1)
+    instruments.dead_letters("maxlen", 1)
+    instruments.event_queue("q", 1)
+    instruments.event_lag(0.1)
     return instruments
 
 
@@ -83,7 +87,7 @@ def dispatched(backend: SchedulerBackend, database: Database) -> None:
     [group] = dispatch.ready_snapshot(()).groups
     assert dispatch.open_batch(session.id, "q", group, 3) is not None
     session.close()
-    dispatch.record_events([], [("unknown", b"{}")])
+    dispatch.record_events([], [Rejection.of("unknown", b"{}")])
 
 
 @pytest.mark.usefixtures("dispatched")

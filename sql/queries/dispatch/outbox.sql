@@ -154,27 +154,6 @@ left join origin_visit_stats s on s.url = v.visit ->> 'url' and s.visit_type = v
 where b.id = :batch and b.session_id = :session_id and (s.last_visit is null or s.last_visit < b.opened)
 order by v.n;
 
--- name: insert_rejected_events
--- Keep events that could not be read or applied.
-insert into rejected_event (reason, body)
-select reason, body from unnest(cast(:reasons as text[]), cast(:bodies as bytea[])) as u (reason, body);
-
--- name: trim_rejected_events
--- Drop the oldest of them beyond so many rows, bytes of bodies and seconds. Two listeners may do so at once.
-delete from rejected_event
-where id in (
-  select id from rejected_event
-  where id in (
-    select id
-    from (select id, received, row_number() over newest_first as n, sum(octet_length(body)) over newest_first as size
-          from rejected_event
-          window newest_first as (order by id desc)) as kept
-    where n > :rows or size > :size or received < now() - make_interval(secs => :seconds)
-  )
-  for update skip locked
-)
-returning id;
-
 -- name: open_runs
 -- Runs that have not ended; unconfirmed are those in an open batch. Reads all of task_run: for restarts alone.
 select r.id, r.backend_id, tt.backend_name, t.priority is not null as priority, r.started is not null as started,

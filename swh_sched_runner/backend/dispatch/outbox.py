@@ -19,6 +19,8 @@ from swh_sched_runner.backend.dispatch import ready, visit_batches
 from swh_sched_runner.backend.dispatch.ready import QueueState, ReadySnapshot, TaskGroup
 from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.backend.dispatch.visit_batches import VisitPlan
+from swh_sched_runner.backend.events import rejected as rejected_events
+from swh_sched_runner.backend.events.rejected import Rejection
 from swh_sched_runner.backend.tasks import runs
 from swh_sched_runner.backend.tasks.runs import Recorded, RunChange
 from swh_sched_runner.db.engine import Database
@@ -183,8 +185,8 @@ class Dispatch:
             finally:
                 session.close()
 
-    def record_events(self, changes: Sequence[RunChange], rejected: Sequence[tuple[str, bytes]] = ()) -> Recorded:
-        """Record what events say, one change a run, and keep what could not be read: ``(reason, body)``.
+    def record_events(self, changes: Sequence[RunChange], rejected: Sequence[Rejection] = ()) -> Recorded:
+        """Record what events say, one change a run, and keep what could not be read.
 
         All or nothing. Raises ``DataRefused`` or ``InvalidArgument`` where a value is wrong, ``StatementRefused`` where
         the database takes none for now.
@@ -193,7 +195,7 @@ class Dispatch:
 
     def trim_rejected_events(self, rows: int, size: int, seconds: float) -> int:
         """Drop what was rejected, oldest first, beyond so many rows, bytes of bodies and seconds; answers how many."""
-        return self._db.run(_trim_rejected, rows, size, seconds)
+        return self._db.run(rejected_events.trim, rows, size, seconds)
 
 
 def _open_batch(
@@ -329,12 +331,6 @@ def _put_in_outbox(conn: Connection, session_id: int, runs_by_queue: Mapping[str
     conn.execute(_sql.put_in_outbox, batches)
 
 
-def _record_events(conn: Connection, changes: Sequence[RunChange], rejected: Sequence[tuple[str, bytes]]) -> Recorded:
-    if rejected:
-        reasons, bodies = zip(*rejected, strict=True)
-        conn.execute(_sql.insert_rejected_events, {"reasons": list(reasons), "bodies": list(bodies)})
+def _record_events(conn: Connection, changes: Sequence[RunChange], rejected: Sequence[Rejection]) -> Recorded:
+    rejected_events.insert(conn, rejected)
     return runs.record(conn, changes, from_events=True)
-
-
-def _trim_rejected(conn: Connection, rows: int, size: int, seconds: float) -> int:
-    return len(conn.execute(_sql.trim_rejected_events, {"rows": rows, "size": size, "seconds": seconds}).all())

@@ -110,10 +110,11 @@ class Other(Struct, frozen=True):
 
 
 class Unreadable(Struct, frozen=True):
-    """A message that is no event, or has elements that are none: why, and the beginning of its body."""
+    """A message that is no event, or has elements that are none: why, what there is of its body, and its length."""
 
     reason: str
     body: bytes
+    size: int
 
 
 TaskEvent = (
@@ -137,7 +138,7 @@ def parse(body: bytes, size: int | None = None) -> list[Event | Unreadable]:
     others: one ``Unreadable`` at the end speaks of them all.
     """
     if size is not None and size > len(body):
-        return [Unreadable(f"{size} bytes are more than an event may contain", body[:KEPT_BYTES])]
+        return [Unreadable(f"{size} bytes are more than an event may contain", body[:KEPT_BYTES], size)]
     if _is_plain(body):
         try:
             return [*_many.decode(body)] if body[:1] == b"[" else [_one.decode(body)]
@@ -156,9 +157,9 @@ def _parse_warily(body: bytes) -> list[Event | Unreadable]:
     try:
         content = _decode(body)
     except RecursionError:
-        return [Unreadable(f"nested more than {MAX_DEPTH} deep", body[:KEPT_BYTES])]
+        return [Unreadable(f"nested more than {MAX_DEPTH} deep", body, len(body))]
     except _REFUSALS as error:
-        return [Unreadable(f"not JSON: {_first_line(error)}", body[:KEPT_BYTES])]
+        return [Unreadable(f"not JSON: {_first_line(error)}", body, len(body))]
     elements = content if isinstance(content, list) else [content]
     events: list[Event | Unreadable] = []
     refused, first = 0, ""
@@ -170,7 +171,7 @@ def _parse_warily(body: bytes) -> list[Event | Unreadable]:
             first = first or _first_line(error)
     if refused:
         which = "" if len(elements) == 1 else f"{refused} of {len(elements)} events, the first: "
-        events.append(Unreadable(which + first, body[:KEPT_BYTES]))
+        events.append(Unreadable(which + first, body, len(body)))
     return events
 
 

@@ -10,11 +10,11 @@ import attrs
 import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.events.rejected import Rejection
 from swh_sched_runner.broker.celery.events import Event, TaskEvent, Unreadable, parse
 from swh_sched_runner.broker.interface import Delivery, EventConsumer
 from swh_sched_runner.config import ListenerSettings
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.listener.merge import fold
 from swh_sched_runner.services.listener.recording import Recording
 from swh_sched_runner.services.listener.rejected import RejectedEvents
 from swh_sched_runner.services.listener.retry_buffer import RetryBuffer
@@ -73,6 +73,7 @@ class Listener:
         self._rejected.trim()
         again = self._held.due()
         if not deliveries and not again:
+            self._instruments.event_lag(0)
             return False
         started = time.monotonic()
         messages = self._read(deliveries)
@@ -106,13 +107,13 @@ class Listener:
         for message in messages:
             events += message.events_of(message.runs.difference(self._held.runs))
         unreadable = [
-            (event.reason, event.body)
+            Rejection(event.reason, event.body, event.size, message.delivery.properties())
             for message in messages
             for event in message.events
             if isinstance(event, Unreadable)
         ]
         recording = Recording(self._dispatch, self._consumer.keep_alive)
-        recording.run(fold(events), unreadable)
+        recording.run(events, unreadable)
         return recording
 
     def _keep(self, messages: Sequence[Message], recording: Recording) -> list[Delivery]:
@@ -137,6 +138,9 @@ class Listener:
             self._instruments.runs_ended(status, n)
         self._rejected.added(recording.rejected)
         self._instruments.held(len(self._held))
+        told = [event.timestamp for message in messages for event in message.events if isinstance(event, TaskEvent)]
+        if told:
+            self._instruments.event_lag(time.time() - min(told))
         if recording.waiting:
             log.warning(
                 "events await retry, the database refuses them for now",

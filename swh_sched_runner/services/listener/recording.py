@@ -12,15 +12,16 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.events.rejected import Rejection
 from swh_sched_runner.backend.tasks.runs import RunChange
-from swh_sched_runner.broker.interface import KEPT_BYTES
+from swh_sched_runner.broker.celery.events import TaskEvent
+from swh_sched_runner.broker.interface import KEPT_BYTES, MAX_EVENT_BYTES
 from swh_sched_runner.exc import DataRefused, InvalidArgument, StatementRefused
+from swh_sched_runner.services.listener.merge import fold
 
 # Statements that may be refused, though not for their data, before the database counts as out of order. A single bad
 # row of a batch of 500 takes nine.
 MOST_REFUSALS = 64
-
-Rejected = tuple[str, bytes]  # the reason, and the beginning of what it speaks of
 
 
 class Recording:
@@ -31,28 +32,31 @@ class Recording:
         self.known: set[str] = set()
         self.foreign = 0  # runs that are none of ours
         self.ended: Counter[str] = Counter()
-        self.rejected: list[Rejected] = []
+        self.rejected: list[Rejection] = []
         self.waiting: dict[str, str] = {}
         self._dispatch = dispatch
         self._keep_alive = keep_alive
         self._refusals_left = MOST_REFUSALS
+        self._events: Sequence[TaskEvent] = ()
 
-    def run(self, changes: Sequence[RunChange], unreadable: Sequence[Rejected]) -> None:
-        """Record all changes and keep what could not be read, in one transaction if it goes well.
+    def run(self, events: Sequence[TaskEvent], unreadable: Sequence[Rejection]) -> None:
+        """Record all that events say and keep what could not be read, in one transaction if it goes well.
 
         Else what is refused is narrowed down by halves. Raises ``StatementRefused`` when the database takes hardly
         anything, or does not keep what is rejected: then nothing may be acknowledged.
         """
+        changes = fold(events)
         try:
             self._record(changes, unreadable)
         except (StatementRefused, InvalidArgument) as error:
+            self._events = events
             self._narrow(changes, error)
             self.rejected += unreadable
             self._dispatch.record_events([], self.rejected)
         else:
             self.rejected += unreadable
 
-    def _record(self, changes: Sequence[RunChange], unreadable: Sequence[Rejected] = ()) -> None:
+    def _record(self, changes: Sequence[RunChange], unreadable: Sequence[Rejection] = ()) -> None:
         recorded = self._dispatch.record_events(changes, unreadable)
         self.known |= recorded.known
         self.foreign += len(changes) - len(recorded.known)
@@ -70,11 +74,17 @@ class Recording:
             self._try(changes[:middle])
             self._try(changes[middle:])
         elif changes and rejected:
-            self.rejected.append((str(error), msgspec.json.encode(changes[0])[:KEPT_BYTES]))
+            self.rejected.append(self._rejection(changes[0].backend_id, str(error)))
         elif changes:
             self.waiting[changes[0].backend_id] = str(error)
         elif not rejected:
             raise error  # there was nothing to record but what was unreadable
+
+    def _rejection(self, backend_id: str, reason: str) -> Rejection:
+        """All that these events say of a run, as a message of its own: it can be replayed."""
+        body = msgspec.json.encode([event for event in self._events if event.uuid == backend_id])
+        kept = body if len(body) <= MAX_EVENT_BYTES else body[:KEPT_BYTES]
+        return Rejection(reason, kept, len(body), {"run": backend_id})
 
     def _try(self, changes: Sequence[RunChange]) -> None:
         self._keep_alive()

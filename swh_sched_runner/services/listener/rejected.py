@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.events.rejected import Rejection
 from swh_sched_runner.config import ListenerSettings
 from swh_sched_runner.exc import SchedulerException
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.listener.recording import Rejected
 
 log = structlog.get_logger(__name__)
 
@@ -31,14 +31,14 @@ class RejectedEvents:
         self._bytes = 0
         self._next = 0.0
 
-    def added(self, rejected: Sequence[Rejected]) -> None:
+    def added(self, rejected: Sequence[Rejection]) -> None:
         """So much was put into the table, and is committed."""
         if not rejected:
             return
         self._rows += len(rejected)
-        self._bytes += sum(len(body) for _, body in rejected)
+        self._bytes += sum(len(one.body) for one in rejected)
         self._instruments.rejected(len(rejected))
-        log.error("events rejected", rows=len(rejected), reason=rejected[0][0])
+        log.error("events rejected", rows=len(rejected), reason=rejected[0].reason)
 
     def trim(self) -> None:
         """Drop what is beyond the bounds, if it is time to look. A failure is told, and waits for the next time."""

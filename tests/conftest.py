@@ -23,10 +23,10 @@ from swh_sched_runner.db import migrate
 from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.embedded.postgres import Postgres
 from swh_sched_runner.embedded.valkey import Valkey
-from tests.support import databases, foreign, rabbitmq
-from tests.support.rabbitmq import RabbitMQ
-from tests.support.releases import RELEASES, Release, ReleaseMissing, python_of
-from tests.support.workers import StartWorker, WorkerProcess
+from tests.support.processes.releases import RELEASES, Release, ReleaseMissing, python_of
+from tests.support.processes.workers import StartWorker, WorkerProcess
+from tests.support.servers import databases, foreign, rabbitmq
+from tests.support.servers.rabbitmq import RabbitMQ
 
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)

@@ -22,8 +22,8 @@ from swh_sched_runner.broker.interface import Delivery, EventConsumer
 from swh_sched_runner.broker.redis import consumer as redis_consumer
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.exc import BrokerUnavailable, QueueRefused
-from tests.broker.proxy import Proxy
-from tests.support.rabbitmq import RabbitMQ
+from tests.support.servers.proxy import Proxy
+from tests.support.servers.rabbitmq import RabbitMQ
 from tests.support.wait import until
 
 

@@ -19,8 +19,8 @@ from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.exc import BrokerUnavailable
 from tests.broker.conftest import check_session, lock, messages, send_all
-from tests.broker.proxy import Proxy
-from tests.support.rabbitmq import RabbitMQ
+from tests.support.servers.proxy import Proxy
+from tests.support.servers.rabbitmq import RabbitMQ
 from tests.support.wait import until
 
 

@@ -30,8 +30,8 @@ from swh_sched_runner.broker.celery.run_outcome import End, Evidence, end_of
 from swh_sched_runner.broker.factory import open_consumer
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.worker import SchedulerTask, configure, result_fields
+from tests.support.processes.workers import StartWorker
 from tests.support.wait import until
-from tests.support.workers import StartWorker
 
 WORKER_EVENTS = (WorkerOnline, WorkerOffline, WorkerHeartbeat)
 REAL = pytest.mark.parametrize("broker_url", ["rabbitmq_url", "valkey_url"], indirect=True)

@@ -31,9 +31,9 @@ from swh_sched_runner.exc import (
     TransactionConflict,
 )
 from swh_sched_runner.model import ListedOrigin, OriginVisitStats
-from tests.broker.proxy import Proxy
-from tests.support import databases
 from tests.support.samples import NOW, a_task, a_type, run_of_a_task
+from tests.support.servers import databases
+from tests.support.servers.proxy import Proxy
 from tests.support.wait import until
 
 DriverConnection = psycopg2.extensions.connection

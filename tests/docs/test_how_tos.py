@@ -10,9 +10,9 @@ import pytest
 
 from swh_sched_runner.embedded.postgres import Postgres
 from tests.conftest import skip_or_fail
-from tests.support.blocks import blocks
-from tests.support.pages import Page, libpq
-from tests.support.rabbitmq import free_ports
+from tests.support.docs.blocks import blocks
+from tests.support.docs.pages import Page, libpq
+from tests.support.servers.rabbitmq import free_ports
 from tests.support.sources import CHECKOUT
 
 PAGES = {path.stem: path.read_text() for path in sorted((CHECKOUT / "docs/how-to").glob("*.md"))}
@@ -47,7 +47,7 @@ STAGES = {
         database=True,
         before="""
 ```sh
-python -c "from tests.support import foreign; foreign.build('postgresql:///scheduler', 38, rows=100)"
+python -c "from tests.support.servers import foreign; foreign.build('postgresql:///scheduler', 38, rows=100)"
 ```
 """,
         after="""

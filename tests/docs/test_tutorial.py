@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.support.pages import Page
+from tests.support.docs.pages import Page
 from tests.support.sources import CHECKOUT
 
 # The intervals of the page, and those that are waited for here.

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from swh_sched_runner.embedded import directory
 from swh_sched_runner.exc import DataDirectoryInUse, DataDirectoryRefused
-from tests.support.owners import ROOT, owner
+from tests.support.servers.owners import ROOT, owner
 from tests.support.wait import until
 
 WORKER = """

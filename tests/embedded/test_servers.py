@@ -25,12 +25,12 @@ from swh_sched_runner.embedded import directory, postgres, process, valkey
 from swh_sched_runner.embedded.postgres import Postgres
 from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.exc import BrokerUnavailable, DatabaseUnavailable, DataDirectoryVersion
-from tests.support.databases import execute
-from tests.support.owners import owner
+from tests.support.servers.databases import execute
+from tests.support.servers.owners import owner
 from tests.support.wait import until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-SUPPORT = Path(__file__).resolve().parents[1] / "support"
+SUPPORT = Path(__file__).resolve().parents[1] / "support" / "servers"
 NOBODY = pwd.getpwnam("nobody")
 
 

@@ -17,10 +17,10 @@ from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.model import Task, TaskRun
-from tests.support.programs import Programs, terminate
+from tests.support.processes.programs import Programs, terminate
+from tests.support.processes.workers import StartWorker
 from tests.support.samples import a_task, a_type
 from tests.support.wait import until
-from tests.support.workers import StartWorker
 
 TYPES = ("load-git", "load-svn", "load-hg")
 QUEUES = [f"tests.{name}" for name in TYPES]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import Programs, kill_all, terminate
+from tests.support.processes.programs import Programs, kill_all, terminate
 from tests.support.wait import until
 
 TASKS = """

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.faults.events import outcome
-from tests.support.faults.fleet import Slot, died
-from tests.support.faults.judge import Note, Tables, Verdict, judge, judge_depths
+from faults.events import outcome
+from faults.fleet import Slot, died
+from faults.judge import Note, Tables, Verdict, judge, judge_depths
 
 QUEUE = "tests.save"
 

@@ -9,13 +9,13 @@ from random import Random
 
 import pytest
 
-from tests.support.faults import caller, drainer, processes
-from tests.support.faults.fleet import end
-from tests.support.faults.judge import judge, read_notes, read_tables
-from tests.support.faults.load import planned
-from tests.support.faults.servers import Room, Servers
-from tests.support.faults.window import Window
-from tests.support.programs import Programs, kill_all, terminate
+from faults import caller, drainer, processes
+from faults.fleet import end
+from faults.judge import judge, read_notes, read_tables
+from faults.load import planned
+from faults.servers import Room, Servers
+from faults.window import Window
+from tests.support.processes.programs import Programs, kill_all, terminate
 from tests.support.wait import until
 
 LOAD = planned(Random(1))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from faults import rounds
+from faults.kinds import TURNS
+from faults.servers import Servers
 from tests.support.dice import CI_SEED, dice
-from tests.support.faults import rounds
-from tests.support.faults.kinds import TURNS
-from tests.support.faults.servers import Servers
 
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
 # Each fault once, beside the kinds of crashes that stand here. With a fault in every round they would take too long.

@@ -29,9 +29,9 @@ from swh_sched_runner.embedded.postgres import Postgres
 from swh_sched_runner.exc import SchedulerException, StatementRefused
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.service import Heartbeat
-from tests.support.programs import Programs, terminate
-from tests.support.rabbitmq import free_ports
+from tests.support.processes.programs import Programs, terminate
 from tests.support.samples import NOW, a_task, a_type
+from tests.support.servers.rabbitmq import free_ports
 from tests.support.wait import until
 from tests.web.test_programs import get, missing, shown
 

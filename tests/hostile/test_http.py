@@ -24,8 +24,8 @@ from swh_sched_runner.exc import ConfigurationError
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.web import metrics
 from swh_sched_runner.web.server import MOST_ANSWERS, MOST_CLIENTS, Page, Server
-from tests.support.programs import Programs, terminate
-from tests.support.rabbitmq import free_ports
+from tests.support.processes.programs import Programs, terminate
+from tests.support.servers.rabbitmq import free_ports
 from tests.support.wait import until
 
 UNKNOWN_HOST = "request for a host that is not known"

@@ -19,9 +19,9 @@ from swh_sched_runner.db import migrate
 from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.exc import InvalidArgument
 from swh_sched_runner.model import ListedOrigin
-from tests.support import databases
-from tests.support.programs import Programs
+from tests.support.processes.programs import Programs
 from tests.support.samples import NOW, a_type, run_of_a_task
+from tests.support.servers import databases
 
 DECOYS = (
     "task_type",

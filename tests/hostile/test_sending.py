@@ -31,12 +31,12 @@ from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.service import Heartbeat
 from swh_sched_runner.services.visits.scheduler import VisitScheduler
 from tests.broker.conftest import lock
-from tests.broker.proxy import Proxy
 from tests.conftest import skip_or_fail
-from tests.support import rabbitmq
 from tests.support.queues import depth, ids_of, take
-from tests.support.rabbitmq import RabbitMQ
 from tests.support.samples import a_task, a_type
+from tests.support.servers import rabbitmq
+from tests.support.servers.proxy import Proxy
+from tests.support.servers.rabbitmq import RabbitMQ
 from tests.support.wait import until
 
 QUEUE, OTHER = "tests.load-git", "tests.other"

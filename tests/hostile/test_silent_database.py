@@ -25,10 +25,10 @@ from swh_sched_runner.db.deadline import Watchdog, watchdog
 from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.exc import DatabaseUnavailable, SessionLost
 from swh_sched_runner.model import ListedOrigin
-from tests.broker.proxy import Proxy
-from tests.support import databases
-from tests.support.programs import Programs, terminate
+from tests.support.processes.programs import Programs, terminate
 from tests.support.samples import NOW, a_task, a_type
+from tests.support.servers import databases
+from tests.support.servers.proxy import Proxy
 from tests.support.wait import until
 
 ONE = text("select 1")

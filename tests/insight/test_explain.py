@@ -28,10 +28,10 @@ from swh_sched_runner.model import Task
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.service import Heartbeat
+from tests.support.processes.workers import StartWorker
 from tests.support.queues import take
 from tests.support.samples import NOW, a_task, a_type
 from tests.support.wait import until
-from tests.support.workers import StartWorker
 
 QUEUE = "tests.load-git"
 PRIORITY_QUEUE = f"save_code_now:{QUEUE}"

@@ -15,9 +15,9 @@ from sqlalchemy import Engine, text
 from swh_sched_runner.db import adopt, migrate
 from swh_sched_runner.db.engine import create_engine
 from swh_sched_runner.exc import AdoptionRefused, AdoptionStopped, SchemaError
-from tests.support import databases, foreign
 from tests.support.origins import mirrors_that_lie
-from tests.support.programs import Programs
+from tests.support.processes.programs import Programs
+from tests.support.servers import databases, foreign
 from tests.support.wait import until
 
 BEGUN = " … ".encode()
@@ -221,7 +221,7 @@ def test_tables_that_somebody_changed_meanwhile_are_not_stamped(url: str, other:
 
 def test_the_backend_behaves_on_an_adopted_database_as_on_a_fresh_one(postgresql_url: str, program: Programs) -> None:
     """A selection; `TEST_ADOPTED=38 pytest tests/backend` runs all."""
-    chosen = ["tests/backend/test_runs.py", "tests/backend/test_listers.py"]
+    chosen = ["tests/backend/tasks/test_runs.py", "tests/backend/origins/test_listers.py"]
 
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 from swh_sched_runner.db import migrate
 from swh_sched_runner.db.engine import create_engine
 from swh_sched_runner.exc import DatabaseUnavailable, SchemaError
-from tests.support.migrations import bring_to, files
+from tests.support.servers.migrations import bring_to, files
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from swh_sched_runner.backend.dispatch.outbox import QueueSeen
 from swh_sched_runner.backend.dispatch.ready import TaskGroup
 from swh_sched_runner.backend.tasks import tasks
 from swh_sched_runner.db.engine import create_engine
-from tests.support import databases
 from tests.support.plans import Plan, explained
 from tests.support.samples import NOW
+from tests.support.servers import databases
 
 TYPES = 2  # as filled in below
 CAP = 100

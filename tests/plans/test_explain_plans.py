@@ -10,8 +10,8 @@ from sqlalchemy import Engine, text
 
 from swh_sched_runner.backend.inspection import explain
 from swh_sched_runner.db.engine import create_engine
-from tests.support import databases
 from tests.support.plans import explained
+from tests.support.servers import databases
 
 MAX_IN_FLIGHT = 100  # as filled in below
 COUNTED = 1_000

@@ -16,11 +16,11 @@ from swh_sched_runner.model import TaskRun
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.service import Heartbeat
+from tests.support.processes.releases import Release
+from tests.support.processes.workers import StartWorker, WorkerProcess
 from tests.support.queues import depth
-from tests.support.releases import Release
 from tests.support.samples import a_task, a_type
 from tests.support.wait import until
-from tests.support.workers import StartWorker, WorkerProcess
 
 OLDEST, NEWEST = "5.3", "5.7"
 TYPES = {"look": "fleet.look", "again": "fleet.again"}
@@ -65,7 +65,7 @@ def start(start_worker: StartWorker, broker_url: str, release: Release, *, stock
     worker = start_worker(
         broker_url,
         list(TYPES.values()),
-        app="tests.support.release_app",
+        app="tests.support.processes.release_app",
         python=release.python,
         stock=stock,
         concurrency=1,

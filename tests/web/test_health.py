@@ -22,7 +22,7 @@ from swh_sched_runner.services.service import Heartbeat
 from swh_sched_runner.services.supervisor import Supervisor
 from swh_sched_runner.web import health
 from swh_sched_runner.web.server import Page
-from tests.support.rabbitmq import free_ports
+from tests.support.servers.rabbitmq import free_ports
 from tests.support.wait import until
 
 ANY = Message()

@@ -27,8 +27,8 @@ from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.exc import ConfigurationError
 from swh_sched_runner.model import ListedOrigin
 from swh_sched_runner.web.server import Page
-from tests.support.programs import Programs, terminate
-from tests.support.rabbitmq import free_ports
+from tests.support.processes.programs import Programs, terminate
+from tests.support.servers.rabbitmq import free_ports
 from tests.support.wait import until
 
 

@@ -25,7 +25,7 @@ def prepare(database_url: str, load: Load) -> None:
                     description="A type of a crash test",
                     backend_name=each.queue,
                     default_interval=timedelta(days=1),
-                    max_queue_length=each.bound,
+                    max_queue_length=each.limit,
                 )
             )
         if load.origins:

@@ -21,7 +21,7 @@ import amqp
 
 from faults import events
 
-# Messages that a queue's consumer may hold: they are not ready any more, so room for others.
+# Messages that a queue's consumer may hold: they are not ready any more, so others may take their place.
 PREFETCH = 10
 QUIET_SECONDS = 0.3
 RETRY_SECONDS = 0.1
@@ -31,7 +31,7 @@ ERRORS = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors, a
 
 
 @dataclass(frozen=True)
-class Pace:
+class Speed:
     """How messages are taken: so many at a time, then a pause in which queues run full."""
 
     burst: int
@@ -53,15 +53,15 @@ def connect(url: str) -> amqp.Connection:
 
 
 class Drainer:
-    """Takes and notes, at its pace until SIGUSR1, then as fast as it can; after SIGTERM until nothing is left."""
+    """Takes and notes, at its speed until SIGUSR1, then as fast as it can; after SIGTERM until nothing is left."""
 
-    def __init__(self, url: str, queues: Sequence[str], notes: Path, pace: Pace, telling: bool) -> None:
+    def __init__(self, url: str, queues: Sequence[str], notes: Path, speed: Speed, telling: bool) -> None:
         """``telling``: it sends events, as workers do. A queue for them has to be there before."""
         self._url = url
         self._queues = queues
         self._telling = telling
         self._notes = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._pace: Pace | None = pace
+        self._speed: Speed | None = speed
         self._stopping = False
         self._taken: list[bytes] = []
         self._begun: list[str] = []
@@ -79,10 +79,10 @@ class Drainer:
                 time.sleep(RETRY_SECONDS)
 
     def _hurry(self, _: int, __: FrameType | None) -> None:
-        self._pace = None
+        self._speed = None
 
     def _stop(self, _: int, __: FrameType | None) -> None:
-        self._pace, self._stopping = None, True
+        self._speed, self._stopping = None, True
 
     def _drain(self) -> None:
         self._taken, self._last, self._begun = [], {}, []
@@ -103,12 +103,12 @@ class Drainer:
                 elif self._stopping and time.monotonic() - quiet_since > QUIET_SECONDS and self._all_empty(asking):
                     return
                 in_burst += arrived
-                if self._pace is not None and in_burst >= self._pace.burst:
+                if self._speed is not None and in_burst >= self._speed.burst:
                     in_burst = 0
-                    time.sleep(self._pace.pause_seconds)  # a signal doesn't end it
+                    time.sleep(self._speed.pause_seconds)  # a signal doesn't end it
 
     def _take_what_comes(self, connection: amqp.Connection, saying: amqp.Channel) -> int:
-        most = PREFETCH if self._pace is None else min(PREFETCH, self._pace.burst)
+        most = PREFETCH if self._speed is None else min(PREFETCH, self._speed.burst)
         timeout = 0.05
         while len(self._taken) < most:
             try:
@@ -147,9 +147,9 @@ class Drainer:
         return not any(channel.queue_declare(queue, passive=True).message_count for queue in self._queues)
 
 
-def drain(url: str, queues: Sequence[str], notes: Path, pace: Pace, telling: bool = False) -> None:
+def drain(url: str, queues: Sequence[str], notes: Path, speed: Speed, telling: bool = False) -> None:
     """Be the drainer."""
-    Drainer(url, queues, notes, pace, telling).run()
+    Drainer(url, queues, notes, speed, telling).run()
 
 
 def watch(url: str, queues: Sequence[str], depths: Path) -> None:

@@ -16,7 +16,7 @@ from faults import planted
 from faults.disk import Disk
 from faults.fleet import Fleet, Slot
 from faults.load import Load
-from faults.servers import SERVICE, Room
+from faults.servers import SERVICE, Endpoints
 from tests.support.servers.proxy import Proxy
 
 Script = Iterator[float]
@@ -46,7 +46,7 @@ FULL_DISK = "full disk"
 class Scene(Protocol):
     """What a fault works with. ``listening`` is the listener's fleet; proxies are by the number of the slot."""
 
-    room: Room
+    endpoints: Endpoints
     load: Load
     directory: Path
     fleet: Fleet
@@ -120,7 +120,7 @@ def cut_in_grab(scene: Scene) -> Script:
     yield scene.dice.uniform(0, 0.6)
     for _ in range(CUTS):
         try:
-            with closing(psycopg2.connect(scene.room.database_url)) as holding, holding.cursor() as cursor:
+            with closing(psycopg2.connect(scene.endpoints.database_url)) as holding, holding.cursor() as cursor:
                 cursor.execute(LOCK)
                 yield from _cut_when_waiting(scene, cursor)
         except psycopg2.Error:  # the server was restarted meanwhile
@@ -142,9 +142,9 @@ def _moved_to(scene: Scene, disk: Disk) -> Generator[float, None, bool]:
     """Put the runs on a small disk; whether there is one."""
     if not disk.mount():
         return False
-    name = f"faults_{scene.room.database}"
+    name = f"faults_{scene.endpoints.database}"
     scene.cleanup(disk.unmount)
-    scene.cleanup(lambda: _leave(scene.room, name))
+    scene.cleanup(lambda: _leave(scene.endpoints, name))
     folder = disk.directory / "tablespace"
     folder.mkdir(mode=0o700)
     yield from _insist(scene, f"create tablespace {name} location '{folder}'")
@@ -152,10 +152,10 @@ def _moved_to(scene: Scene, disk: Disk) -> Generator[float, None, bool]:
     return True
 
 
-def _leave(room: Room, name: str) -> None:
+def _leave(endpoints: Endpoints, name: str) -> None:
     for statement in ("alter table task_run set tablespace pg_default", f"drop tablespace {name}"):
         with suppress(psycopg2.Error):
-            _execute(room.database_url, statement)
+            _execute(endpoints.database_url, statement)
 
 
 def _replace_listener(scene: Scene) -> None:
@@ -174,7 +174,7 @@ def _insist(scene: Scene, statements: str, values: Mapping[str, str] | None = No
     """Until the server takes it, which may be away."""
     while True:
         try:
-            _execute(scene.room.database_url, statements, values)
+            _execute(scene.endpoints.database_url, statements, values)
             return
         except psycopg2.OperationalError:
             yield RETRY_SECONDS

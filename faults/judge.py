@@ -101,10 +101,10 @@ def read_tables(database_url: str) -> Tables:
         return Tables(rows(TASKS), rows(RUNS), rows(OUTBOX), rows(VISITS), rows(PLANTED))
 
 
-def judge(tables: Tables, notes: Sequence[Note], planned: Iterable[int], *, told: bool = False) -> Verdict:
+def judge(tables: Tables, notes: Sequence[Note], planned: Iterable[int], *, reported: bool = False) -> Verdict:
     """Whether each task that was planned has one run, and messages under its id alone, at least one, in its queue.
 
-    ``told``: the drainer said of each message how its run ended; else nothing ends a run.
+    ``reported``: the drainer said of each message how its run ended; else nothing ends a run.
     """
     verdict = Verdict(messages=len(notes), redelivered=sum(note.redelivered for note in notes))
     seen: dict[int | str, set[str]] = defaultdict(set)
@@ -121,7 +121,7 @@ def judge(tables: Tables, notes: Sequence[Note], planned: Iterable[int], *, told
     _judge_tasks(verdict, tables, seen, queues, planned)
     ids = set().union(*seen.values()) if seen else set()
     verdict.object_to("runs open and not sent", (r[2] for r in tables.runs if r[2] not in ids and not r[4]))
-    if told:
+    if reported:
         _judge_ends(verdict, tables, ids)
     else:
         verdict.object_to("tasks not in flight", (t[0] for t in tables.tasks if t[2] != "next_run_scheduled"))
@@ -204,18 +204,18 @@ def _judge_visits(verdict: Verdict, tables: Tables, seen: Mapping[int | str, set
     verdict.object_to("visits sent and not recorded", (url for url, known in tables.visits if not known))
 
 
-def judge_depths(verdict: Verdict, depths: Mapping[str, Mapping[str, int]], bounds: Mapping[str, int | None]) -> None:
-    """Whether no sample of a queue's depth was over its bound."""
+def judge_depths(verdict: Verdict, depths: Mapping[str, Mapping[str, int]], limits: Mapping[str, int | None]) -> None:
+    """Whether no sample of a queue's depth was over its limit."""
     worst = 0.0
     for queue, times in depths.items():
         verdict.samples += sum(times.values())
-        deepest, bound = max(map(int, times), default=0), bounds[queue]
-        if bound is None:
+        deepest, limit = max(map(int, times), default=0), limits[queue]
+        if limit is None:
             continue
-        over = {int(depth): count for depth, count in times.items() if int(depth) > bound}
+        over = {int(depth): count for depth, count in times.items() if int(depth) > limit}
         if over:
             verdict.violations.append(
-                f"{sum(over.values())} samples over the bound of {queue}: {max(over)} where {bound} is the bound"
+                f"{sum(over.values())} samples over the limit of {queue}: {max(over)} where {limit} is the limit"
             )
-        if deepest / bound >= worst:
-            worst, verdict.worst = deepest / bound, f"{deepest}/{bound}"
+        if deepest / limit >= worst:
+            worst, verdict.worst = deepest / limit, f"{deepest}/{limit}"

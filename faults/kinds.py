@@ -176,13 +176,13 @@ SCRIPTS: dict[str, Callable[[Scene], Script]] = {
 }
 # Seeds in a row go through all kinds; kills at random are half of them. The first ten are those of CI, where the points
 # have tests of their own.
-TURNS = (
+ORDER = (
     *("killed", "visits", "killed", "database-restarted", "session"),
     *("killed", "broker-killed", "paused", "killed", "replaced"),
     *("points", "broker-silent", "killed", "visits-points", "killed"),
     *("database-silent", "killed", "crowded", "broker-restarted", "killed"),
 )
-# What workers held comes back when the broker's connections end, which may lift a queue above its bound.
+# What workers held comes back when the broker's connections end, which may lift a queue above its limit.
 WITHOUT_BOUND = {"broker-restarted", "broker-killed"}
 OUTAGES = {"broker-restarted", "broker-killed", "database-restarted"}
 VISITING = {"visits", "visits-points"}
@@ -193,4 +193,4 @@ LONG = {"paused", "broker-silent", "database-silent"}
 
 def kind_of(seed: int) -> str:
     """The kind of the round with this seed."""
-    return TURNS[seed % len(TURNS)]
+    return ORDER[seed % len(ORDER)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from faults.drainer import Pace
+from faults.drainer import Speed
 
 PRIORITY_QUEUE = "save_code_now:{}"
 PRIORITIES = ("high", "normal", "low")
@@ -16,11 +16,11 @@ VISITED = "load-git"
 
 @dataclass(frozen=True)
 class Type:
-    """A task type; several may share a queue, which the least of their bounds then bounds."""
+    """A task type; several may share a queue, which the least of their limits then holds for."""
 
     name: str
     queue: str
-    bound: int | None
+    limit: int | None
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Load:
     types: Sequence[Type]
     waves: Sequence[Wave]
     origins: Sequence[str]
-    pace: Pace
+    speed: Speed
     batch_size: int
 
     @property
@@ -57,12 +57,12 @@ class Load:
         """How many tasks and visits there are."""
         return sum(len(wave.tasks) for wave in self.waves) + len(self.origins)
 
-    def bounds(self) -> dict[str, int | None]:
-        """Every queue, those of tasks with a priority too, and its bound."""
+    def limits(self) -> dict[str, int | None]:
+        """Every queue, those of tasks with a priority too, and its limit."""
         found: dict[str, int | None] = {}
         for queue in sorted({each.queue for each in self.types}):
-            bounds = [each.bound for each in self.types if each.queue == queue and each.bound is not None]
-            found[queue] = found[PRIORITY_QUEUE.format(queue)] = min(bounds, default=None)
+            limits = [each.limit for each in self.types if each.queue == queue and each.limit is not None]
+            found[queue] = found[PRIORITY_QUEUE.format(queue)] = min(limits, default=None)
         return found
 
 
@@ -76,11 +76,11 @@ def planned(
     """
     if crowded:
         types = [Type("crowd", "tests.crowd", dice.randint(1500, 3000))]
-        sizes, pace, batch_size = [dice.randint(6000, 9000)], Pace(2000, dice.uniform(0.2, 0.6)), 5000
+        sizes, speed, batch_size = [dice.randint(6000, 9000)], Speed(2000, dice.uniform(0.2, 0.6)), 5000
     else:
         types = _types(dice, 10 if not small and dice.random() < 0.3 else 1)
         sizes = [100, 20] if small else _sizes(dice)
-        pace = Pace(dice.choice([100_000, dice.randint(20, 60), dice.randint(60, 200)]), dice.uniform(0.02, 0.2))
+        speed = Speed(dice.choice([100_000, dice.randint(20, 60), dice.randint(60, 200)]), dice.uniform(0.02, 0.2))
         batch_size = dice.choice([20, 40, 100, 1000])
     waves, number, at_seconds = [], 0, 0.0
     for size in sizes:
@@ -88,7 +88,7 @@ def planned(
         number += size
         at_seconds += slowness * dice.uniform(0.05, 0.4)
     count = dice.randint(200, 400) // (4 if small else 1) if visits else 0
-    return Load(types, waves, [f"https://forge.example/{n}" for n in range(count)], pace, batch_size)
+    return Load(types, waves, [f"https://forge.example/{n}" for n in range(count)], speed, batch_size)
 
 
 def _types(dice: Random, deep: int) -> list[Type]:

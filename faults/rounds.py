@@ -22,7 +22,7 @@ from faults.fleet import Fleet, Slot, died, end
 from faults.judge import Verdict, judge, judge_depths, read_notes, read_tables
 from faults.load import VISIT_TYPE, planned
 from faults.points import Point
-from faults.servers import Room, Servers
+from faults.servers import Endpoints, Servers
 from faults.window import Window
 from tests.support.servers.proxy import Proxy
 
@@ -67,8 +67,8 @@ class Result:
             "longest": f"{verdict.longest_seconds:.1f}s",
             "took": f"{self.seconds:.1f}s",
         }
-        told = " ".join(f"{name}={value}" for name, value in facts.items())
-        return told + "".join(f"\n    VIOLATION {violation}" for violation in verdict.violations)
+        line = " ".join(f"{name}={value}" for name, value in facts.items())
+        return line + "".join(f"\n    VIOLATION {violation}" for violation in verdict.violations)
 
 
 class Round:
@@ -117,8 +117,8 @@ class Round:
         self.directory.mkdir(parents=True)
         started = time.monotonic()
         with self._stack:
-            self.room = self._stack.enter_context(self.servers.room())
-            verdict = self._play(self.room)
+            self.endpoints = self._stack.enter_context(self.servers.fresh())
+            verdict = self._play(self.endpoints)
         seconds = time.monotonic() - started
         return Result(
             self._seed, self.kind, self.fault, self._runners, self.fleet.kills, self.load.size, seconds, verdict
@@ -137,31 +137,31 @@ class Round:
         pid = self.window.unconfirmed()
         return None if pid is None else self.fleet.by_pid(pid)
 
-    def _play(self, room: Room) -> Verdict:
+    def _play(self, endpoints: Endpoints) -> Verdict:
         load = self.load
-        caller.prepare(room.database_url, load)
-        self.window = Window(room.database_url)
+        caller.prepare(endpoints.database_url, load)
+        self.window = Window(endpoints.database_url)
         self._stack.callback(self.window.close)
         notes, depths = self.directory / "notes.jsonl", self.directory / "depths.json"
-        queues = list(load.bounds())
+        queues = list(load.limits())
         if self._telling:
-            self._listen(room)
-        taking = self._process("drainer", drainer.drain, room.broker_url, queues, notes, load.pace, self._telling)
+            self._listen(endpoints)
+        taking = self._process("drainer", drainer.drain, endpoints.broker_url, queues, notes, load.speed, self._telling)
         looking = None
         if self.kind not in kinds.WITHOUT_BOUND:
-            looking = self._process("sampler", drainer.watch, room.broker_url, queues, depths)
-        calling = self._process("caller", caller.call, room.database_url, load)
-        self._start(room)
+            looking = self._process("sampler", drainer.watch, endpoints.broker_url, queues, depths)
+        calling = self._process("caller", caller.call, endpoints.database_url, load)
+        self._start(endpoints)
         in_time = self._act(calling, taking)
         self.fleet.stop()
         objections = [*self._end(looking, "sampler"), *self._end(taking, "drainer")]
         if self._telling:
-            objections += listening.end(self.listening, room.broker_url)
+            objections += listening.end(self.listening, endpoints.broker_url)
             objections += died([*self.fleet.slots, *self.listening.slots])
         numbers = [task.number for wave in load.waves for task in wave.tasks]
-        verdict = judge(read_tables(room.database_url), read_notes(notes), numbers, told=self._telling)
+        verdict = judge(read_tables(endpoints.database_url), read_notes(notes), numbers, reported=self._telling)
         if looking is not None and depths.exists():
-            judge_depths(verdict, json.loads(depths.read_text()), load.bounds())
+            judge_depths(verdict, json.loads(depths.read_text()), load.limits())
         verdict.violations += [*self.fleet.objections, *self.listening.objections, *objections]
         if not in_time:
             verdict.violations.append(f"not through after {self._patience_seconds:g} s: see {self.directory}")
@@ -171,14 +171,14 @@ class Round:
     def _patience_seconds(self) -> float:
         return PATIENCE_SECONDS + (FAULT_SECONDS if self._telling else 0)
 
-    def _listen(self, room: Room) -> None:
+    def _listen(self, endpoints: Endpoints) -> None:
         self._stack.callback(self.listening.abandon)
-        environment = self._environment(room, listening.SLOT, room.broker_url)
-        listening.start(self.listening, room.broker_url, environment, self.directory / "listener.log")
+        environment = self._environment(endpoints, listening.SLOT, endpoints.broker_url)
+        listening.start(self.listening, endpoints.broker_url, environment, self.directory / "listener.log")
 
-    def _start(self, room: Room) -> None:
+    def _start(self, endpoints: Endpoints) -> None:
         self._stack.callback(self.fleet.abandon)
-        self.fleet.slots = list(self._slots(room))
+        self.fleet.slots = list(self._slots(endpoints))
         for slot in self.fleet.slots:
             if self._points:
                 slot.coming = list(self._points) if slot is self.fleet.slots[0] else []
@@ -221,18 +221,18 @@ class Round:
         assert taking.pid is not None
         os.kill(taking.pid, signal.SIGUSR1)
 
-    def _slots(self, room: Room) -> Iterator[Slot]:
+    def _slots(self, endpoints: Endpoints) -> Iterator[Slot]:
         visiting = self.kind in kinds.VISITING
         for number in range(self._runners + visiting):
-            environment = self._environment(room, number, self._broker_url(room, number))
+            environment = self._environment(endpoints, number, self._broker_url(endpoints, number))
             # One runner beside the visit schedulers: they fill the same queue.
             command = "visits" if visiting and number < self._runners else "run"
             yield Slot(number, [command], environment, self.directory / f"runner-{number}.log")
 
-    def _environment(self, room: Room, number: int, broker_url: str) -> dict[str, str]:
+    def _environment(self, endpoints: Endpoints, number: int, broker_url: str) -> dict[str, str]:
         visits = f"SWH_SCHED_RUNNER_VISITS__{VISIT_TYPE.upper()}"
         return {
-            "SWH_SCHED_RUNNER_DATABASE__URL": self._database_url(room, number),
+            "SWH_SCHED_RUNNER_DATABASE__URL": self._database_url(endpoints, number),
             "SWH_SCHED_RUNNER_BROKER__URL": broker_url,
             "SWH_SCHED_RUNNER_BROKER__CONFIRM_TIMEOUT_SECONDS": str(CONFIRM_TIMEOUT_SECONDS),
             "SWH_SCHED_RUNNER_RUNNER__BATCH_SIZE": str(self.load.batch_size),
@@ -242,20 +242,20 @@ class Round:
             "HOME": str(self.directory),
         }
 
-    def _broker_url(self, room: Room, number: int) -> str:
+    def _broker_url(self, endpoints: Endpoints, number: int) -> str:
         if self.kind != "broker-silent" and self.fault != "cut-in-grab":
-            return room.broker_url
-        proxy = self.broker_proxies[number] = Proxy(room.broker_url)
+            return endpoints.broker_url
+        proxy = self.broker_proxies[number] = Proxy(endpoints.broker_url)
         self._stack.callback(proxy.stop)
         return proxy.url
 
-    def _database_url(self, room: Room, number: int) -> str:
+    def _database_url(self, endpoints: Endpoints, number: int) -> str:
         if self.kind != "database-silent" and self.fault != "mute":
-            return room.service_url
-        given = {key: values[0] for key, values in parse_qs(urlsplit(room.service_url).query).items()}
+            return endpoints.service_url
+        given = {key: values[0] for key, values in parse_qs(urlsplit(endpoints.service_url).query).items()}
         proxy = self.database_proxies[number] = Proxy(f"x+socket://{given['host']}/.s.PGSQL.{given['port']}")
         self._stack.callback(proxy.stop)
-        return f"postgresql://{given['user']}@127.0.0.1:{proxy.port}/{room.database}"
+        return f"postgresql://{given['user']}@127.0.0.1:{proxy.port}/{endpoints.database}"
 
     def _process(self, name: str, work: Callable[..., object], *arguments: object) -> ForkServerProcess:
         process = processes.start(self.directory / f"{name}.log", work, *arguments)

@@ -1,4 +1,4 @@
-"""The servers that the rounds share, with rooms of their own: a fresh database and a fresh vhost each."""
+"""The servers that the rounds share, each with a fresh database and a fresh vhost."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ MAX_MESSAGE_BYTES = 400_000
 
 
 @dataclass(frozen=True)
-class Room:
-    """Where one round takes place: a migrated database and an empty vhost. Services use ``service_url``."""
+class Endpoints:
+    """Where the programs of one round connect: a migrated database, an empty vhost. Services use ``service_url``."""
 
     database: str
     database_url: str
@@ -62,12 +62,12 @@ class Servers:
         self._stop()
 
     @contextmanager
-    def room(self) -> Iterator[Room]:
-        """A room for one round."""
+    def fresh(self) -> Iterator[Endpoints]:
+        """Those of one round."""
         name = f"round_{uuid.uuid4().hex[:12]}"
         with databases.created(self.postgres.url("postgres"), name, self._template) as database_url:
             service_url = database_url.replace("user=postgres", f"user={SERVICE}")
-            yield Room(name, database_url, service_url, self.rabbitmq.add_vhost(name))
+            yield Endpoints(name, database_url, service_url, self.rabbitmq.add_vhost(name))
             self.rabbitmq.delete_vhost(name)
 
     def end_postgres(self, number: signal.Signals) -> None:

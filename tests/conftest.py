@@ -177,7 +177,7 @@ def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
 
 @pytest.fixture(scope="session", params=RELEASES)
 def release(request: pytest.FixtureRequest) -> Release:
-    """Each release of Celery whose workers are promised to run our messages; in an environment of its own."""
+    """Each release of Celery whose workers must run our messages; in an environment of its own."""
     try:
         return Release(request.param, python_of(request.param))
     except ReleaseMissing as error:

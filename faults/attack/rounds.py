@@ -84,8 +84,8 @@ class Result:
             "refused-by-broker": len(self.refused),
             "took": f"{self.seconds:.1f}s",
         }
-        told = " ".join(f"{name}={value}" for name, value in facts.items())
-        return told + "".join(f"\n    VIOLATION {violation}" for violation in self.violations)
+        line = " ".join(f"{name}={value}" for name, value in facts.items())
+        return line + "".join(f"\n    VIOLATION {violation}" for violation in self.violations)
 
 
 class Attack:
@@ -107,16 +107,16 @@ class Attack:
         """Play it to its end."""
         self._directory.mkdir(parents=True)
         started = time.monotonic()
-        with self._servers.room() as room, closing(Target(room, self._directory)) as target:
+        with self._servers.fresh() as endpoints, closing(Target(endpoints, self._directory)) as target:
             runs, baits = (self._ids(count) for count in (self.result.good, BAITS))
-            open_runs(room.database_url, [*runs, *baits])
+            open_runs(endpoints.database_url, [*runs, *baits])
             ends = ends_of(self._dice, runs)
             sendings = planned(self._dice, ends, baits, self._hostile, self._names)
             target.start()
             target.stop()  # its queue is there; half of the messages wait in it when it comes back
             half = len(sendings) // 2
             spare = spares(Random(f"spares of {self.result.seed}"), baits)
-            with closing(Sender(room.broker_url, self.result, spare)) as sender:
+            with closing(Sender(endpoints.broker_url, self.result, spare)) as sender:
                 sender.send(sendings[:half])
                 target.start()
                 sender.send(sendings[half:], meanwhile=target.look)
@@ -176,7 +176,7 @@ class Sender:
                 meanwhile()
                 looked = time.monotonic()
             self._send(sending)
-        self._wire.settle()
+        self._wire.wait_for_confirms()
 
     def close(self) -> None:
         """Close the connection."""
@@ -190,7 +190,7 @@ class Sender:
                 return
         else:
             self._wire.publish(sending.message)
-            self._wire.settle(WINDOW)
+            self._wire.wait_for_confirms(WINDOW)
         if hostile is not None:
             self._result.hostile += 1
             self._result.unreadable += hostile.fate is Fate.REJECTED
@@ -200,10 +200,10 @@ class Sender:
         """Send it while nothing else is on the way; whether the broker refuses it, which is noted."""
         if name not in self._taken and self._tried[name] >= TRIES:
             return True
-        self._wire.settle()
+        self._wire.wait_for_confirms()
         try:
             self._wire.publish(message)
-            self._wire.settle()
+            self._wire.wait_for_confirms()
         except Refused as refusal:
             self._result.refused[name] = str(refusal)
             self._tried[name] += 1

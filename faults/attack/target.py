@@ -16,7 +16,7 @@ from amqp.protocol import queue_declare_ok_t
 from prometheus_client.parser import text_string_to_metric_families
 
 from faults import drainer
-from faults.servers import Room
+from faults.servers import Endpoints
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.model import Task, TaskType
 from tests.support.processes.programs import Programs, kill_all, terminate
@@ -46,16 +46,16 @@ def open_runs(database_url: str, ids: Sequence[str]) -> None:
 class Target:
     """The listener under attack. A process that ends is started again, and counted."""
 
-    def __init__(self, room: Room, directory: Path) -> None:
+    def __init__(self, endpoints: Endpoints, directory: Path) -> None:
         self.process_restarts = 0
         self.peak_bytes = 0
-        self._room = room
+        self._endpoints = endpoints
         (self._port,) = rabbitmq.free_ports(1)
         self._programs = Programs(
             directory,
             {
-                "SWH_SCHED_RUNNER_DATABASE__URL": room.database_url,
-                "SWH_SCHED_RUNNER_BROKER__URL": room.broker_url,
+                "SWH_SCHED_RUNNER_DATABASE__URL": endpoints.database_url,
+                "SWH_SCHED_RUNNER_BROKER__URL": endpoints.broker_url,
                 "SWH_SCHED_RUNNER_WEB__PORT": str(self._port),
             },
         )
@@ -118,7 +118,7 @@ class Target:
 
     def ask(self, query: str, *values: object) -> list[tuple[object, ...]]:
         """Rows of its database."""
-        with contextlib.closing(psycopg2.connect(self._room.database_url)) as conn, conn.cursor() as cursor:
+        with contextlib.closing(psycopg2.connect(self._endpoints.database_url)) as conn, conn.cursor() as cursor:
             cursor.execute(query, values)
             return cursor.fetchall()
 
@@ -127,7 +127,7 @@ class Target:
         return found is not None and found.consumer_count > 0
 
     def _declared(self) -> queue_declare_ok_t | None:
-        with drainer.connect(self._room.broker_url) as connection:
+        with drainer.connect(self._endpoints.broker_url) as connection:
             try:
                 return connection.channel().queue_declare(QUEUE, passive=True)
             except amqp.NotFound:

@@ -93,7 +93,7 @@ class Wire:
         self._expect(SELECT_OK)
 
     def publish(self, message: Message) -> None:
-        """Send a message. Whether the broker took it, ``settle`` says."""
+        """Send a message. Whether the broker took it, ``wait_for_confirms`` says."""
         arguments = struct.pack(">H", 0) + short(message.exchange) + short(message.key) + b"\0"
         chunk = FRAME_MAX - 8
         bodies = (message.body[at : at + chunk] for at in range(0, len(message.body), chunk))
@@ -104,7 +104,7 @@ class Wire:
             raise Refused(str(error)) from error
         self._sent += 1
 
-    def settle(self, most: int = 0) -> None:
+    def wait_for_confirms(self, most: int = 0) -> None:
         """Wait until at most so many messages are not confirmed. Raises ``Refused``."""
         while self._sent - self._below - len(self._single) > most:
             method, arguments = self._next()

@@ -114,7 +114,7 @@ def test_a_bulk_call_wakes_once(backend: SchedulerBackend, session: DispatcherSe
 
 
 @pytest.mark.parametrize("tasks", [1, LARGE], ids=["few", "many"])
-def test_nobody_falls_asleep_while_tasks_are_being_created_so_that_none_is_overlooked(
+def test_nobody_falls_asleep_over_tasks_that_are_being_created(
     backend: SchedulerBackend, session: DispatcherSession, database_url: str, tasks: int
 ) -> None:
     with psycopg2.connect(database_url) as conn:

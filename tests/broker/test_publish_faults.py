@@ -25,7 +25,7 @@ from tests.support.wait import until
 
 
 def send(publisher: Publisher, queue: str, count: int, bound: int | None = None) -> set[str]:
-    """Fill with fresh messages and return the ids that were confirmed."""
+    """Publish fresh messages, and return the ids that were confirmed."""
     with lock(publisher, queue, bound) as locked:
         assert locked is not None
         locked.capacity()

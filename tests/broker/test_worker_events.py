@@ -215,7 +215,7 @@ def test_a_stock_fleet_on_rabbitmq_needs_nothing_of_ours(
     seen.close()
 
 
-def test_a_task_does_not_fail_when_its_result_can_not_be_told() -> None:
+def test_a_task_does_not_fail_when_its_result_can_not_be_reported() -> None:
     app = configure(Celery("here", broker="amqp://127.0.0.1:9", set_as_current=False))
     app.conf.broker_transport_options = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
 

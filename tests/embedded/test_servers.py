@@ -103,7 +103,7 @@ def test_data_survives_sigkill(tmp_path: Path, victims: str) -> None:
 
 
 def _sync(broker: str) -> None:
-    """Wait until Valkey has written what it promised to write within a second."""
+    """Wait until Valkey has written what it writes within a second."""
     with closing(_redis(broker)) as client:
         client.execute_command("WAITAOF", 1, 0, 0)
 
@@ -220,9 +220,9 @@ def as_nobody() -> list[str]:
     return command
 
 
-@pytest.mark.parametrize("room", ["p" * 150, "with space, 100% #ü?&x"], ids=["long", "odd"])
-def test_every_path_will_do(tmp_path: Path, room: str) -> None:
-    with directory.servers(tmp_path / room, database=True, broker=True) as servers:
+@pytest.mark.parametrize("name", ["p" * 150, "with space, 100% #ü?&x"], ids=["long", "odd"])
+def test_every_path_will_do(tmp_path: Path, name: str) -> None:
+    with directory.servers(tmp_path / name, database=True, broker=True) as servers:
         put(servers.database_url, servers.broker_url, "a")
         with kombu.Connection(servers.broker_url) as connection:
             connection.ensure_connection(max_retries=1)
@@ -241,13 +241,13 @@ def server_socket(server: Postgres | Valkey | None) -> Path:
 
 
 def test_a_short_socket_folder_that_somebody_else_made_is_not_trusted(tmp_path: Path) -> None:
-    room = tmp_path / ("p" * 150)
-    room.mkdir()
-    first = process.socket_folder(room, "s")
-    same = process.socket_folder(room, "s")
+    folder = tmp_path / ("p" * 150)
+    folder.mkdir()
+    first = process.socket_folder(folder, "s")
+    same = process.socket_folder(folder, "s")
     first.chmod(0o755)
 
-    other = process.socket_folder(room, "s")
+    other = process.socket_folder(folder, "s")
 
     assert same == first
     assert other != first

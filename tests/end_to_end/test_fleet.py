@@ -53,7 +53,7 @@ def runs_of(backend: SchedulerBackend, tasks: list[Task]) -> list[TaskRun]:
     return backend.get_task_runs(task["id"] for task in tasks)
 
 
-def test_every_task_runs_once_within_the_bounds_and_every_run_is_ended(
+def test_every_task_runs_once_within_the_limits_and_every_run_is_ended(
     backend: SchedulerBackend, app: Celery, broker_url: str, programs: Programs, start_worker: StartWorker
 ) -> None:
     count = int(os.environ.get("FLEET_TASKS", "300"))

@@ -216,7 +216,7 @@ def test_events_wait_while_the_tablespace_is_full(
                     pass
         else:
             refuse(database, "53100")
-        # when all ends are told, with results that need room
+        # when all ends are reported, with results that need space
         line = lines(Dispatch(database), broker)
         put(broker, [ended(run, result={"status": "eventful", "text": "x" * 3000}) for run in runs])
         line.listen_until(lambda: line.errors)
@@ -225,7 +225,7 @@ def test_events_wait_while_the_tablespace_is_full(
             filled.unlink()
         else:
             heal(database)
-        # then each is recorded once there is room
+        # then each is recorded once there is space
         line.listen_until(lambda: statuses(database) == {"eventful": 400})
         assert aside(database) == []
         line.close()

@@ -256,7 +256,7 @@ def test_health_is_answered_at_once_while_clients_trickle_their_requests(server:
         trickling = [stack.enter_context(connect(server)) for _ in range(200)]
         for byte in b"GET /healthz HTTP/1.1\r\nX: ":
             for client in trickling:
-                with suppress(OSError):  # those who came first have made room
+                with suppress(OSError):  # those who came first are cut off
                     client.send(bytes([byte]))
             assert alive(server) < 2
 

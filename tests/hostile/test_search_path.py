@@ -74,7 +74,7 @@ def url(database_url: str, role: str) -> Iterator[str]:
 
 
 def a_way_through(backend: SchedulerBackend) -> None:
-    """Writes and reads of all rooms."""
+    """Writes and reads of all packages of the backend."""
     backend.create_task_type(a_type())
     task = run_of_a_task(backend)
     assert backend.get_tasks([task["id"]]) == [task]

@@ -143,7 +143,7 @@ def test_nobody_waits_for_long_to_be_let_in(far_url: str, proxy: Proxy, sslmode:
 
 def test_a_session_that_falls_silent_while_it_is_prepared_is_given_up(far_url: str, proxy: Proxy) -> None:
     # given a server that lets us in and says no more: no limit for statements is known yet
-    proxy.hold_back(b"timezone")
+    proxy.withhold(b"timezone")
     database = Database(create_engine(far_url, connect_timeout=2))
 
     with within(4), pytest.raises(DatabaseUnavailable, match="no answer within 2 s"):
@@ -235,7 +235,7 @@ def test_a_process_that_is_to_stop_hardly_waits(far_url: str, proxy: Proxy) -> N
 
 
 def test_a_forked_process_watches_for_itself(far: Database, proxy: Proxy) -> None:
-    proxy.hold_back(b"select 'lost'")
+    proxy.withhold(b"select 'lost'")
     with pytest.raises(DatabaseUnavailable, match="no answer"):
         far.run(lambda conn: conn.execute(text("select 'lost'")))
 

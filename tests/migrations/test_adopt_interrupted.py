@@ -133,7 +133,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be_done(url: str, program:
     assert allowed.stdout.endswith("nothing was written: without --dry-run it is done\n")
 
 
-def test_what_is_told_names_every_step_with_its_time_and_its_rows(url: str, program: Programs) -> None:
+def test_the_output_names_every_step_with_its_time_and_its_rows(url: str, program: Programs) -> None:
     foreign.build(url, 38, rows=100, faults=True)
 
     done = program.run("db", "adopt", "--rename-duplicates")

@@ -92,7 +92,7 @@ def assert_all_ran(worker: WorkerProcess, runs: list[TaskRun], results: Path) ->
 
 
 @pytest.mark.parametrize(("release", "broker_url", "stock"), WITH_EVENTS, indirect=["release", "broker_url"])
-def test_workers_of_a_release_run_what_the_runner_sends_and_their_events_end_the_runs(
+def test_workers_of_a_release_run_what_is_sent_and_their_events_end_the_runs(
     release: Release,
     broker_url: str,
     stock: bool,

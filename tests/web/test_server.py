@@ -128,7 +128,7 @@ def test_clients_that_say_nothing_are_few_and_are_cut_off(server: Server) -> Non
     with ExitStack() as stack:
         silent = [stack.enter_context(connect(server)) for _ in range(MOST_CLIENTS + 20)]
         first, last = silent[:20], silent[20:]
-        # then those who have waited longest make room, and the process has no thread for any
+        # then those who have waited longest are cut off, and the process has no thread for any
         assert [client.recv(100)[:12] for client in first] == [b"HTTP/1.0 503"] * len(first)
         assert threading.active_count() <= threads
         # and when their time is over, the others are cut off

@@ -160,7 +160,7 @@ def test_of_pauses_at_the_same_time_one_is_the_first(
     assert ended.by == "abcd"[answers.index(None)]
 
 
-def test_a_pause_waits_for_the_grab_that_obeys_the_controls_and_nothing_is_taken_after_it(
+def test_a_pause_waits_for_the_grab_under_way_and_nothing_is_taken_after_it(
     due: SchedulerBackend, database: Database, session: DispatcherSession, taken: Callable[[], int]
 ) -> None:
     # given a grab under a limit that is not committed
@@ -246,7 +246,7 @@ def test_limits_that_are_not_given_stay_as_they_are(due: SchedulerBackend) -> No
     assert limits() == (None, 0, None)
 
 
-def test_the_bound_of_a_queue_is_that_of_all_types_that_share_it(backend: SchedulerBackend) -> None:
+def test_the_limit_of_a_queue_is_that_of_all_types_that_share_it(backend: SchedulerBackend) -> None:
     for name, queue in (("a", "shared"), ("b", "shared"), ("c", "other")):
         backend.create_task_type(a_type(name, backend_name=queue))
 
@@ -261,7 +261,7 @@ def test_the_bound_of_a_queue_is_that_of_all_types_that_share_it(backend: Schedu
     assert bounds() == [None, None, 0]
 
 
-def test_the_bound_of_an_unknown_queue_is_an_error_that_names_it(backend: SchedulerBackend) -> None:
+def test_the_limit_of_an_unknown_queue_is_an_error_that_names_it(backend: SchedulerBackend) -> None:
     with pytest.raises(UnknownQueue, match=r"^No task type has the queue 'nosuch': there are no task types yet$"):
         backend.set_queue_limit("nosuch", 5)
     for n in range(12):
@@ -370,7 +370,7 @@ def test_a_pause_wakes_nobody(due: SchedulerBackend, session: DispatcherSession)
     assert not session.wait(0.05)
 
 
-def test_how_queues_stand_tells_tasks_with_a_priority_and_promises_apart(
+def test_queue_states_tell_tasks_with_a_priority_and_unconfirmed_messages_apart(
     due: SchedulerBackend, database: Database, dispatch: Dispatch, session: DispatcherSession
 ) -> None:
     # given seven tasks in flight without priority and one with: two batches, one of them confirmed in part

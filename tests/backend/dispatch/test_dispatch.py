@@ -49,7 +49,7 @@ def test_a_batch_takes_due_tasks_opens_their_runs_and_stands_in_the_ledger(
 
 
 @pytest.mark.parametrize("group", [PLAIN, PRIORITY])
-def test_the_ids_of_runs_begin_with_the_timestamp_so_that_those_of_a_time_lie_together_in_the_index(
+def test_ids_of_runs_begin_with_the_time_and_so_stand_together_in_the_index(
     backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession, group: TaskGroup
 ) -> None:
     backend.create_task_type(a_type())

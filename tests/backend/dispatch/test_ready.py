@@ -40,7 +40,7 @@ def pass_by(database: Database, time: timedelta) -> None:
         conn.execute(text("update dispatch_type set refilled = refilled - cast(:time as interval)"), {"time": time})
 
 
-def test_groups_are_those_where_tasks_wait_priority_first_with_the_time_when_the_first_is_due(
+def test_groups_are_those_with_tasks_priority_first_and_when_the_first_is_due(
     backend: SchedulerBackend, dispatch: Dispatch
 ) -> None:
     for name in ("idle", "busy"):
@@ -202,7 +202,7 @@ def test_pauses_and_rates_hold_for_visits_too(
     assert len(batch.messages) == 4
 
 
-def test_a_closed_batch_tells_how_its_filler_left_the_queue(
+def test_a_closed_batch_tells_how_its_publisher_left_the_queue(
     backend: SchedulerBackend, dispatch: Dispatch, session: DispatcherSession
 ) -> None:
     backend.create_tasks([a_task()])

@@ -46,7 +46,7 @@ def test_the_queue_is_that_of_the_type_or_with_a_priority_the_templates(
 
 
 @pytest.mark.parametrize(("bounds", "bound"), [((100, 7, None), 7), ((None, None, None), None)])
-def test_the_bound_is_the_least_of_the_types_that_share_the_queue(
+def test_the_limit_is_the_least_of_the_types_that_share_the_queue(
     backend: SchedulerBackend, database: Database, bounds: tuple[int | None, ...], bound: int | None
 ) -> None:
     for number, each in enumerate(bounds):

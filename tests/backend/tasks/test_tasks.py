@@ -36,7 +36,7 @@ def test_a_task_type_that_exists_stays_as_it_is(backend: SchedulerBackend) -> No
     assert backend.get_task_type("load-svn") is None
 
 
-def test_keys_left_out_take_the_default_and_none_is_unbounded(backend: SchedulerBackend) -> None:
+def test_keys_left_out_take_the_default_and_none_is_unlimited(backend: SchedulerBackend) -> None:
     backend.create_task_type({"type": "a", "description": "d", "backend_name": "n"})
     backend.create_task_type({"type": "b", "description": "d", "backend_name": "n", "max_queue_length": None})
 

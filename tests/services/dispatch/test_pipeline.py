@@ -41,7 +41,7 @@ def test_a_round_gives_every_queue_a_batch_before_any_gets_a_second_one(
     assert [depth(app, f"tests.{name}") for name in names] == [10] * 6
 
 
-def test_types_that_share_a_queue_share_its_room_and_who_has_few_leaves_the_rest(
+def test_types_that_share_a_queue_share_its_capacity_and_who_has_few_leaves_the_rest(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
 ) -> None:
     for name in ("many", "more", "few"):
@@ -60,7 +60,7 @@ def test_types_that_share_a_queue_share_its_room_and_who_has_few_leaves_the_rest
     assert abs(names["many"] - names["more"]) <= 15
 
 
-def test_no_type_starves_another_while_room_is_made_one_by_one(
+def test_no_type_starves_another_while_messages_are_taken_one_by_one(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
 ) -> None:
     names = ("one", "two", "three")

@@ -169,7 +169,7 @@ def once(action: Callable[[], object], *, at: int = 0, queue: str = QUEUE) -> Be
 # Purged and deleted
 
 
-def test_a_purged_queue_is_filled_to_its_bound_again_while_the_runs_stay_open(
+def test_a_purged_queue_is_filled_to_its_limit_again_while_the_runs_stay_open(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
 ) -> None:
     create(backend, tasks=25)
@@ -183,7 +183,7 @@ def test_a_purged_queue_is_filled_to_its_bound_again_while_the_runs_stay_open(
     assert ids_of(take(app, QUEUE)) == runs_of(backend)[LIMIT:]
 
 
-def test_a_queue_that_is_purged_while_a_batch_is_sent_is_not_filled_beyond_its_bound(
+def test_a_queue_that_is_purged_while_a_batch_is_sent_stays_within_its_limit(
     backend: SchedulerBackend, interrupted_runner: MakeRunner, app: Celery
 ) -> None:
     create(backend, tasks=700, max_queue_length=300)
@@ -202,7 +202,7 @@ def test_a_queue_that_is_purged_while_a_batch_is_sent_is_not_filled_beyond_its_b
 
 
 @on_rabbitmq
-def test_messages_whose_queue_was_deleted_on_their_way_arrive_under_their_ids_once_it_is_declared_again(
+def test_messages_whose_queue_was_deleted_on_their_way_arrive_in_the_declared_one(
     backend: SchedulerBackend, interrupted_runner: MakeRunner, app: Celery, broker_url: str
 ) -> None:
     create(backend, tasks=LIMIT)
@@ -217,7 +217,7 @@ def test_messages_whose_queue_was_deleted_on_their_way_arrive_under_their_ids_on
 
 
 @on_redis
-def test_a_list_that_is_deleted_while_a_batch_is_sent_is_filled_to_its_bound_again(
+def test_a_list_that_is_deleted_while_a_batch_is_sent_is_filled_to_its_limit_again(
     backend: SchedulerBackend, interrupted_runner: MakeRunner, app: Celery, broker_url: str
 ) -> None:
     create(backend, tasks=700, max_queue_length=300)
@@ -255,7 +255,7 @@ def test_a_queue_that_others_declared_anew_is_filled_as_it_is(
 
 
 @on_rabbitmq
-def test_a_queue_that_is_missing_is_declared_as_it_is_configured_however_it_was_before(
+def test_a_queue_that_is_missing_is_declared_as_configured_however_it_was_before(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery, broker_url: str
 ) -> None:
     create(backend, "quorum", tasks=25)
@@ -272,7 +272,7 @@ def test_a_queue_that_is_missing_is_declared_as_it_is_configured_however_it_was_
 
 
 @on_rabbitmq
-def test_what_a_full_queue_rejects_stays_unconfirmed_and_is_sent_again_as_room_is_made(
+def test_what_a_full_queue_rejects_stays_unconfirmed_and_is_sent_again_later(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery, broker_url: str
 ) -> None:
     create(backend, tasks=15)
@@ -302,7 +302,7 @@ def test_what_a_full_queue_rejects_stays_unconfirmed_and_is_sent_again_as_room_i
 # Other publishers
 
 
-def test_nothing_is_sent_to_a_queue_that_others_lifted_over_its_bound_until_it_is_below(
+def test_nothing_is_sent_to_a_queue_that_others_filled_beyond_its_limit(
     backend: SchedulerBackend, interrupted_runner: MakeRunner, app: Celery, broker_url: str
 ) -> None:
     create(backend, tasks=15)
@@ -313,7 +313,7 @@ def test_nothing_is_sent_to_a_queue_that_others_lifted_over_its_bound_until_it_i
 
     runner = interrupted_runner(once(push_foreign))
     run_all(runner)
-    # What was read as room on RabbitMQ is gone when it is sent; on Redis reading and sending are one.
+    # Capacity that was read from RabbitMQ is gone when it is sent; on Redis reading and sending are one.
     lifted = 2 * LIMIT + 2 if broker_url.startswith("amqp") else LIMIT + 2
 
     arrived = []
@@ -353,7 +353,7 @@ def why_left_alone(logs: Sequence[Mapping[str, Any]], queue: str) -> str:
 
 
 @pytest.mark.parametrize("broker_url", ["limited_url"], indirect=True)
-def test_a_queue_that_may_not_be_declared_is_left_alone_until_somebody_else_declares_it(
+def test_a_queue_that_may_not_be_declared_waits_until_somebody_else_declares_it(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery, broker_url: str, rabbitmq_url: str
 ) -> None:
     create(backend, "a", backend_name=BARRED)
@@ -393,7 +393,7 @@ def test_a_user_who_may_not_declare_the_locks_is_told_so(broker_url: str, limit:
 
 
 @on_rabbitmq
-def test_a_queue_that_belongs_to_a_connection_of_others_is_left_alone_as_long_as_it_does(
+def test_a_queue_is_left_alone_while_it_belongs_to_a_connection_of_others(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery, broker_url: str
 ) -> None:
     create(backend)
@@ -427,7 +427,7 @@ def test_a_key_that_is_no_list_is_left_alone_as_long_as_it_is_there(
 
 
 @on_redis
-def test_a_key_that_becomes_no_list_while_a_batch_is_sent_keeps_its_promises_and_no_other_queue(
+def test_a_key_that_becomes_no_list_during_a_send_stops_its_batch_and_no_other_queue(
     backend: SchedulerBackend, interrupted_runner: MakeRunner, app: Celery, broker_url: str
 ) -> None:
     create(backend, tasks=LIMIT)

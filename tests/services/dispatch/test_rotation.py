@@ -118,7 +118,7 @@ def test_a_filled_queue_is_asked_when_a_quarter_of_it_should_be_free() -> None:
     assert at - time.monotonic() == pytest.approx(0.25 * 10 / 5, abs=0.1)
 
 
-def test_a_queue_that_takes_nothing_is_asked_ever_later_and_soon_again_once_it_took_something() -> None:
+def test_a_queue_that_takes_nothing_is_asked_ever_later_until_it_takes_something() -> None:
     probe = Probe()
     delays = []
     for _ in range(12):

@@ -48,7 +48,7 @@ def test_due_tasks_reach_their_queue_in_order_under_the_ids_of_their_runs(
     assert {task["status"] for task in backend.search_tasks()} == {"next_run_scheduled"}
 
 
-def test_a_queue_is_filled_to_its_bound_and_on_as_room_is_made(
+def test_a_queue_is_filled_to_its_limit_and_again_as_messages_are_taken(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
 ) -> None:
     backend.create_task_type(a_type(max_queue_length=10))
@@ -68,7 +68,7 @@ def test_a_queue_is_filled_to_its_bound_and_on_as_room_is_made(
     assert len(taken) == 25
 
 
-def test_a_bound_of_nothing_keeps_the_queue_empty_and_none_does_not_bound(
+def test_a_limit_of_nothing_keeps_the_queue_empty_and_none_does_not_limit(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
 ) -> None:
     backend.create_task_type(a_type("closed", max_queue_length=0))
@@ -82,7 +82,7 @@ def test_a_bound_of_nothing_keeps_the_queue_empty_and_none_does_not_bound(
     assert len(backend.peek_ready_tasks("closed")) == 5
 
 
-def test_foreign_messages_count_towards_the_bound(
+def test_foreign_messages_count_towards_the_limit(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
 ) -> None:
     backend.create_task_type(a_type(max_queue_length=5))
@@ -99,7 +99,7 @@ def test_foreign_messages_count_towards_the_bound(
     assert depth(app, QUEUE) == 5
 
 
-def test_priority_tasks_go_to_a_bounded_queue_of_their_own_high_first(
+def test_priority_tasks_go_to_a_limited_queue_of_their_own_high_first(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
 ) -> None:
     backend.create_task_type(a_type(max_queue_length=4))
@@ -124,7 +124,7 @@ def test_only_the_chosen_task_types_are_dispatched(
     assert len(backend.peek_ready_tasks("other")) == 1
 
 
-def test_types_that_share_a_queue_share_its_room_within_the_least_of_their_bounds(
+def test_types_that_share_a_queue_share_the_least_of_their_limits(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
 ) -> None:
     for name, bound in (("a", 9), ("b", 100), ("c", None)):
@@ -137,7 +137,7 @@ def test_types_that_share_a_queue_share_its_room_within_the_least_of_their_bound
     assert [len(backend.peek_ready_tasks(name)) for name in ("a", "b", "c")] == [17, 17, 17]
 
 
-def test_what_a_dead_runner_left_unconfirmed_is_sent_under_the_same_ids_before_anything_new(
+def test_what_a_dead_runner_left_unconfirmed_is_sent_first_under_the_same_ids(
     backend: SchedulerBackend, dispatch: Dispatch, make_runner: MakeRunner, app: Celery
 ) -> None:
     backend.create_task_type(a_type())
@@ -157,7 +157,7 @@ def test_what_a_dead_runner_left_unconfirmed_is_sent_under_the_same_ids_before_a
     with_batches.close()
 
 
-def test_messages_of_a_dead_runner_that_come_late_count_before_its_promises_are_sent(
+def test_late_messages_of_a_dead_runner_count_before_its_batches_are_sent(
     backend: SchedulerBackend, dispatch: Dispatch, make_runner: MakeRunner, app: Celery
 ) -> None:
     class Meanwhile(Heartbeat):
@@ -195,7 +195,7 @@ def test_what_a_living_runner_left_unconfirmed_is_left_to_it(
     assert depth(app, QUEUE) == 1
 
 
-def test_promises_are_sent_within_the_bound_and_nothing_new_before_them(
+def test_open_batches_are_sent_within_the_limit_and_nothing_new_before_them(
     backend: SchedulerBackend, dispatch: Dispatch, make_runner: MakeRunner, app: Celery
 ) -> None:
     backend.create_task_type(a_type(max_queue_length=3))
@@ -219,7 +219,7 @@ def test_promises_are_sent_within_the_bound_and_nothing_new_before_them(
     assert sorted(first + second + third) == sorted(runs_of(backend))
 
 
-def test_many_runners_at_once_send_every_task_once_and_never_beyond_the_bound(
+def test_many_runners_at_once_send_every_task_once_and_never_beyond_the_limit(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery
 ) -> None:
     backend.create_task_type(a_type(max_queue_length=20))
@@ -251,7 +251,7 @@ def test_many_runners_at_once_send_every_task_once_and_never_beyond_the_bound(
     assert max(depths) <= 20
 
 
-def test_a_queue_is_left_to_whoever_has_promised_messages_to_it_and_its_lock_is_not_kept_from_them(
+def test_a_queue_is_left_to_the_session_with_an_open_batch_and_so_is_its_lock(
     backend: SchedulerBackend, dispatch: Dispatch, make_runner: MakeRunner, app: Celery
 ) -> None:
     backend.create_task_type(a_type())

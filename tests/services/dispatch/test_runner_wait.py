@@ -94,7 +94,7 @@ def test_it_looks_every_period_whatever_it_hears(make_runner: MakeRunner, instru
     assert 0.15 < time.monotonic() - started < 1
 
 
-def test_room_in_a_full_queue_is_noticed_soon_and_its_bound_is_kept(
+def test_capacity_in_a_full_queue_is_noticed_soon_and_its_limit_is_kept(
     backend: SchedulerBackend, make_runner: MakeRunner, app: Celery, instruments: Instruments
 ) -> None:
     backend.set_queue_limit(QUEUE, 10)

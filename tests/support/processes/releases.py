@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from tests.support.sources import CHECKOUT
 
-# Those whose workers are promised to run our messages, oldest first.
+# Those whose workers must run our messages, oldest first.
 RELEASES = ("5.3", "5.4", "5.5", "5.6", "5.7")
 ENVIRONMENTS = CHECKOUT / ".releases"
 INSTALL_SECONDS = 90.0

@@ -173,7 +173,7 @@ def build(url: str, version: int, *, rows: int = 0, faults: bool = False) -> Non
 
 
 def adopt(engine: Engine) -> list[Progress]:
-    """Adopt it without a word, duplicates renamed; how it went."""
+    """Adopt it and print nothing, duplicates renamed; how it went."""
     told: list[Progress] = []
     take_over(engine, rename_duplicates=True, show=lambda plan: None, tell=told.append)
     return told

@@ -36,7 +36,7 @@ class Proxy:
         self._accepted = 0
         self._silent: float = 0
         self._unanswered: float = 0
-        self._held_back: bytes | None = None
+        self._withheld: bytes | None = None
         self.lost = 0  # how often somebody said something that was not forwarded
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -61,9 +61,9 @@ class Proxy:
         """Forward new connections again; those that are silent stay so."""
         self.silence()
 
-    def hold_back(self, word: bytes) -> None:
+    def withhold(self, word: bytes) -> None:
         """Lose whatever of the clients has this word in it."""
-        self._held_back = word
+        self._withheld = word
 
     @property
     def accepted(self) -> int:
@@ -114,8 +114,8 @@ class Proxy:
                 if answers and self._drop.is_set():
                     self._drop.clear()
                     break
-                held_back = self._held_back is not None and not answers and self._held_back in data
-                if held_back or self._lost(answers, number):
+                refused = self._withheld is not None and not answers and self._withheld in data
+                if refused or self._lost(answers, number):
                     self.lost += 1
                 elif not (answers and self._muted.is_set()):
                     sink.sendall(self.answer(data) if answers else data)

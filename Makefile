@@ -17,6 +17,13 @@ demo: venv  ## watch it work on real git repositories, in this terminal, until C
 test: venv releases old-program  ## run all tests, on private servers
 	@$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
 
+# In memory where there is enough of it: most of the time goes into making databases.
+.PHONY: quick
+quick: venv  ## run the tests that need PostgreSQL at most, between two edits: a minute
+	@[ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 2000000 ] 2>/dev/null \
+	  && export PYTEST_DEBUG_TEMPROOT=/dev/shm; \
+	$(BIN)/pytest -n 2 --dist loadfile -m quick $(ARGS)
+
 .PHONY: check
 check: lint test  ## everything that has to hold before a change lands: lint and test
 

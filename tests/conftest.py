@@ -32,6 +32,23 @@ hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
+# What starts a broker, a worker, a process of the program or a server of the test's own.
+NOT_QUICK = {
+    *("scheduler_valkey_url", "valkey_url", "rabbitmq_server", "rabbitmq_url", "limited_url", "mortal_rabbitmq"),
+    *("own_postgres", "own_rabbitmq", "own_valkey", "old_server", "servers"),
+    *("start_worker", "release", "program", "programs", "demo", "distributions", "install"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as quick what needs no server but the session's PostgreSQL, and is not marked as slow."""
+    for item in items:
+        given = set(getattr(item, "fixturenames", ()))
+        if callspec := getattr(item, "callspec", None):  # fixtures that are asked for by their names
+            given |= {value for value in callspec.params.values() if isinstance(value, str)}
+        if not given & NOT_QUICK and item.get_closest_marker("slow") is None:
+            item.add_marker("quick")
+
 
 def skip_or_fail(reason: str) -> None:
     """A server that is missing is no reason to fail on a laptop, and one in CI."""

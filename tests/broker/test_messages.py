@@ -121,6 +121,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     args=st.lists(JSON, max_size=3), kwargs=st.dictionaries(st.text(), JSON, max_size=3), task_id=st.text(max_size=60)
 )

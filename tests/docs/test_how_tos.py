@@ -15,6 +15,8 @@ from tests.support.docs.pages import Page, libpq
 from tests.support.servers.rabbitmq import free_ports
 from tests.support.sources import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 PAGES = {path.stem: path.read_text() for path in sorted((CHECKOUT / "docs/how-to").glob("*.md"))}
 HOW_TOS = {name: text for name, text in PAGES.items() if any(block.is_commands for block in blocks(text))}
 NEEDED = ("curl", "psql")

@@ -12,6 +12,8 @@ from tests.support.docs.blocks import Fault, blocks, pattern
 from tests.support.docs.pages import Page
 from tests.support.sources import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 PAGES = [CHECKOUT / "README.md", CHECKOUT / "docs/tutorial.md", *sorted((CHECKOUT / "docs/how-to").glob("*.md"))]
 
 

@@ -17,6 +17,8 @@ from swh_sched_runner.exc import DataDirectoryInUse, DataDirectoryRefused
 from tests.support.servers.owners import ROOT, owner
 from tests.support.wait import until
 
+pytestmark = pytest.mark.slow
+
 WORKER = """
 import os, sys
 from pathlib import Path

@@ -24,6 +24,8 @@ from swh_sched_runner.model import TaskRun
 from tests.support.repositories import repository
 from tests.support.wait import until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 # The demo leaves what is configured alone; these would fail at once.
 CONFIGURED = {

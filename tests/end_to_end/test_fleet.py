@@ -22,6 +22,8 @@ from tests.support.processes.workers import StartWorker
 from tests.support.samples import a_task, a_type
 from tests.support.wait import until
 
+pytestmark = pytest.mark.slow
+
 TYPES = ("load-git", "load-svn", "load-hg")
 QUEUES = [f"tests.{name}" for name in TYPES]
 LIMIT = 50

@@ -21,6 +21,8 @@ from tests.support.models.visits import Visits
 from tests.support.origins import mirrors_that_lie
 from tests.support.samples import a_type
 
+pytestmark = pytest.mark.slow
+
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 TICK = HOUR / 2
 TICKS = 48

@@ -11,6 +11,8 @@ import pytest
 from tests.support.processes.programs import Programs, kill_all, terminate
 from tests.support.wait import until
 
+pytestmark = pytest.mark.slow
+
 TASKS = """
 import pathlib, time
 from celery import shared_task

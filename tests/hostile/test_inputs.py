@@ -32,6 +32,8 @@ from tests.support.processes.programs import Programs
 from tests.support.servers.proxy import Proxy
 from tests.support.sources import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 MEGABYTE = 1_000_000
 PREFIX = "SWH_SCHED_RUNNER_"
 

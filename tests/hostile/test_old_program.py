@@ -36,6 +36,8 @@ from tests.support.processes.releases import ReleaseMissing
 from tests.support.samples import NOW, a_task, a_type
 from tests.support.servers import databases, foreign
 
+pytestmark = pytest.mark.slow
+
 TABLES = [
     "task_type",
     "task",

@@ -23,6 +23,8 @@ from tests.support.processes.programs import Programs
 from tests.support.samples import NOW, a_type, run_of_a_task
 from tests.support.servers import databases
 
+pytestmark = pytest.mark.slow
+
 DECOYS = (
     "task_type",
     "task",

@@ -22,6 +22,8 @@ from tests.support.samples import NOW
 from tests.support.servers import databases, foreign
 from tests.support.servers.proxy import Proxy
 
+pytestmark = pytest.mark.slow
+
 # What an adopted database has beside a fresh one: what is not ours to drop.
 OF_OTHERS = re.compile(
     r"dbversion|priority_ratio|uuid-ossp|swh_scheduler_compat"

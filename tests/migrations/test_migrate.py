@@ -120,6 +120,7 @@ def test_comments_say_what_every_table_and_column_is(empty: Engine) -> None:
         assert list(bare) == []
 
 
+@pytest.mark.slow
 def test_importing_the_package_opens_nothing() -> None:
     code = (
         "import socket, pkgutil, importlib, swh_sched_runner\n"

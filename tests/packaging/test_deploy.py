@@ -18,6 +18,8 @@ import pytest
 from swh_sched_runner import config
 from tests.support.sources import CHECKOUT, run
 
+pytestmark = pytest.mark.slow
+
 DEPLOY = CHECKOUT / "deploy"
 EXAMPLE = DEPLOY / "config.example.toml"
 UNITS = sorted(DEPLOY.glob("*.service"))

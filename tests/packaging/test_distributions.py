@@ -16,6 +16,8 @@ from swh_sched_runner import __version__
 from tests.packaging.conftest import Distributions
 from tests.support.sources import CHECKOUT, copy_sources, run
 
+pytestmark = pytest.mark.slow
+
 LOAD_EVERY_STATEMENT = """
 import json
 import swh_sched_runner

@@ -14,6 +14,8 @@ from swh_sched_runner.db.engine import create_engine
 from tests.support.plans import explained
 from tests.support.servers import databases
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 RUNS = 50_000
 

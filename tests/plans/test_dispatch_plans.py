@@ -19,6 +19,8 @@ from tests.support.plans import Plan, explained
 from tests.support.samples import NOW
 from tests.support.servers import databases
 
+pytestmark = pytest.mark.slow
+
 TYPES = 2  # as filled in below
 CAP = 100
 TAKEN = 1000

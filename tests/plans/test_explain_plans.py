@@ -13,6 +13,8 @@ from swh_sched_runner.db.engine import create_engine
 from tests.support.plans import explained
 from tests.support.servers import databases
 
+pytestmark = pytest.mark.slow
+
 MAX_IN_FLIGHT = 100  # as filled in below
 COUNTED = 1_000
 # A third is in flight, a third due, a third due in some days. Half have a priority, as many high as low.

@@ -20,6 +20,8 @@ from swh_sched_runner.model import ListedOrigin, OriginVisitStats, VisitOutcome
 from tests.support.plans import Plan, explained
 from tests.support.servers import databases
 
+pytestmark = pytest.mark.slow
+
 ROWS = 50_000
 LISTER = UUID("00000000-0000-4000-8000-000000000001")
 SMALL_LISTER = UUID("00000000-0000-4000-8000-000000000002")

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.sources import CHECKOUT, copy_sources
 
+pytestmark = pytest.mark.slow
+
 DOWNWARDS = "Packages import downwards only"
 DATABASE = "PostgreSQL is spoken in db and backend alone"
 CELERY = "Celery is spoken in broker, worker and demo alone"

@@ -280,6 +280,7 @@ def recomputed(history: Sequence[Step]) -> tuple[dict[str, Any] | None, bool]:
     return stats, is_enabled
 
 
+@pytest.mark.slow
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=histories)
 def test_any_history_ends_where_the_rule_says(

@@ -427,6 +427,7 @@ def test_what_a_transaction_gave_up_is_taken_by_the_next(backend: SchedulerBacke
     assert len(backend.grab_next_visits("git", 1, "oldest_scheduled_first")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_four_processes_share_the_visits_and_none_is_taken_twice(
     backend: SchedulerBackend, database_url: str, policy: str, processes: ProcessPoolExecutor

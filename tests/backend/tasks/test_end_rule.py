@@ -243,6 +243,7 @@ def test_timestamps_of_events_lie_between_the_opening_of_the_run_and_now(
 # Random histories, beside the model
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["recurring", "oneshot"]),
@@ -287,6 +288,7 @@ ends_of_events = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["recurring", "oneshot"]), st.integers(0, 1), ends_of_events, st.randoms(use_true_random=False))
 def test_any_permutation_of_a_runs_changes_with_duplicates_ends_in_the_same_state(

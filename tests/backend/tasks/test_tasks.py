@@ -384,6 +384,7 @@ def _grab_all(database_url: str) -> list[int]:
         return grabbed
 
 
+@pytest.mark.slow
 def test_four_processes_grab_every_task_once(backend: SchedulerBackend, database_url: str) -> None:
     backend.create_task_type(a_type())
     created = ids(backend.create_tasks(a_task(n, priority="low" if n % 3 == 0 else None) for n in range(1000)))

@@ -138,7 +138,7 @@ def test_a_dead_child_and_a_terminated_task_are_failures(
     died, terminated = str(uuid.uuid4()), str(uuid.uuid4())
     app.send_task("die", queue=queue, task_id=died)
     app.send_task("wait", [str(tmp_path / "never")], queue=queue, task_id=terminated)
-    until((tmp_path / "never.started").exists, 20)
+    until((tmp_path / "never.started").exists, 30)
 
     app.control.revoke(terminated, terminate=True, signal="SIGKILL", destination=[worker.hostname])
 
@@ -194,7 +194,7 @@ def test_on_redis_events_are_still_heard_by_those_who_listen_now(
         consumer = receiver.itercapture(limit=None, timeout=None, wakeup=False)
         next(consumer)
         app.send_task("echo", [1], queue=queue)
-        until(lambda: (next(consumer), "task-succeeded" in heard)[1], 20)
+        until(lambda: (next(consumer), "task-succeeded" in heard)[1], 30)
 
 
 def test_a_stock_fleet_on_rabbitmq_needs_nothing_of_ours(

@@ -115,7 +115,7 @@ def test_all_connections_may_drop_at_once(database_url: str, engine: Engine) -> 
     with SchedulerBackend(database_url, 4, 4) as backend:
 
         def work(_: int) -> list[Any]:
-            together.wait(10)
+            together.wait(30)
             return list(backend.get_task_types())
 
         with ThreadPoolExecutor(4) as pool:

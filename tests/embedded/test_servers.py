@@ -29,6 +29,8 @@ from tests.support.servers.databases import execute
 from tests.support.servers.owners import owner
 from tests.support.wait import until
 
+pytestmark = pytest.mark.slow
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 SUPPORT = Path(__file__).resolve().parents[1] / "support" / "servers"
 NOBODY = pwd.getpwnam("nobody")
@@ -112,7 +114,7 @@ def test_servers_end_when_their_owner_is_killed(tmp_path: Path) -> None:
     with owner(tmp_path / "d") as killed:
         killed.process.kill()
 
-        until(lambda: all(gone(pid) for pid in killed.pids.values()), 20)
+        until(lambda: all(gone(pid) for pid in killed.pids.values()), 30)
 
 
 def test_a_stop_leaves_no_process(tmp_path: Path) -> None:

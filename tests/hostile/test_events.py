@@ -35,6 +35,8 @@ from tests.support.servers.rabbitmq import free_ports
 from tests.support.wait import until
 from tests.web.test_programs import get, missing, shown
 
+pytestmark = pytest.mark.slow
+
 AT = NOW.timestamp()
 SETTINGS = ListenerSettings(batch_size=100, flush_seconds=0.2, prefetch=200)
 
@@ -349,12 +351,12 @@ def test_readiness_says_that_the_database_refuses_events(
     process = programs.start("listen", "--web-port", str(port))
     try:
         until(lambda: "metrics and health" in programs.log("listen"), 60)
-        until(lambda: missing(port) == {}, 20)
+        until(lambda: missing(port) == {}, 30)
         # when
         refuse(database, "53100")
         put(broker, [ended(run)])
         # then
-        until(lambda: "on purpose" in missing(port).get("listener", ""), 20)
+        until(lambda: "on purpose" in missing(port).get("listener", ""), 30)
         assert shown(port)["events_awaiting_retry",] == 1
         assert get(port, "/healthz")[0] == 200
         assert "events kept in hand" in programs.log("listen")

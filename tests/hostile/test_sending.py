@@ -39,6 +39,8 @@ from tests.support.servers.proxy import Proxy
 from tests.support.servers.rabbitmq import RabbitMQ
 from tests.support.wait import until
 
+pytestmark = pytest.mark.slow
+
 QUEUE, OTHER = "tests.load-git", "tests.other"
 WRITE = {
     "arguments": "update task set arguments = cast(:value as jsonb) where id = :id",
@@ -342,7 +344,7 @@ def test_a_connection_cut_during_a_grab_breaks_the_sending_off(
             cuts.append(time.monotonic())
             proxy.cut()
             link = line.publishers[0].link  # type: ignore[attr-defined]
-            until(lambda: link.broken is not None, 20)
+            until(lambda: link.broken is not None, 30)
 
     line = lines(Cutting(database, cut), BrokerSettings(url=proxy.url, confirm_timeout_seconds=5))
     with capture_logs() as logs:

@@ -20,6 +20,8 @@ from tests.support.processes.programs import Programs
 from tests.support.servers import databases, foreign
 from tests.support.wait import until
 
+pytestmark = pytest.mark.slow
+
 BEGUN = " … ".encode()
 
 
@@ -65,7 +67,7 @@ def killed_in_step(url: str, environment: dict[str, str], number: int, delay: ra
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
     process.stdout.close()
-    return process.wait(10) == -signal.SIGKILL
+    return process.wait(30) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("seed", [1])

@@ -147,7 +147,7 @@ def test_of_pauses_at_the_same_time_one_is_the_first(
     together = threading.Barrier(4)
 
     def run(name: str) -> Pause | None:
-        together.wait(10)
+        together.wait(30)
         return pause(due, by=name)
 
     with ThreadPoolExecutor(4) as pool:
@@ -172,7 +172,7 @@ def test_a_pause_waits_for_the_grab_under_way_and_nothing_is_taken_after_it(
         until(partial(_somebody_waits, database), what="the pause waits")
         assert not paused.done()
         grab.commit()
-        paused.result(10)
+        paused.result(30)
     # then
     pause = type_controls(due).pause
     runs = due.get_task_runs(task["id"] for task in due.search_tasks())
@@ -345,7 +345,7 @@ def test_what_lets_more_pass_wakes_a_runner_that_sleeps(
 
     call(due)
 
-    assert session.wait(10)
+    assert session.wait(30)
 
 
 def test_no_runner_falls_asleep_while_a_resume_is_under_way(

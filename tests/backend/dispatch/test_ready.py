@@ -107,7 +107,7 @@ def test_a_pause_waits_for_the_grab_that_is_under_way_and_holds_from_then_on(
             with pytest.raises(TimeoutError):
                 pausing.result(0.2)
             conn.commit()
-        pausing.result(5)
+        pausing.result(30)
 
     assert grabbed is not None
     assert taken(dispatch, session) == 0

@@ -279,16 +279,16 @@ def test_a_run_that_is_opened_meanwhile_waits_and_learns_that_its_task_is_gone(
     def delete_slowly(conn: Any) -> None:
         archive.delete(conn, page)
         locked.set()
-        assert release.wait(10)
+        assert release.wait(30)
 
     with ThreadPoolExecutor(2) as pool:
         deletion = pool.submit(database.run, delete_slowly)
-        assert locked.wait(10)
+        assert locked.wait(30)
         opening = pool.submit(backend.schedule_task_run, task["id"], "late")
         release.set()
-        deletion.result(10)
+        deletion.result(30)
         with pytest.raises(UnknownTask):
-            opening.result(10)
+            opening.result(30)
 
 
 def test_a_run_that_was_being_opened_keeps_its_task(
@@ -305,7 +305,7 @@ def test_a_run_that_was_being_opened_keeps_its_task(
         deletion = pool.submit(backend.delete_archived_tasks, page)
         until(lambda: database.run(lambda conn: conn.execute(waiting).scalar_one()) == 1)
         conn.commit()
-        deletion.result(10)
+        deletion.result(30)
 
     assert [run["backend_id"] for run in backend.get_task_runs([task["id"]])] == ["early"]
 

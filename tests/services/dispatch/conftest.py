@@ -31,5 +31,5 @@ def running(runner: Runner) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(30)
     assert not failed

@@ -263,9 +263,9 @@ def test_a_queue_is_left_to_the_session_with_an_open_batch_and_so_is_its_lock(
         runner = make_runner()
         runner.run_once(Heartbeat())  # maintains as well, which may take its time
         started = time.monotonic()
-        sent = [runner.run_once(Heartbeat()) for _ in range(3)]
-        assert time.monotonic() - started < LATE_MESSAGES_SECONDS
-        assert (sent, depth(app, QUEUE)) == ([False] * 3, 0)
+        sent = [runner.run_once(Heartbeat()) for _ in range(10)]
+        assert time.monotonic() - started < 5 * LATE_MESSAGES_SECONDS  # no round waits so long for what may come late
+        assert (sent, depth(app, QUEUE)) == ([False] * 10, 0)
 
         dispatch.close_batch(living.id, batch.id)
         run_all(runner)

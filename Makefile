@@ -17,6 +17,13 @@ demo: venv  ## watch it work on real git repositories, in this terminal, until C
 test: venv releases old-program  ## run all tests, on private servers
 	@$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
 
+# In memory where there is enough of it: most of the time goes into making databases.
+.PHONY: quick
+quick: venv  ## run the tests that need PostgreSQL at most, between two edits: a minute
+	@[ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 2000000 ] 2>/dev/null \
+	  && export PYTEST_DEBUG_TEMPROOT=/dev/shm; \
+	$(BIN)/pytest -n 2 --dist loadfile -m quick $(ARGS)
+
 .PHONY: check
 check: lint test  ## everything that has to hold before a change lands: lint and test
 
@@ -34,11 +41,11 @@ format: venv  ## put the code into the common style
 
 .PHONY: schema
 schema: venv  ## draw sql/schema.sql anew from the migrations
-	$(BIN)/python -m tests.support.schema
+	$(BIN)/python -m tools.schema
 
 .PHONY: reference
 reference: venv  ## write docs/reference/backend.md anew from the docstrings
-	$(BIN)/python -m tests.support.reference
+	$(BIN)/python -m tools.reference
 
 # From an empty build/: it would carry SQL files that were deleted since. The wheel is made from the sdist.
 .PHONY: dist
@@ -74,23 +81,23 @@ prerequisites:
 # Workers of these run our messages in tests. Made once, 6 s; without a network what needs them is skipped, not in CI.
 .PHONY: releases
 releases: venv  ## make environments with the other releases of Celery, for tests
-	@$(BIN)/python -m tests.support.releases
+	@$(BIN)/python -m tests.support.processes.releases
 
 # The program that had adopted databases before; benchmarks run beside it, tests let it use what we adopted.
 .PHONY: old-program
 old-program: venv  ## make an environment with swh.scheduler 3.6.0 in bench/.baseline, for tests and benchmarks
-	@$(BIN)/python -m tests.support.old_program
+	@$(BIN)/python -m tests.support.processes.old_program
 
 # A line a round; SEED, KIND and FAULT play one again (docs/explanation/crash-tests.md).
 .PHONY: faults
 faults: venv  ## kill runners, servers and connections under load, and judge: ROUNDS=200 RUNNERS=4 SEED=… KIND=… FAULT=…
-	@$(BIN)/python -m tests.support.faults $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(RUNNERS),--runners $(RUNNERS)) \
+	@$(BIN)/python -m faults $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(RUNNERS),--runners $(RUNNERS)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND)) $(if $(FAULT),--fault $(FAULT)) $(ARGS)
 
 # A line a round; SEED plays one again, CLASS one class of messages, EACH=1 each class alone (docs/explanation/crash-tests.md).
 .PHONY: attack
 attack: venv  ## send the listener 10,000 hostile messages between 1,000 good runs, and judge: ROUNDS=1 SEED=… EACH=1 CLASS=…
-	@$(BIN)/python -m tests.support.attack $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
+	@$(BIN)/python -m faults.attack $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(HOSTILE),--hostile $(HOSTILE)) $(if $(GOOD),--good $(GOOD)) $(if $(EACH),--each) \
 	  $(if $(CLASS),--class $(CLASS)) $(ARGS)
 
@@ -100,7 +107,7 @@ clean:  ## remove what was built, .venv too
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 bench/.baseline/.made: | venv
-	@CI=true $(BIN)/python -m tests.support.old_program
+	@CI=true $(BIN)/python -m tests.support.processes.old_program
 
 .PHONY: bench-create
 bench-create: venv bench/.baseline/.made  ## measure bulk creation beside the baseline; whole with FULL=1, into the docs with WRITE=1

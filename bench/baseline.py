@@ -19,8 +19,8 @@ from swh_sched_runner import __version__
 from swh_sched_runner.db import migrate, scratch
 from swh_sched_runner.db.engine import create_engine
 from swh_sched_runner.embedded.postgres import Postgres, available_binaries, major_version
-from tests.support import rabbitmq
-from tests.support.rabbitmq import RabbitMQ
+from tests.support.servers import rabbitmq
+from tests.support.servers.rabbitmq import RabbitMQ
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

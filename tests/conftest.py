@@ -23,14 +23,31 @@ from swh_sched_runner.db import migrate
 from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.embedded.postgres import Postgres
 from swh_sched_runner.embedded.valkey import Valkey
-from tests.support import databases, foreign, rabbitmq
-from tests.support.rabbitmq import RabbitMQ
-from tests.support.releases import RELEASES, Release, ReleaseMissing, python_of
-from tests.support.workers import StartWorker, WorkerProcess
+from tests.support.processes.releases import RELEASES, Release, ReleaseMissing, python_of
+from tests.support.processes.workers import StartWorker, WorkerProcess
+from tests.support.servers import databases, foreign, rabbitmq
+from tests.support.servers.rabbitmq import RabbitMQ
 
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+# What starts a broker, a worker, a process of the program or a server of the test's own.
+NOT_QUICK = {
+    *("scheduler_valkey_url", "valkey_url", "rabbitmq_server", "rabbitmq_url", "limited_url", "mortal_rabbitmq"),
+    *("own_postgres", "own_rabbitmq", "own_valkey", "old_server", "servers"),
+    *("start_worker", "release", "program", "programs", "demo", "distributions", "install"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as quick what needs no server but the session's PostgreSQL, and is not marked as slow."""
+    for item in items:
+        given = set(getattr(item, "fixturenames", ()))
+        if callspec := getattr(item, "callspec", None):  # fixtures that are asked for by their names
+            given |= {value for value in callspec.params.values() if isinstance(value, str)}
+        if not given & NOT_QUICK and item.get_closest_marker("slow") is None:
+            item.add_marker("quick")
 
 
 def skip_or_fail(reason: str) -> None:
@@ -177,7 +194,7 @@ def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
 
 @pytest.fixture(scope="session", params=RELEASES)
 def release(request: pytest.FixtureRequest) -> Release:
-    """Each release of Celery whose workers are promised to run our messages; in an environment of its own."""
+    """Each release of Celery whose workers must run our messages; in an environment of its own."""
     try:
         return Release(request.param, python_of(request.param))
     except ReleaseMissing as error:

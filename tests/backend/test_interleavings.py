@@ -33,6 +33,8 @@ from tests.support.dice import dice
 from tests.support.origins import a_lister, an_origin, mirrors_that_lie, url_of
 from tests.support.samples import NOW, a_task, a_type
 
+pytestmark = pytest.mark.slow
+
 STEPS = 1_000
 URLS = 30
 RETRIES = 100_000

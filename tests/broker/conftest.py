@@ -15,10 +15,10 @@ from swh_sched_runner.broker.celery.messages import Message
 from swh_sched_runner.broker.factory import open_publisher
 from swh_sched_runner.broker.interface import Publisher, PublishResult
 from swh_sched_runner.config.settings import BrokerSettings
-from tests.broker.proxy import Proxy
 from tests.conftest import skip_or_fail
-from tests.support import rabbitmq
-from tests.support.rabbitmq import RabbitMQ
+from tests.support.servers import rabbitmq
+from tests.support.servers.proxy import Proxy
+from tests.support.servers.rabbitmq import RabbitMQ
 
 
 @pytest.fixture(params=["rabbitmq_url", "valkey_url"])

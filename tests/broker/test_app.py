@@ -10,7 +10,7 @@ import pytest
 from swh_sched_runner.broker.celery.app import connect, create_app, kind_of, tls
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.exc import BrokerUnavailable, ConfigurationError
-from tests.broker.proxy import Proxy
+from tests.support.servers.proxy import Proxy
 
 
 def test_only_json_goes_in_and_out() -> None:

@@ -22,8 +22,8 @@ from swh_sched_runner.broker.interface import Delivery, EventConsumer
 from swh_sched_runner.broker.redis import consumer as redis_consumer
 from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.exc import BrokerUnavailable, QueueRefused
-from tests.broker.proxy import Proxy
-from tests.support.rabbitmq import RabbitMQ
+from tests.support.servers.proxy import Proxy
+from tests.support.servers.rabbitmq import RabbitMQ
 from tests.support.wait import until
 
 
@@ -139,7 +139,7 @@ def test_what_a_listener_had_in_hand_when_it_died_comes_again(
     with patch.object(redis_consumer, "VISIBILITY_SECONDS", 1):
         line.stop()
         with pytest.raises(BrokerUnavailable):
-            until(lambda: dying.receive(1, 0.1), 5)
+            until(lambda: dying.receive(1, 0.1), 30)
         successor = open_consumer(app, direct, 1000)
         again = take(successor, 6)
 
@@ -208,17 +208,17 @@ def test_transient_events_outlive_a_broker_that_is_killed(mortal_rabbitmq: Rabbi
     sent = emit(app, 50)
     assert uuids(consumer.receive(50, 10)) == sent  # they have arrived
     # RabbitMQ 3.10 notes a new quorum queue with half a second's delay, and without that note it never comes back.
-    until(lambda: any(re.search(rb"runner\.events(?!\.dead)", names.read_bytes()) for names in registers()), 20)
+    until(lambda: any(re.search(rb"runner\.events(?!\.dead)", names.read_bytes()) for names in registers()), 30)
 
     mortal_rabbitmq.kill()
     with pytest.raises(BrokerUnavailable):
-        until(lambda: consumer.receive(1, 0.1), 5)
+        until(lambda: consumer.receive(1, 0.1), 30)
     with pytest.raises(BrokerUnavailable):
         consumer.receive(1, 0)
     consumer.close()
     mortal_rabbitmq.start()
 
-    again = until(lambda: opened(app, settings), 20)
+    again = until(lambda: opened(app, settings), 30)
     assert again is not None
     assert uuids(take(again, 50)) == sent
     again.close()
@@ -232,7 +232,7 @@ def test_a_queue_that_is_deleted_under_the_listener_is_noticed(rabbitmq_url: str
         connection.default_channel.queue_delete(settings.event_queue)
 
     with pytest.raises(BrokerUnavailable):
-        until(lambda: consumer.receive(1, 0.1), 5)
+        until(lambda: consumer.receive(1, 0.1), 30)
 
     again = open_consumer(app, settings, 10)
     emit(app, 1)

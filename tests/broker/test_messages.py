@@ -21,10 +21,10 @@ from swh_sched_runner.broker.factory import open_publisher
 from swh_sched_runner.broker.interface import Publisher
 from swh_sched_runner.config.settings import BrokerSettings
 from tests.broker.conftest import check_session, lock, messages, send_all
-from tests.support.releases import Release
+from tests.support.processes.releases import Release
+from tests.support.processes.workers import StartWorker
 from tests.support.sources import CHECKOUT
 from tests.support.wait import until
-from tests.support.workers import StartWorker
 
 ARGUMENTS: list[tuple[list[Any], dict[str, Any]]] = [
     ([], {}),
@@ -99,7 +99,7 @@ def send_with(release: Release, broker_url: str, sent: list[Message], queue: str
     tasks = [{"name": m.name, "args": m.args, "kwargs": m.kwargs, "task_id": m.id, "queue": queue} for m in sent]
     environment = {"PYTHONPATH": str(CHECKOUT), "TASKS_BROKER_URL": broker_url, "TASKS_STOCK": "1"}
     subprocess.run(
-        [release.python, "-m", "tests.support.release_app"],
+        [release.python, "-m", "tests.support.processes.release_app"],
         input=json.dumps(tasks),
         env=os.environ | environment,
         text=True,
@@ -121,6 +121,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     args=st.lists(JSON, max_size=3), kwargs=st.dictionaries(st.text(), JSON, max_size=3), task_id=st.text(max_size=60)
 )

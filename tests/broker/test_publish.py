@@ -21,7 +21,7 @@ Open = Callable[[int], Publisher]
 
 
 def send(publisher: Publisher, queue: str, count: int, bound: int | None = None) -> set[str]:
-    """Fill with fresh messages and return the ids that were confirmed."""
+    """Publish fresh messages, and return the ids that were confirmed."""
     with lock(publisher, queue, bound) as locked:
         assert locked is not None
         locked.capacity()
@@ -54,7 +54,7 @@ def test_one_runner_at_a_time_fills_a_queue(publishers: Open, queue: str) -> Non
         assert locked is not None
 
 
-def test_a_filler_that_fails_makes_way(publishers: Open, queue: str) -> None:
+def test_a_publisher_that_fails_releases_the_queue(publishers: Open, queue: str) -> None:
     one, other = publishers(1), publishers(2)
     with pytest.raises(RuntimeError, match="in the middle"), lock(one, queue, 10):
         raise RuntimeError("in the middle")
@@ -77,7 +77,7 @@ def test_nothing_to_send_confirms_nothing(publisher: Publisher, queue: str) -> N
     assert send(publisher, queue, 0) == set()
 
 
-def test_there_is_no_room_in_a_queue_above_its_bound(app: Celery, publisher: Publisher, queue: str) -> None:
+def test_there_is_no_capacity_in_a_queue_above_its_limit(app: Celery, publisher: Publisher, queue: str) -> None:
     send(publisher, queue, 5)
 
     with lock(publisher, queue, 3) as locked:
@@ -85,7 +85,7 @@ def test_there_is_no_room_in_a_queue_above_its_bound(app: Celery, publisher: Pub
         assert locked.capacity() == 0
 
 
-def test_redis_takes_no_message_beyond_the_bound_whatever_is_sent(valkey_url: str, queue: str) -> None:
+def test_redis_takes_no_message_beyond_the_limit_whatever_is_sent(valkey_url: str, queue: str) -> None:
     settings = BrokerSettings(url=valkey_url)
     app = create_app(settings)
     publisher = open_publisher(app, settings, 1)
@@ -100,7 +100,7 @@ def test_redis_takes_no_message_beyond_the_bound_whatever_is_sent(valkey_url: st
     publisher.close()
 
 
-def test_many_fillers_at_once_never_pass_the_bound(
+def test_many_publishers_at_once_never_exceed_the_limit(
     app: Celery, settings: BrokerSettings, publishers: Open, queue: str
 ) -> None:
     bound, seen, stop = 300, [0], threading.Event()
@@ -111,8 +111,8 @@ def test_many_fillers_at_once_never_pass_the_bound(
         while not stop.is_set():
             publisher.check()
             with lock(publisher, queue, bound) as locked:
-                if locked is not None and (room := locked.capacity()):
-                    send_all(locked, messages(room), check_session)
+                if locked is not None and (capacity := locked.capacity()):
+                    send_all(locked, messages(capacity), check_session)
 
     def consume() -> None:
         with connect(app) as connection:

@@ -19,13 +19,13 @@ from swh_sched_runner.config.settings import BrokerSettings, QueueSettings
 from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.exc import BrokerUnavailable
 from tests.broker.conftest import check_session, lock, messages, send_all
-from tests.broker.proxy import Proxy
-from tests.support.rabbitmq import RabbitMQ
+from tests.support.servers.proxy import Proxy
+from tests.support.servers.rabbitmq import RabbitMQ
 from tests.support.wait import until
 
 
 def send(publisher: Publisher, queue: str, count: int, bound: int | None = None) -> set[str]:
-    """Fill with fresh messages and return the ids that were confirmed."""
+    """Publish fresh messages, and return the ids that were confirmed."""
     with lock(publisher, queue, bound) as locked:
         assert locked is not None
         locked.capacity()

@@ -102,7 +102,7 @@ def test_a_broker_that_is_away_is_an_error_and_never_zero() -> None:
             queues.depth("load")
 
 
-def test_the_filler_declares_a_missing_queue_as_a_worker_would(rabbitmq_url: str, queue: str) -> None:
+def test_the_publisher_declares_a_missing_queue_as_a_worker_would(rabbitmq_url: str, queue: str) -> None:
     settings = BrokerSettings(url=rabbitmq_url, queues={queue: QueueSettings({"x-max-priority": 5})})
     app = create_app(settings)
     publisher = open_publisher(app, settings, 1)

@@ -14,8 +14,8 @@ from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.broker.redis.restore import restore_unacked, waiting_ids
 from swh_sched_runner.config.settings import BrokerSettings
 from tests.broker.conftest import check_session, lock, messages, send_all
+from tests.support.processes.workers import StartWorker
 from tests.support.wait import until
-from tests.support.workers import StartWorker
 
 
 def test_what_dead_workers_had_in_hand_goes_back_into_its_queues(
@@ -32,7 +32,7 @@ def test_what_dead_workers_had_in_hand_goes_back_into_its_queues(
         closing(redis.Redis.from_url(valkey_url.replace("redis+socket://", "unix://"))) as client,
     ):
         # A worker notes what it has in hand after it took it: what is lost in between, recovery messages again.
-        until(lambda: client.hlen("unacked") == 3 and (tmp_path / "never.started").exists(), 20)
+        until(lambda: client.hlen("unacked") == 3 and (tmp_path / "never.started").exists(), 30)
         worker.kill()
         assert waiting_ids(app, [queue]) == set()
 

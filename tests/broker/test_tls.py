@@ -15,7 +15,7 @@ from swh_sched_runner.broker.factory import open_consumer, open_publisher
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import BrokerUnavailable
 from tests.broker.conftest import check_session, lock, messages, send_all
-from tests.broker.proxy import Proxy
+from tests.support.servers.proxy import Proxy
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 

@@ -30,8 +30,8 @@ from swh_sched_runner.broker.celery.run_outcome import End, Evidence, end_of
 from swh_sched_runner.broker.factory import open_consumer
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.worker import SchedulerTask, configure, result_fields
+from tests.support.processes.workers import StartWorker
 from tests.support.wait import until
-from tests.support.workers import StartWorker
 
 WORKER_EVENTS = (WorkerOnline, WorkerOffline, WorkerHeartbeat)
 REAL = pytest.mark.parametrize("broker_url", ["rabbitmq_url", "valkey_url"], indirect=True)
@@ -138,7 +138,7 @@ def test_a_dead_child_and_a_terminated_task_are_failures(
     died, terminated = str(uuid.uuid4()), str(uuid.uuid4())
     app.send_task("die", queue=queue, task_id=died)
     app.send_task("wait", [str(tmp_path / "never")], queue=queue, task_id=terminated)
-    until((tmp_path / "never.started").exists, 20)
+    until((tmp_path / "never.started").exists, 30)
 
     app.control.revoke(terminated, terminate=True, signal="SIGKILL", destination=[worker.hostname])
 
@@ -194,7 +194,7 @@ def test_on_redis_events_are_still_heard_by_those_who_listen_now(
         consumer = receiver.itercapture(limit=None, timeout=None, wakeup=False)
         next(consumer)
         app.send_task("echo", [1], queue=queue)
-        until(lambda: (next(consumer), "task-succeeded" in heard)[1], 20)
+        until(lambda: (next(consumer), "task-succeeded" in heard)[1], 30)
 
 
 def test_a_stock_fleet_on_rabbitmq_needs_nothing_of_ours(
@@ -215,7 +215,7 @@ def test_a_stock_fleet_on_rabbitmq_needs_nothing_of_ours(
     seen.close()
 
 
-def test_a_task_does_not_fail_when_its_result_can_not_be_told() -> None:
+def test_a_task_does_not_fail_when_its_result_can_not_be_reported() -> None:
     app = configure(Celery("here", broker="amqp://127.0.0.1:9", set_as_current=False))
     app.conf.broker_transport_options = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
 

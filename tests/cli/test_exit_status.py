@@ -16,6 +16,8 @@ from swh_sched_runner.db.engine import connect
 from tests.cli.conftest import Run
 from tests.support.wait import until
 
+pytestmark = pytest.mark.slow
+
 DATABASE = "SWH_SCHED_RUNNER_DATABASE__URL"
 
 

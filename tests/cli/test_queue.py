@@ -299,7 +299,7 @@ def test_a_drain_pauses_and_waits_for_messages_and_workers(
     assert pause.reason == "drain"
 
 
-def test_a_drain_does_not_wait_for_what_is_unconfirmed_and_held_back(
+def test_a_drain_does_not_wait_for_unconfirmed_messages_that_are_not_sent(
     run: Run, due: SchedulerBackend, open_batch: Callable[[int], Batch], app: Celery, quick: None
 ) -> None:
     open_batch(3)

@@ -31,9 +31,9 @@ from swh_sched_runner.exc import (
     TransactionConflict,
 )
 from swh_sched_runner.model import ListedOrigin, OriginVisitStats
-from tests.broker.proxy import Proxy
-from tests.support import databases
 from tests.support.samples import NOW, a_task, a_type, run_of_a_task
+from tests.support.servers import databases
+from tests.support.servers.proxy import Proxy
 from tests.support.wait import until
 
 DriverConnection = psycopg2.extensions.connection
@@ -115,7 +115,7 @@ def test_all_connections_may_drop_at_once(database_url: str, engine: Engine) -> 
     with SchedulerBackend(database_url, 4, 4) as backend:
 
         def work(_: int) -> list[Any]:
-            together.wait(10)
+            together.wait(30)
             return list(backend.get_task_types())
 
         with ThreadPoolExecutor(4) as pool:
@@ -298,41 +298,41 @@ def test_a_commit_whose_answer_was_lost_took_effect_once(database_url: str, data
 
 
 @pytest.fixture
-def lent(database_url: str) -> Iterator[DriverConnection]:
+def callers_connection(database_url: str) -> Iterator[DriverConnection]:
     with closing(psycopg2.connect(database_url)) as conn:
         yield conn
 
 
 @pytest.mark.parametrize("decision", ["commit", "rollback"])
 def test_what_a_method_writes_is_the_caller_s_to_decide(
-    lent: DriverConnection, database_url: str, decision: str
+    callers_connection: DriverConnection, database_url: str, decision: str
 ) -> None:
-    backend = SchedulerBackend(lent)
-    with lent.cursor() as cursor:
+    backend = SchedulerBackend(callers_connection)
+    with callers_connection.cursor() as cursor:
         cursor.execute("create table theirs (n int)")
 
     backend.create_task_type(a_type())
     assert backend.get_task_type("load-git") == a_type()
-    assert lent.info.transaction_status == INTRANS
+    assert callers_connection.info.transaction_status == INTRANS
     assert types(database_url) == []
-    getattr(lent, decision)()
+    getattr(callers_connection, decision)()
 
     assert types(database_url) == (["load-git"] if decision == "commit" else [])
-    assert (asked(lent, "select to_regclass('theirs')") is not None) == (decision == "commit")
+    assert (asked(callers_connection, "select to_regclass('theirs')") is not None) == (decision == "commit")
 
 
-def test_a_read_commits_nothing_of_the_caller_s(lent: DriverConnection, database_url: str) -> None:
-    with lent.cursor() as cursor:
+def test_a_read_commits_nothing_of_the_caller_s(callers_connection: DriverConnection, database_url: str) -> None:
+    with callers_connection.cursor() as cursor:
         cursor.execute("insert into task_type (type, description, backend_name) values ('theirs', 'd', 'b')")
 
-    assert [found["type"] for found in SchedulerBackend(lent).get_task_types()] == ["theirs"]
+    assert [found["type"] for found in SchedulerBackend(callers_connection).get_task_types()] == ["theirs"]
 
-    lent.rollback()
+    callers_connection.rollback()
     assert types(database_url) == []
 
 
-def test_an_error_takes_back_its_own_call_alone(lent: DriverConnection) -> None:
-    backend = SchedulerBackend(lent)
+def test_an_error_takes_back_its_own_call_alone(callers_connection: DriverConnection) -> None:
+    backend = SchedulerBackend(callers_connection)
     backend.create_task_type(a_type())
     [task] = backend.create_tasks([a_task()])
     backend.schedule_task_run(task["id"], "taken")
@@ -341,24 +341,26 @@ def test_an_error_takes_back_its_own_call_alone(lent: DriverConnection) -> None:
         backend.mass_schedule_task_runs([{"task": task["id"], "backend_id": name} for name in ("free", "taken")])
 
     assert [run["backend_id"] for run in backend.get_task_runs([task["id"]])] == ["taken"]
-    lent.commit()
+    callers_connection.commit()
     assert [run["backend_id"] for run in backend.get_task_runs([task["id"]])] == ["taken"]
 
 
-def test_an_error_of_postgresql_leaves_the_transaction_usable(lent: DriverConnection, locked_type: object) -> None:
-    backend = SchedulerBackend(lent)
-    asked(lent, "select set_config('lock_timeout', '50ms', false)")
+def test_an_error_of_postgresql_leaves_the_transaction_usable(
+    callers_connection: DriverConnection, locked_type: object
+) -> None:
+    backend = SchedulerBackend(callers_connection)
+    asked(callers_connection, "select set_config('lock_timeout', '50ms', false)")
 
     for _ in range(3):
         with pytest.raises(LockTimeout):
             backend.get_task_types()
-        assert lent.info.transaction_status == INTRANS
+        assert callers_connection.info.transaction_status == INTRANS
     assert backend.search_tasks() == []
 
 
-def test_in_autocommit_mode_each_call_is_a_transaction(lent: DriverConnection, database_url: str) -> None:
-    lent.autocommit = True
-    backend = SchedulerBackend(lent)
+def test_in_autocommit_mode_each_call_is_a_transaction(callers_connection: DriverConnection, database_url: str) -> None:
+    callers_connection.autocommit = True
+    backend = SchedulerBackend(callers_connection)
     backend.create_task_type(a_type())
     assert types(database_url) == ["load-git"]
     [task] = backend.create_tasks([a_task()])
@@ -367,26 +369,26 @@ def test_in_autocommit_mode_each_call_is_a_transaction(lent: DriverConnection, d
     with pytest.raises(InvalidArgument):
         backend.mass_schedule_task_runs([{"task": task["id"], "backend_id": name} for name in ("free", "taken")])
 
-    assert lent.autocommit
-    assert lent.info.transaction_status == IDLE
+    assert callers_connection.autocommit
+    assert callers_connection.info.transaction_status == IDLE
     assert [run["backend_id"] for run in backend.get_task_runs([task["id"]])] == ["taken"]
 
 
 def test_a_transaction_begun_by_hand_in_autocommit_mode_is_the_caller_s(
-    lent: DriverConnection, database_url: str
+    callers_connection: DriverConnection, database_url: str
 ) -> None:
-    lent.autocommit = True
-    with lent.cursor() as cursor:
+    callers_connection.autocommit = True
+    with callers_connection.cursor() as cursor:
         cursor.execute("begin")
-        SchedulerBackend(lent).create_task_type(a_type())
+        SchedulerBackend(callers_connection).create_task_type(a_type())
         assert types(database_url) == []
         cursor.execute("rollback")
     assert types(database_url) == []
 
 
-def test_a_savepoint_of_the_caller_s_goes_on(lent: DriverConnection) -> None:
-    backend = SchedulerBackend(lent)
-    with lent.cursor() as cursor:
+def test_a_savepoint_of_the_caller_s_goes_on(callers_connection: DriverConnection) -> None:
+    backend = SchedulerBackend(callers_connection)
+    with callers_connection.cursor() as cursor:
         cursor.execute("savepoint theirs")
         backend.create_task_type(a_type())
         cursor.execute("rollback to savepoint theirs")
@@ -416,10 +418,10 @@ SETTINGS = ("TimeZone", "DateStyle", "IntervalStyle", "search_path", "lock_timeo
 @pytest.mark.parametrize("autocommit", [False, True])
 @pytest.mark.parametrize("scope", ["session", "local"])
 def test_the_caller_s_settings_count_for_the_caller_and_results_are_in_utc(
-    lent: DriverConnection, autocommit: bool, scope: str
+    callers_connection: DriverConnection, autocommit: bool, scope: str
 ) -> None:
-    lent.autocommit = autocommit
-    with lent.cursor() as cursor:
+    callers_connection.autocommit = autocommit
+    with callers_connection.cursor() as cursor:
         if scope == "local" and autocommit:
             cursor.execute("begin")
         for name, value in {
@@ -428,8 +430,8 @@ def test_the_caller_s_settings_count_for_the_caller_and_results_are_in_utc(
             "IntervalStyle": "iso_8601",
         }.items():
             cursor.execute("select set_config(%s, %s, %s)", (name, value, scope == "local"))
-    before = {name: asked(lent, f"show {name}") for name in SETTINGS}
-    backend = SchedulerBackend(lent)
+    before = {name: asked(callers_connection, f"show {name}") for name in SETTINGS}
+    backend = SchedulerBackend(callers_connection)
 
     backend.create_task_type(a_type(default_interval=timedelta(days=1, seconds=7)))
     # Over the night in which New York's clocks change: a day is 24 hours to us.
@@ -443,12 +445,12 @@ def test_the_caller_s_settings_count_for_the_caller_and_results_are_in_utc(
     assert ended["current_interval"] == timedelta(hours=12, seconds=3.5)
     assert ended["next_run"] == night + timedelta(hours=12, seconds=3.5)
     assert ended["next_run"].utcoffset() == timedelta(0)
-    assert {name: asked(lent, f"show {name}") for name in SETTINGS} == before
+    assert {name: asked(callers_connection, f"show {name}") for name in SETTINGS} == before
 
 
-def test_a_day_has_24_hours_in_every_time_zone(lent: DriverConnection) -> None:
-    asked(lent, "select set_config('TimeZone', 'America/New_York', false)")
-    backend = SchedulerBackend(lent)
+def test_a_day_has_24_hours_in_every_time_zone(callers_connection: DriverConnection) -> None:
+    asked(callers_connection, "select set_config('TimeZone', 'America/New_York', false)")
+    backend = SchedulerBackend(callers_connection)
     backend.create_task_type(a_type(backoff_factor=1.0))
     task = run_of_a_task(backend)
     before_the_change = datetime(2026, 3, 8, 5, tzinfo=UTC)
@@ -496,20 +498,20 @@ def test_readers_registered_for_all_connections_do_not_reach_ours(backend: Sched
         psycopg2.extensions.string_types.update(kept)  # type: ignore[attr-defined]
 
 
-def test_closing_leaves_the_caller_s_connection_open(lent: DriverConnection) -> None:
-    with SchedulerBackend(lent) as backend:
+def test_closing_leaves_the_caller_s_connection_open(callers_connection: DriverConnection) -> None:
+    with SchedulerBackend(callers_connection) as backend:
         backend.create_task_type(a_type())
 
-    assert not lent.closed
-    assert asked(lent, "select count(*) from task_type") == 1
+    assert not callers_connection.closed
+    assert asked(callers_connection, "select count(*) from task_type") == 1
 
 
-def test_notices_are_left_to_the_caller(lent: DriverConnection) -> None:
-    asked(lent, "do $$ begin raise notice 'theirs'; end $$; select 1")
+def test_notices_are_left_to_the_caller(callers_connection: DriverConnection) -> None:
+    asked(callers_connection, "do $$ begin raise notice 'theirs'; end $$; select 1")
 
-    SchedulerBackend(lent).get_task_types()
+    SchedulerBackend(callers_connection).get_task_types()
 
-    assert any("theirs" in notice for notice in lent.notices)
+    assert any("theirs" in notice for notice in callers_connection.notices)
 
 
 @pytest.mark.parametrize("state", ["closed", "failed", "busy", "asynchronous"])
@@ -560,17 +562,17 @@ def test_a_caller_s_connection_that_breaks_is_not_replaced(database_url: str) ->
     assert types(database_url) == []
 
 
-def test_threads_take_turns_on_one_connection(lent: DriverConnection) -> None:
-    backend = SchedulerBackend(lent)
+def test_threads_take_turns_on_one_connection(callers_connection: DriverConnection) -> None:
+    backend = SchedulerBackend(callers_connection)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: backend.create_task_type(a_type(f"type-{n:02}")), range(40)))
 
     assert [found["type"] for found in backend.get_task_types()] == [f"type-{n:02}" for n in range(40)]
 
 
-def test_everything_works_on_a_connection_of_the_caller_s(lent: DriverConnection) -> None:
-    """A way through all rooms, in one transaction that is rolled back in the end."""
-    backend = SchedulerBackend(lent)
+def test_everything_works_on_a_connection_of_the_caller_s(callers_connection: DriverConnection) -> None:
+    """A way through the whole backend, in one transaction that is rolled back in the end."""
+    backend = SchedulerBackend(callers_connection)
     backend.create_task_type(a_type())
     task = run_of_a_task(backend)
     lister = backend.get_or_create_lister("forge")
@@ -587,5 +589,5 @@ def test_everything_works_on_a_connection_of_the_caller_s(lent: DriverConnection
     backend.delete_archived_tasks(page)
     assert backend.search_tasks() == []
 
-    lent.rollback()
+    callers_connection.rollback()
     assert backend.get_listers() == []

@@ -44,19 +44,19 @@ def test_a_full_pool_waits_for_a_free_connection(database_url: str) -> None:
 
     def hold(conn: Connection) -> None:
         entered.set()
-        release.wait(10)
+        release.wait(30)
 
     holder = threading.Thread(target=database.run, args=(hold,))
     waiter = threading.Thread(target=database.run, args=(lambda conn: conn.execute(text("select 1")),))
     holder.start()
-    assert entered.wait(10)
+    assert entered.wait(30)
     waiter.start()
     waiter.join(0.2)
     assert waiter.is_alive()
 
     release.set()
-    holder.join(10)
-    waiter.join(10)
+    holder.join(30)
+    waiter.join(30)
     assert not waiter.is_alive()
     database.close()
 

@@ -102,7 +102,7 @@ def test_an_empty_repository_is_eventful_once(backend: SchedulerBackend, tmp_pat
     assert [visit(backend, empty.as_uri())["eventful"] for _ in range(2)] == [True, False]
 
 
-def test_a_damaged_repository_is_given_up_after_three_visits_and_tried_again_when_it_is_listed(
+def test_a_damaged_repository_is_given_up_after_three_visits_until_it_is_listed(
     backend: SchedulerBackend, tmp_path: Path
 ) -> None:
     damaged = damage(repository(tmp_path / "damaged"))

@@ -10,10 +10,12 @@ import pytest
 
 from swh_sched_runner.embedded.postgres import Postgres
 from tests.conftest import skip_or_fail
-from tests.support.blocks import blocks
-from tests.support.pages import Page, libpq
-from tests.support.rabbitmq import free_ports
+from tests.support.docs.blocks import blocks
+from tests.support.docs.pages import Page, libpq
+from tests.support.servers.rabbitmq import free_ports
 from tests.support.sources import CHECKOUT
+
+pytestmark = pytest.mark.slow
 
 PAGES = {path.stem: path.read_text() for path in sorted((CHECKOUT / "docs/how-to").glob("*.md"))}
 HOW_TOS = {name: text for name, text in PAGES.items() if any(block.is_commands for block in blocks(text))}
@@ -47,7 +49,7 @@ STAGES = {
         database=True,
         before="""
 ```sh
-python -c "from tests.support import foreign; foreign.build('postgresql:///scheduler', 38, rows=100)"
+python -c "from tests.support.servers import foreign; foreign.build('postgresql:///scheduler', 38, rows=100)"
 ```
 """,
         after="""

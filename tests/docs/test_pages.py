@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.blocks import Fault, blocks, pattern
-from tests.support.pages import Page
+from tests.support.docs.blocks import Fault, blocks, pattern
+from tests.support.docs.pages import Page
 from tests.support.sources import CHECKOUT
+
+pytestmark = pytest.mark.slow
 
 PAGES = [CHECKOUT / "README.md", CHECKOUT / "docs/tutorial.md", *sorted((CHECKOUT / "docs/how-to").glob("*.md"))]
 

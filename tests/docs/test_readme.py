@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from swh_sched_runner.embedded.postgres import Postgres
-from tests.support.pages import Page, libpq
+from tests.support.docs.pages import Page, libpq
 from tests.support.sources import CHECKOUT
+
+pytestmark = pytest.mark.slow
 
 BROKER_SHOWN = "amqp://guest:guest@localhost:5672//"
 

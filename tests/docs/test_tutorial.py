@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.support.pages import Page
+import pytest
+
+from tests.support.docs.pages import Page
 from tests.support.sources import CHECKOUT
+
+pytestmark = pytest.mark.slow
 
 # The intervals of the page, and those that are waited for here.
 FASTER = {" 5s": " 2s", " 10s": " 4s", " 20s": " 8s"}

@@ -14,8 +14,10 @@ from structlog.testing import capture_logs
 
 from swh_sched_runner.embedded import directory
 from swh_sched_runner.exc import DataDirectoryInUse, DataDirectoryRefused
-from tests.support.owners import ROOT, owner
+from tests.support.servers.owners import ROOT, owner
 from tests.support.wait import until
+
+pytestmark = pytest.mark.slow
 
 WORKER = """
 import os, sys

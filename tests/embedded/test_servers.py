@@ -25,12 +25,14 @@ from swh_sched_runner.embedded import directory, postgres, process, valkey
 from swh_sched_runner.embedded.postgres import Postgres
 from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.exc import BrokerUnavailable, DatabaseUnavailable, DataDirectoryVersion
-from tests.support.databases import execute
-from tests.support.owners import owner
+from tests.support.servers.databases import execute
+from tests.support.servers.owners import owner
 from tests.support.wait import until
 
+pytestmark = pytest.mark.slow
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-SUPPORT = Path(__file__).resolve().parents[1] / "support"
+SUPPORT = Path(__file__).resolve().parents[1] / "support" / "servers"
 NOBODY = pwd.getpwnam("nobody")
 
 
@@ -103,7 +105,7 @@ def test_data_survives_sigkill(tmp_path: Path, victims: str) -> None:
 
 
 def _sync(broker: str) -> None:
-    """Wait until Valkey has written what it promised to write within a second."""
+    """Wait until Valkey has written what it writes within a second."""
     with closing(_redis(broker)) as client:
         client.execute_command("WAITAOF", 1, 0, 0)
 
@@ -112,7 +114,7 @@ def test_servers_end_when_their_owner_is_killed(tmp_path: Path) -> None:
     with owner(tmp_path / "d") as killed:
         killed.process.kill()
 
-        until(lambda: all(gone(pid) for pid in killed.pids.values()), 20)
+        until(lambda: all(gone(pid) for pid in killed.pids.values()), 30)
 
 
 def test_a_stop_leaves_no_process(tmp_path: Path) -> None:
@@ -220,9 +222,9 @@ def as_nobody() -> list[str]:
     return command
 
 
-@pytest.mark.parametrize("room", ["p" * 150, "with space, 100% #ü?&x"], ids=["long", "odd"])
-def test_every_path_will_do(tmp_path: Path, room: str) -> None:
-    with directory.servers(tmp_path / room, database=True, broker=True) as servers:
+@pytest.mark.parametrize("name", ["p" * 150, "with space, 100% #ü?&x"], ids=["long", "odd"])
+def test_every_path_will_do(tmp_path: Path, name: str) -> None:
+    with directory.servers(tmp_path / name, database=True, broker=True) as servers:
         put(servers.database_url, servers.broker_url, "a")
         with kombu.Connection(servers.broker_url) as connection:
             connection.ensure_connection(max_retries=1)
@@ -241,13 +243,13 @@ def server_socket(server: Postgres | Valkey | None) -> Path:
 
 
 def test_a_short_socket_folder_that_somebody_else_made_is_not_trusted(tmp_path: Path) -> None:
-    room = tmp_path / ("p" * 150)
-    room.mkdir()
-    first = process.socket_folder(room, "s")
-    same = process.socket_folder(room, "s")
+    folder = tmp_path / ("p" * 150)
+    folder.mkdir()
+    first = process.socket_folder(folder, "s")
+    same = process.socket_folder(folder, "s")
     first.chmod(0o755)
 
-    other = process.socket_folder(room, "s")
+    other = process.socket_folder(folder, "s")
 
     assert same == first
     assert other != first

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.support import workers
+from tests.support.processes import workers
+from tests.support.processes.workers import StartWorker
 from tests.support.wait import until
-from tests.support.workers import StartWorker
 
 BROKERS = pytest.mark.parametrize("broker", ["rabbitmq_url", "valkey_url"])
 

@@ -24,6 +24,8 @@ from swh_sched_runner.model import TaskRun
 from tests.support.repositories import repository
 from tests.support.wait import until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 # The demo leaves what is configured alone; these would fail at once.
 CONFIGURED = {
@@ -200,9 +202,7 @@ def test_the_demo_shows_it_all_and_goes_on_after_sigkill_with_every_run_ended(de
     assert directory.running(demo.home) is None
 
 
-def test_the_demo_visits_what_is_named_alone_and_stops_after_the_time_that_it_is_given(
-    demo: Demo, tmp_path: Path
-) -> None:
+def test_the_demo_visits_only_what_is_named_and_stops_after_the_given_time(demo: Demo, tmp_path: Path) -> None:
     one = repository(tmp_path / "mine" / "one")
 
     with demo.start("mine") as backend:

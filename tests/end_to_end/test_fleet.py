@@ -17,10 +17,12 @@ from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.model import Task, TaskRun
-from tests.support.programs import Programs, terminate
+from tests.support.processes.programs import Programs, terminate
+from tests.support.processes.workers import StartWorker
 from tests.support.samples import a_task, a_type
 from tests.support.wait import until
-from tests.support.workers import StartWorker
+
+pytestmark = pytest.mark.slow
 
 TYPES = ("load-git", "load-svn", "load-hg")
 QUEUES = [f"tests.{name}" for name in TYPES]
@@ -53,7 +55,7 @@ def runs_of(backend: SchedulerBackend, tasks: list[Task]) -> list[TaskRun]:
     return backend.get_task_runs(task["id"] for task in tasks)
 
 
-def test_every_task_runs_once_within_the_bounds_and_every_run_is_ended(
+def test_every_task_runs_once_within_the_limits_and_every_run_is_ended(
     backend: SchedulerBackend, app: Celery, broker_url: str, programs: Programs, start_worker: StartWorker
 ) -> None:
     count = int(os.environ.get("FLEET_TASKS", "300"))

@@ -15,11 +15,13 @@ from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.exc import StaleData
 from swh_sched_runner.model import ListedOrigin, Lister, Task, VisitOutcome
 from tests.support.dice import dice
-from tests.support.forge import SILENT, START, TELLING, Forge, Repository
+from tests.support.models.forge import SILENT, START, TELLING, Forge, Repository
+from tests.support.models.tasks import Run, Tasks
+from tests.support.models.visits import Visits
 from tests.support.origins import mirrors_that_lie
-from tests.support.recount_tasks import Run, Tasks
-from tests.support.recount_visits import Visits
 from tests.support.samples import a_type
+
+pytestmark = pytest.mark.slow
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 TICK = HOUR / 2

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import Programs, kill_all, terminate
+from tests.support.processes.programs import Programs, kill_all, terminate
 from tests.support.wait import until
+
+pytestmark = pytest.mark.slow
 
 TASKS = """
 import pathlib, time

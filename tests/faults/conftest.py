@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from faults.servers import Servers
 from tests.conftest import skip_or_fail
-from tests.support import rabbitmq
-from tests.support.faults.servers import Servers
+from tests.support.servers import rabbitmq
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.faults.events import outcome
-from tests.support.faults.fleet import Slot, died
-from tests.support.faults.judge import Note, Tables, Verdict, judge, judge_depths
+from faults.events import outcome
+from faults.fleet import Slot, died
+from faults.judge import Note, Tables, Verdict, judge, judge_depths
 
 QUEUE = "tests.save"
 
@@ -100,18 +100,18 @@ OTHERWISE = "failed" if outcome("id-2")[0] != "failed" else "eventful"
 FAILED = run(3, status="failed", ended=True, reason="can't be sent")
 
 
-def told(tables: Tables, notes: list[Note]) -> list[str]:
+def reported(tables: Tables, notes: list[Note]) -> list[str]:
     """What the judge objects to where the drainer tells how runs end."""
-    objections = judge(tables, notes, range(1, 3), told=True).violations
+    objections = judge(tables, notes, range(1, 3), reported=True).violations
     return [each.partition(": ")[0].split(" ", 1)[1] for each in objections]
 
 
 def test_runs_that_ended_as_their_events_say_are_not_objected_to() -> None:
     again = [AFTER[0], task(2, status="next_run_not_scheduled", policy="recurring")]
 
-    assert told(Tables(AFTER, ENDED, [], []), NOTES) == []
-    assert told(Tables(again, ENDED, [], []), NOTES) == []
-    assert told(Tables(AFTER, [*ENDED, FAILED], [], [], [(103, "due"), (104, "never")]), NOTES) == []
+    assert reported(Tables(AFTER, ENDED, [], []), NOTES) == []
+    assert reported(Tables(again, ENDED, [], []), NOTES) == []
+    assert reported(Tables(AFTER, [*ENDED, FAILED], [], [], [(103, "due"), (104, "never")]), NOTES) == []
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_runs_that_ended_as_their_events_say_are_not_objected_to() -> None:
         (Tables(AFTER, [*ENDED, FAILED], [], [], [(103, "never")]), ["runs of tasks that are never due"]),
     ],
 )
-def test_each_end_that_was_told_and_is_not_recorded_is_objected_to(tables: Tables, objection: list[str]) -> None:
-    assert told(tables, NOTES) == objection
+def test_each_end_that_was_reported_and_is_not_recorded_is_a_violation(tables: Tables, objection: list[str]) -> None:
+    assert reported(tables, NOTES) == objection
 
 
 def test_a_service_that_died_of_an_unknown_error_is_objected_to(tmp_path: Path) -> None:
@@ -167,11 +167,11 @@ def test_a_service_that_died_of_an_unknown_error_is_objected_to(tmp_path: Path) 
     assert died([fine, bad]) == [f"a service died 2 times: see {bad.log}"]
 
 
-def test_one_sample_over_a_bound_is_objected_to_and_the_deepest_is_told() -> None:
+def test_one_sample_over_a_limit_is_a_violation_and_the_deepest_is_reported() -> None:
     fine, over = Verdict(), Verdict()
 
     judge_depths(fine, {"a": {"0": 5, "9": 1}, "b": {"70": 2}}, {"a": 10, "b": None})
     judge_depths(over, {"a": {"0": 5, "11": 1}}, {"a": 10})
 
     assert (fine.violations, fine.worst, fine.samples) == ([], "9/10", 8)
-    assert over.violations == ["1 samples over the bound of a: 11 where 10 is the bound"]
+    assert over.violations == ["1 samples over the limit of a: 11 where 10 is the limit"]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.faults import points
-from tests.support.faults.points import Point
-from tests.support.faults.rounds import Round
-from tests.support.faults.servers import Servers
+from faults import points
+from faults.points import Point
+from faults.rounds import Round
+from faults.servers import Servers
 
 
 @pytest.mark.parametrize("kind", ["points", "visits-points"])

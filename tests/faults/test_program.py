@@ -9,31 +9,31 @@ from random import Random
 
 import pytest
 
-from tests.support.faults import caller, drainer, processes
-from tests.support.faults.fleet import end
-from tests.support.faults.judge import judge, read_notes, read_tables
-from tests.support.faults.load import planned
-from tests.support.faults.servers import Room, Servers
-from tests.support.faults.window import Window
-from tests.support.programs import Programs, kill_all, terminate
+from faults import caller, drainer, processes
+from faults.fleet import end
+from faults.judge import judge, read_notes, read_tables
+from faults.load import planned
+from faults.servers import Endpoints, Servers
+from faults.window import Window
+from tests.support.processes.programs import Programs, kill_all, terminate
 from tests.support.wait import until
 
 LOAD = planned(Random(1))
 
 
 @pytest.fixture
-def room(servers: Servers) -> Iterator[Room]:
-    with servers.room() as room:
-        yield room
+def endpoints(servers: Servers) -> Iterator[Endpoints]:
+    with servers.fresh() as endpoints:
+        yield endpoints
 
 
 @pytest.fixture
-def programs(room: Room, tmp_path: Path) -> Iterator[Programs]:
+def programs(endpoints: Endpoints, tmp_path: Path) -> Iterator[Programs]:
     programs = Programs(
         tmp_path,
         {
-            "SWH_SCHED_RUNNER_DATABASE__URL": room.database_url,
-            "SWH_SCHED_RUNNER_BROKER__URL": room.broker_url,
+            "SWH_SCHED_RUNNER_DATABASE__URL": endpoints.database_url,
+            "SWH_SCHED_RUNNER_BROKER__URL": endpoints.broker_url,
             "SWH_SCHED_RUNNER_WEB__PORT": "0",
         },
     )
@@ -42,17 +42,17 @@ def programs(room: Room, tmp_path: Path) -> Iterator[Programs]:
 
 
 def test_a_runner_that_was_killed_finishes_its_batches_when_it_is_started_again(
-    room: Room, programs: Programs, tmp_path: Path
+    endpoints: Endpoints, programs: Programs, tmp_path: Path
 ) -> None:
-    caller.prepare(room.database_url, LOAD)
-    caller.call(room.database_url, LOAD)
+    caller.prepare(endpoints.database_url, LOAD)
+    caller.call(endpoints.database_url, LOAD)
     notes = tmp_path / "notes"
     taking = processes.start(
-        tmp_path / "drainer.log", drainer.drain, room.broker_url, list(LOAD.bounds()), notes, LOAD.pace
+        tmp_path / "drainer.log", drainer.drain, endpoints.broker_url, list(LOAD.limits()), notes, LOAD.speed
     )
 
     first = programs.start("run")
-    with closing(Window(room.database_url)) as window:
+    with closing(Window(endpoints.database_url)) as window:
         until(lambda: window.unconfirmed() == first.pid, 30)
         kill_all(first)
         second = programs.start("run")
@@ -61,5 +61,5 @@ def test_a_runner_that_was_killed_finishes_its_batches_when_it_is_started_again(
     assert terminate(second) == 0
     assert end(taking, 20)
     numbers = [task.number for wave in LOAD.waves for task in wave.tasks]
-    assert judge(read_tables(room.database_url), read_notes(notes), numbers).violations == []
+    assert judge(read_tables(endpoints.database_url), read_notes(notes), numbers).violations == []
     assert "batches of a dead session taken over" in programs.log("run")

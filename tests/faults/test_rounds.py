@@ -1,4 +1,4 @@
-"""Runners, servers and connections die under load; nothing is lost, nothing has two ids, no bound is passed.
+"""Runners, servers and connections die under load; nothing is lost, nothing has two ids, no limit is passed.
 
 ``make faults`` plays more of these rounds. Here the first is that of TEST_SEED, in CI always the same one.
 """
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from faults import rounds
+from faults.kinds import ORDER
+from faults.servers import Servers
 from tests.support.dice import CI_SEED, dice
-from tests.support.faults import rounds
-from tests.support.faults.kinds import TURNS
-from tests.support.faults.servers import Servers
 
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
 # Each fault once, beside the kinds of crashes that stand here. With a fault in every round they would take too long.
@@ -26,14 +26,14 @@ FAULTS = (
 
 @pytest.fixture(scope="module")
 def first_seed() -> int:
-    """Where the turns of kinds begin anew, unless a seed is given."""
+    """A seed with which the order of kinds begins anew, unless one is given."""
     if given := os.environ.get("TEST_SEED"):
         return int(given)
-    return CI_SEED // len(TURNS) * len(TURNS) if os.environ.get("CI") else dice().randrange(10_000) * len(TURNS)
+    return CI_SEED // len(ORDER) * len(ORDER) if os.environ.get("CI") else dice().randrange(10_000) * len(ORDER)
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
-def test_a_round_of_crashes_loses_nothing_and_passes_no_bound(
+def test_a_round_of_crashes_loses_nothing_and_exceeds_no_limit(
     servers: Servers, first_seed: int, tmp_path: Path, number: int
 ) -> None:
     result = rounds.play(servers, tmp_path, first_seed + number, fault=FAULTS[number % len(FAULTS)])

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from faults.attack.rounds import MAX_MESSAGE_BYTES, Attack
+from faults.servers import Servers
 from tests.conftest import skip_or_fail
-from tests.support import rabbitmq
-from tests.support.attack.rounds import MAX_MESSAGE_BYTES, Attack
 from tests.support.dice import dice
-from tests.support.faults.servers import Servers
+from tests.support.servers import rabbitmq
 
 HOSTILE, GOOD = 300, 60
 

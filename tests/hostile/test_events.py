@@ -30,11 +30,13 @@ from swh_sched_runner.embedded.postgres import Postgres
 from swh_sched_runner.exc import SchedulerException, StatementRefused
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.service import Heartbeat
-from tests.support.programs import Programs, terminate
-from tests.support.rabbitmq import free_ports
+from tests.support.processes.programs import Programs, terminate
 from tests.support.samples import NOW, a_task, a_type
+from tests.support.servers.rabbitmq import free_ports
 from tests.support.wait import until
 from tests.web.test_programs import get, missing, shown
+
+pytestmark = pytest.mark.slow
 
 AT = NOW.timestamp()
 SETTINGS = ListenerSettings(batch_size=100, flush_seconds=0.2, prefetch=200)
@@ -217,7 +219,7 @@ def test_events_wait_while_the_tablespace_is_full(
                     pass
         else:
             refuse(database, "53100")
-        # when all ends are told, with results that need room
+        # when all ends are reported, with results that need space
         line = lines(Dispatch(database), broker)
         put(broker, [ended(run, result={"status": "eventful", "text": "x" * 3000}) for run in runs])
         line.listen_until(lambda: line.errors)
@@ -226,7 +228,7 @@ def test_events_wait_while_the_tablespace_is_full(
             filled.unlink()
         else:
             heal(database)
-        # then each is recorded once there is room
+        # then each is recorded once there is space
         line.listen_until(lambda: statuses(database) == {"eventful": 400})
         assert aside(database) == []
         line.close()
@@ -350,12 +352,12 @@ def test_readiness_says_that_the_database_refuses_events(
     process = programs.start("listen", "--web-port", str(port))
     try:
         until(lambda: "metrics and health" in programs.log("listen"), 60)
-        until(lambda: missing(port) == {}, 20)
+        until(lambda: missing(port) == {}, 30)
         # when
         refuse(database, "53100")
         put(broker, [ended(run)])
         # then
-        until(lambda: "on purpose" in missing(port).get("listener", ""), 20)
+        until(lambda: "on purpose" in missing(port).get("listener", ""), 30)
         assert shown(port)["events_awaiting_retry",] == 1
         assert get(port, "/healthz")[0] == 200
         assert "events await retry" in programs.log("listen")

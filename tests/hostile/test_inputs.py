@@ -28,9 +28,11 @@ from swh_sched_runner.broker.celery.app import create_app, kind_of
 from swh_sched_runner.cli import logs
 from swh_sched_runner.config import BrokerSettings, load, log_format, mask, shown
 from swh_sched_runner.exc import ConfigurationError, InvalidArgument
-from tests.broker.proxy import Proxy
-from tests.support.programs import Programs
+from tests.support.processes.programs import Programs
+from tests.support.servers.proxy import Proxy
 from tests.support.sources import CHECKOUT
+
+pytestmark = pytest.mark.slow
 
 MEGABYTE = 1_000_000
 PREFIX = "SWH_SCHED_RUNNER_"

@@ -30,10 +30,13 @@ from swh_sched_runner.embedded.postgres import Postgres
 from swh_sched_runner.model import VisitOutcome
 from tests.cli.conftest import ROOT, Outcome, Run
 from tests.conftest import skip_or_fail
-from tests.support import databases, foreign, old_program
 from tests.support.origins import a_lister, an_origin, an_outcome, mirrors_that_lie
-from tests.support.releases import ReleaseMissing
+from tests.support.processes import old_program
+from tests.support.processes.releases import ReleaseMissing
 from tests.support.samples import NOW, a_task, a_type
+from tests.support.servers import databases, foreign
+
+pytestmark = pytest.mark.slow
 
 TABLES = [
     "task_type",

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from faults.attack import bodies as attack
+from faults.attack.classes import CLASSES, Fate, Source
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.broker.interface import KEPT_BYTES
@@ -34,8 +36,6 @@ from tests.hostile.test_events import (
     sql,
     statuses,
 )
-from tests.support.attack import bodies as attack
-from tests.support.attack.classes import CLASSES, Fate, Source
 
 __all__ = ["broker", "dispatch", "lines"]
 

@@ -20,6 +20,8 @@ from swh_sched_runner.model import Lister, OriginVisitStats, TaskRun, TimestampT
 from tests.cli.conftest import Run, environ, run
 from tests.support.origins import a_lister, an_origin, an_outcome, url_of
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["environ", "run"]
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

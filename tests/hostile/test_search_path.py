@@ -19,9 +19,11 @@ from swh_sched_runner.db import migrate
 from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.exc import InvalidArgument
 from swh_sched_runner.model import ListedOrigin
-from tests.support import databases
-from tests.support.programs import Programs
+from tests.support.processes.programs import Programs
 from tests.support.samples import NOW, a_type, run_of_a_task
+from tests.support.servers import databases
+
+pytestmark = pytest.mark.slow
 
 DECOYS = (
     "task_type",
@@ -74,7 +76,7 @@ def url(database_url: str, role: str) -> Iterator[str]:
 
 
 def a_way_through(backend: SchedulerBackend) -> None:
-    """Writes and reads of all rooms."""
+    """Writes and reads of all packages of the backend."""
     backend.create_task_type(a_type())
     task = run_of_a_task(backend)
     assert backend.get_tasks([task["id"]]) == [task]

@@ -31,13 +31,15 @@ from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.service import Heartbeat
 from swh_sched_runner.services.visits.scheduler import VisitScheduler
 from tests.broker.conftest import lock
-from tests.broker.proxy import Proxy
 from tests.conftest import skip_or_fail
-from tests.support import rabbitmq
 from tests.support.queues import depth, ids_of, take
-from tests.support.rabbitmq import RabbitMQ
 from tests.support.samples import a_task, a_type
+from tests.support.servers import rabbitmq
+from tests.support.servers.proxy import Proxy
+from tests.support.servers.rabbitmq import RabbitMQ
 from tests.support.wait import until
+
+pytestmark = pytest.mark.slow
 
 QUEUE, OTHER = "tests.load-git", "tests.other"
 WRITE = {
@@ -342,7 +344,7 @@ def test_a_connection_cut_during_a_grab_breaks_the_sending_off(
             cuts.append(time.monotonic())
             proxy.cut()
             link = line.publishers[0].link  # type: ignore[attr-defined]
-            until(lambda: link.broken is not None, 20)
+            until(lambda: link.broken is not None, 30)
 
     line = lines(Cutting(database, cut), BrokerSettings(url=proxy.url, confirm_timeout_seconds=5))
     with capture_logs() as logs:
@@ -380,7 +382,7 @@ def test_a_queue_that_rejects_everything_is_named_once_and_holds_nobody_up(
     assert depth(line.app, OTHER) == NEIGHBOURS
     [batch] = dispatch.open_batches(_session(database))
     assert not batch.due
-    # and when there is room again, all go out under their ids
+    # and when it has capacity again, all go out under their ids
     taken = ids_of(take(line.app, QUEUE))
     with database.engine.begin() as conn:
         conn.execute(text("update dispatch_batch set tried = tried - interval '1 minute'"))
@@ -393,7 +395,9 @@ def _session(database: Database) -> int:
         return int(conn.execute(text("select session_id from dispatch_batch")).scalar_one())
 
 
-def test_batches_that_can_t_be_sent_are_tried_in_turn(backend: SchedulerBackend, dispatch: Dispatch) -> None:
+def test_batches_that_can_t_be_sent_are_tried_one_after_the_other(
+    backend: SchedulerBackend, dispatch: Dispatch
+) -> None:
     two_types(backend)
     session = dispatch.open_session()
     first = dispatch.open_batch(session.id, QUEUE, TaskGroup("load-git", QUEUE, None, False), 2)
@@ -431,7 +435,7 @@ def test_a_run_that_was_ended_as_unsendable_is_corrected_by_its_event(
     assert [status for status, _ in runs_of(backend, odd)] == ["eventful"]
 
 
-def test_a_limit_that_is_told_while_something_else_is_asked_is_known_to_the_next_connection(
+def test_a_limit_that_arrives_with_another_answer_is_known_to_the_next_connection(
     narrow_rabbitmq: RabbitMQ,
 ) -> None:
     # given a message that is too large, and that nobody has asked about yet
@@ -561,7 +565,7 @@ def test_an_end_that_the_database_refuses_keeps_only_its_own_message_open(
 def test_a_queue_that_takes_half_of_each_batch_is_named_once(
     lines: Callable[..., Line], backend: SchedulerBackend, dispatch: Dispatch, rabbitmq_url: str
 ) -> None:
-    """Its workers make room, so that each batch is confirmed in the end, and the next one is not."""
+    """Its workers take messages, so that each batch is confirmed in the end, and the next one is not."""
     arguments = {"x-max-length": 3, "x-overflow": "reject-publish"}
     settings = BrokerSettings(url=rabbitmq_url, queues={QUEUE: QueueSettings(arguments)}, confirm_timeout_seconds=5)
     backend.create_task_type(a_type(max_queue_length=1_000))

@@ -178,7 +178,7 @@ def test_a_queue_that_is_drained_when_time_is_over_is_drained(make_drain: MakeDr
     assert drain.check().state == "drained"
 
 
-def test_a_depth_that_can_not_be_read_is_told_before_anything_is_paused(
+def test_a_depth_that_can_not_be_read_is_an_error_before_anything_is_paused(
     make_drain: MakeDrain, app: Celery, database: Database, broker: BrokerSettings
 ) -> None:
     away = create_app(BrokerSettings(url="amqp://guest:hidden@127.0.0.1:1//"))

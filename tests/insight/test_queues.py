@@ -57,7 +57,7 @@ def test_due_tasks_of_all_types_and_priorities_of_a_queue_are_counted(
     assert (priority.due, priority.in_flight) == (4, 0)
 
 
-def test_a_queue_whose_depth_is_not_told_is_unreadable_and_the_others_are_read(
+def test_a_queue_whose_depth_is_refused_is_unreadable_and_the_others_are_read(
     backend: SchedulerBackend, database: Database, app: Celery
 ) -> None:
     backend.create_task_type(a_type())

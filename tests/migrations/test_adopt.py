@@ -17,10 +17,12 @@ from swh_sched_runner.db import adopt, migrate
 from swh_sched_runner.db.adopt import migrations, preflight
 from swh_sched_runner.db.engine import create_engine
 from swh_sched_runner.exc import AdoptionRefused, AdoptionStopped, SchemaError
-from tests.broker.proxy import Proxy
-from tests.support import databases, foreign
 from tests.support.origins import mirrors_that_lie
 from tests.support.samples import NOW
+from tests.support.servers import databases, foreign
+from tests.support.servers.proxy import Proxy
+
+pytestmark = pytest.mark.slow
 
 # What an adopted database has beside a fresh one: what is not ours to drop.
 OF_OTHERS = re.compile(

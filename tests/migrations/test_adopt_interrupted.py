@@ -15,10 +15,12 @@ from sqlalchemy import Engine, text
 from swh_sched_runner.db import adopt, migrate
 from swh_sched_runner.db.engine import create_engine
 from swh_sched_runner.exc import AdoptionRefused, AdoptionStopped, SchemaError
-from tests.support import databases, foreign
 from tests.support.origins import mirrors_that_lie
-from tests.support.programs import Programs
+from tests.support.processes.programs import Programs
+from tests.support.servers import databases, foreign
 from tests.support.wait import until
+
+pytestmark = pytest.mark.slow
 
 BEGUN = " … ".encode()
 
@@ -65,7 +67,7 @@ def killed_in_step(url: str, environment: dict[str, str], number: int, delay: ra
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
     process.stdout.close()
-    return process.wait(10) == -signal.SIGKILL
+    return process.wait(30) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("seed", [1])
@@ -133,7 +135,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be_done(url: str, program:
     assert allowed.stdout.endswith("nothing was written (--dry-run)\n")
 
 
-def test_what_is_told_names_every_step_with_its_time_and_its_rows(url: str, program: Programs) -> None:
+def test_the_output_names_every_step_with_its_time_and_its_rows(url: str, program: Programs) -> None:
     foreign.build(url, 38, rows=100, faults=True)
 
     done = program.run("db", "adopt", "--rename-duplicates")
@@ -221,7 +223,7 @@ def test_tables_that_somebody_changed_meanwhile_are_not_stamped(url: str, other:
 
 def test_the_backend_behaves_on_an_adopted_database_as_on_a_fresh_one(postgresql_url: str, program: Programs) -> None:
     """A selection; `TEST_ADOPTED=38 pytest tests/backend` runs all."""
-    chosen = ["tests/backend/test_runs.py", "tests/backend/test_listers.py"]
+    chosen = ["tests/backend/tasks/test_runs.py", "tests/backend/origins/test_listers.py"]
 
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],

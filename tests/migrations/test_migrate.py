@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 from swh_sched_runner.db import migrate
 from swh_sched_runner.db.engine import create_engine
 from swh_sched_runner.exc import DatabaseUnavailable, SchemaError
-from tests.support.migrations import bring_to, files
+from tests.support.servers.migrations import bring_to, files
 
 
 @pytest.fixture
@@ -133,6 +133,7 @@ def test_comments_say_what_every_table_and_column_is(empty: Engine) -> None:
         assert list(bare) == []
 
 
+@pytest.mark.slow
 def test_importing_the_package_opens_nothing() -> None:
     code = (
         "import socket, pkgutil, importlib, swh_sched_runner\n"

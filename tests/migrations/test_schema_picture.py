@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.support import schema
+import pytest
+
+from tools import schema
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_picture_shows_the_schema_that_the_migrations_make(tmp_path: Path) -> None:

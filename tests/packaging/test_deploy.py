@@ -18,6 +18,8 @@ import pytest
 from swh_sched_runner import config
 from tests.support.sources import CHECKOUT, run
 
+pytestmark = pytest.mark.slow
+
 DEPLOY = CHECKOUT / "deploy"
 EXAMPLE = DEPLOY / "config.example.toml"
 UNITS = sorted(DEPLOY.glob("*.service"))
@@ -81,7 +83,7 @@ def test_the_unit_starts_a_command_of_the_program(unit: Path, tmp_path: Path) ->
 
 
 @each_unit
-def test_the_unit_leaves_time_to_finish_a_batch_and_is_not_restarted_on_faults_that_stay(unit: Path) -> None:
+def test_the_unit_leaves_time_to_finish_a_batch_and_stays_down_on_lasting_faults(unit: Path) -> None:
     settings = service(unit)["Service"]
 
     assert int(settings["TimeoutStopSec"]) > 2 * config.BrokerSettings().confirm_timeout_seconds

@@ -11,8 +11,10 @@ from sqlalchemy import Engine, text
 
 from swh_sched_runner.backend.tasks import archive
 from swh_sched_runner.db.engine import create_engine
-from tests.support import databases
 from tests.support.plans import explained
+from tests.support.servers import databases
+
+pytestmark = pytest.mark.slow
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 RUNS = 50_000

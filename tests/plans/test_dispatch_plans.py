@@ -16,9 +16,11 @@ from swh_sched_runner.backend.dispatch.ready import TaskGroup
 from swh_sched_runner.backend.tasks import tasks
 from swh_sched_runner.db.engine import create_engine
 from swh_sched_runner.db.queries import Queries
-from tests.support import databases
 from tests.support.plans import Plan, explained
 from tests.support.samples import NOW
+from tests.support.servers import databases
+
+pytestmark = pytest.mark.slow
 
 TYPES = 2  # as filled in below
 CAP = 100

@@ -10,8 +10,10 @@ from sqlalchemy import Engine, text
 
 from swh_sched_runner.backend.inspection import explain
 from swh_sched_runner.db.engine import create_engine
-from tests.support import databases
 from tests.support.plans import explained
+from tests.support.servers import databases
+
+pytestmark = pytest.mark.slow
 
 MAX_IN_FLIGHT = 100  # as filled in below
 TYPES = 2

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import Engine, text
 
 from swh_sched_runner.backend.inspection.status import flow
 from tests.support.plans import explained
+
+pytestmark = pytest.mark.slow
 
 TASKS = 50_000
 FILL = """

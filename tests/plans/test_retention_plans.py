@@ -14,8 +14,8 @@ from swh_sched_runner.backend.tasks.retention import PruneRule
 from swh_sched_runner.backend.tasks.runs import RunChange
 from swh_sched_runner.db.engine import create_engine
 from swh_sched_runner.model import Evidence
-from tests.support import databases
 from tests.support.plans import explained
+from tests.support.servers import databases
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 RUNS = 50_000

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import text
 
 from swh_sched_runner.backend.dispatch import limits
 from swh_sched_runner.backend.inspection import status as facts
 from swh_sched_runner.db.engine import Database
+
+pytestmark = pytest.mark.slow
 
 
 def test_status_reads_indexes_and_the_newest_runs_alone(database: Database) -> None:

@@ -17,8 +17,10 @@ from swh_sched_runner.backend.origins import origins, outcomes, policies, stats
 from swh_sched_runner.db.engine import create_engine
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.model import ListedOrigin, OriginVisitStats, VisitOutcome
-from tests.support import databases
 from tests.support.plans import Plan, explained
+from tests.support.servers import databases
+
+pytestmark = pytest.mark.slow
 
 ROWS = 50_000
 LISTER = UUID("00000000-0000-4000-8000-000000000001")

@@ -27,7 +27,7 @@ from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.listener.replay import replay
 from swh_sched_runner.services.service import Heartbeat, Service
 from tests.hostile.test_events import ODD, ended, heal, publish_raw, put, raw_channel, refuse, runs_opened, statuses
-from tests.support.programs import Programs, terminate
+from tests.support.processes.programs import Programs, terminate
 from tests.support.wait import until
 
 QUEUE = BrokerSettings().event_queue

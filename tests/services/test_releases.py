@@ -16,11 +16,11 @@ from swh_sched_runner.model import TaskRun
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.service import Heartbeat
+from tests.support.processes.releases import Release
+from tests.support.processes.workers import StartWorker, WorkerProcess
 from tests.support.queues import depth
-from tests.support.releases import Release
 from tests.support.samples import a_task, a_type
 from tests.support.wait import until
-from tests.support.workers import StartWorker, WorkerProcess
 
 OLDEST, NEWEST = "5.3", "5.7"
 TYPES = {"look": "fleet.look", "again": "fleet.again"}
@@ -65,7 +65,7 @@ def start(start_worker: StartWorker, broker_url: str, release: Release, *, stock
     worker = start_worker(
         broker_url,
         list(TYPES.values()),
-        app="tests.support.release_app",
+        app="tests.support.processes.release_app",
         python=release.python,
         stock=stock,
         concurrency=1,
@@ -92,7 +92,7 @@ def assert_all_ran(worker: WorkerProcess, runs: list[TaskRun], results: Path) ->
 
 
 @pytest.mark.parametrize(("release", "broker_url", "stock"), WITH_EVENTS, indirect=["release", "broker_url"])
-def test_workers_of_a_release_run_what_the_runner_sends_and_their_events_end_the_runs(
+def test_workers_of_a_release_run_what_is_sent_and_their_events_end_the_runs(
     release: Release,
     broker_url: str,
     stock: bool,

@@ -58,7 +58,7 @@ def running() -> Iterator[Callable[..., Supervisor]]:
     yield start
     for made, thread in threads:
         made.stop.set()
-        thread.join(10)
+        thread.join(30)
         assert not thread.is_alive()
 
 
@@ -114,12 +114,12 @@ def test_a_stop_waits_for_the_round_in_hand(running: Callable[..., Supervisor]) 
     class Slow(Counting):
         def run_once(self, heartbeat: Heartbeat) -> bool:
             entered.set()
-            release.wait(10)
+            release.wait(30)
             return super().run_once(heartbeat)
 
     service = Slow()
     made = running({"slow": lambda: service})
-    assert entered.wait(10)
+    assert entered.wait(30)
     made.stop.set()
     assert not service.closed
     release.set()
@@ -158,7 +158,7 @@ def test_the_watchdog_is_not_fed_while_a_service_is_stuck(
     class Stuck(Counting):
         def run_once(self, heartbeat: Heartbeat) -> bool:
             stuck.set()
-            release.wait(10)
+            release.wait(30)
             return False
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -166,7 +166,7 @@ def test_the_watchdog_is_not_fed_while_a_service_is_stuck(
         sock.settimeout(10)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         running({"stuck": Stuck})
-        assert stuck.wait(10)
+        assert stuck.wait(30)
         received = [sock.recv(1000).decode() for _ in range(40)]
         release.set()
 

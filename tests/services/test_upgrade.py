@@ -18,8 +18,8 @@ from swh_sched_runner.exc import SchemaError
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.service import Heartbeat
-from tests.support.migrations import bring_to
 from tests.support.queues import ids_of, take
+from tests.support.servers.migrations import bring_to
 from tests.support.wait import until
 
 QUEUE = "tests.load-git"

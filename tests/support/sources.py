@@ -7,7 +7,18 @@ import subprocess
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-NOT_SOURCES = (".git", ".venv", ".releases", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
+NOT_SOURCES = (
+    ".git",
+    ".venv",
+    ".releases",
+    "build",
+    "dist",
+    "*.egg-info",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+    ".baseline",
+)
 
 
 def run(*command: str | Path, cwd: Path) -> str:

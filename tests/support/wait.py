@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], timeout_seconds: float = 10, *, what: str = "") -> T:
+def until(condition: Callable[[], T], timeout_seconds: float = 30, *, what: str = "") -> T:
     """What ``condition`` returns once it is true; fails the test when that takes too long."""
     deadline = time.monotonic() + timeout_seconds
     while not (result := condition()):

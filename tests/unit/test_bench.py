@@ -13,6 +13,8 @@ import pytest
 from tests.support.sources import CHECKOUT
 from tests.support.wait import until
 
+pytestmark = pytest.mark.slow
+
 BENCHMARK = """
 import signal, sys
 from pathlib import Path

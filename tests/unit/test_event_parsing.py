@@ -102,6 +102,7 @@ def test_the_bad_elements_of_a_message_make_one_row_with_its_bytes() -> None:
     assert bad == Unreadable("3 of 4 events, the first: an event is a JSON object, not int", sent, len(sent))
 
 
+@pytest.mark.slow
 def test_a_megabyte_of_rubbish_makes_one_row_in_seconds() -> None:
     begun = time.monotonic()
     for element in (b"0,", b"{},", b"[],", b'"",', b'{"type":"task-started"},'):

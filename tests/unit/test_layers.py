@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.sources import CHECKOUT, copy_sources
 
+pytestmark = pytest.mark.slow
+
 DOWNWARDS = "Packages import downwards only"
 DATABASE = "PostgreSQL is spoken in db and backend alone"
 CELERY = "Celery is spoken in broker, worker and demo alone"
@@ -37,7 +39,7 @@ def test_every_contract_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "violation", "contract"),
+    ("place", "violation", "contract"),
     [
         ("db", "import swh_sched_runner.backend", DOWNWARDS),
         ("backend", "import swh_sched_runner.services", DOWNWARDS),
@@ -60,9 +62,9 @@ def test_every_contract_is_kept() -> None:
         ("a_package_without_a_place", "", DOWNWARDS),
     ],
 )
-def test_a_violation_breaks_its_contract(room: str, violation: str, contract: str, checkout: Path) -> None:
+def test_a_violation_breaks_its_contract(place: str, violation: str, contract: str, checkout: Path) -> None:
     package = checkout / "swh_sched_runner"
-    module = package / room / "violation.py" if (package / room).is_dir() else package / f"{room}.py"
+    module = package / place / "violation.py" if (package / place).is_dir() else package / f"{place}.py"
     before = module.read_text() if module.exists() else None
     module.write_text(f"{before or ''}\n{violation}\n")
     try:

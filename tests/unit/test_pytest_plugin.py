@@ -12,6 +12,8 @@ import pytest
 from swh_sched_runner import pytest_plugin
 from tests.support.sources import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 PAGE = (CHECKOUT / "docs/how-to/test-your-code.md").read_text()
 
 

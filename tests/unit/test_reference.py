@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support import reference
+from tools import reference
 
 
 def test_the_page_says_what_the_docstrings_say() -> None:

@@ -163,7 +163,7 @@ def test_a_database_that_hangs_is_given_up_and_asked_again_later(
     lock.close()
     # then
     assert during["database_up",] == 0
-    assert seconds < 3
+    assert seconds < 15  # a statement may take 20 s
     deadline = time.monotonic() + 20
     while samples(page(headers()))["database_up",] == 0:
         assert time.monotonic() < deadline

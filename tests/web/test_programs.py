@@ -27,8 +27,8 @@ from swh_sched_runner.embedded.valkey import Valkey
 from swh_sched_runner.exc import ConfigurationError
 from swh_sched_runner.model import ListedOrigin
 from swh_sched_runner.web.server import Page
-from tests.support.programs import Programs, terminate
-from tests.support.rabbitmq import free_ports
+from tests.support.processes.programs import Programs, terminate
+from tests.support.servers.rabbitmq import free_ports
 from tests.support.wait import until
 
 
@@ -110,7 +110,7 @@ def test_the_runner_tells_what_it_dispatched_and_what_blocks_it(
     add_tasks(database_url, 5, bound=3)
     # when
     runner = start(programs, "run", "--web-port", str(port))
-    until(lambda: shown(port).get(("blocked_seconds_total", "fleet.look", "full"), 0) > 0.2, 20)
+    until(lambda: shown(port).get(("blocked_seconds_total", "fleet.look", "full"), 0) > 0.2, 30)
     found = shown(port)
     # then
     assert found["dispatched_total", "fleet.look", "look"] == 3
@@ -137,7 +137,7 @@ def test_up_counts_what_workers_report(programs: Programs, database_url: str, va
     programs.environment["SWH_SCHED_RUNNER_WEB__PORT"] = str(port)
     start(programs, "up")
     add_tasks(database_url, 1, bound=3)
-    until(lambda: shown(port).get(("dispatched_total", "fleet.look", "look")) == 1, 20)
+    until(lambda: shown(port).get(("dispatched_total", "fleet.look", "look")) == 1, 30)
     # when a worker, which stands for any, reports
     from celery import Celery
 
@@ -153,8 +153,8 @@ def test_up_counts_what_workers_report(programs: Programs, database_url: str, va
         dispatcher.send("task-made-up", uuid=run["backend_id"])
         dispatcher.send("task-started", uuid="")
     # then
-    until(lambda: shown(port).get(("runs_ended_total", "eventful")) == 1, 20)
-    until(lambda: shown(port).get(("events_rejected_total",)) == 1, 20)
+    until(lambda: shown(port).get(("runs_ended_total", "eventful")) == 1, 30)
+    until(lambda: shown(port).get(("events_rejected_total",)) == 1, 30)
     found = shown(port)
     assert found["events_total", "task-started"] == 1
     assert found["events_total", "task-result"] == 1
@@ -174,18 +174,18 @@ def test_readiness_follows_the_servers_and_life_does_not(
         assert missing(port) == {}
         # when the broker is away
         own_valkey.stop()
-        until(lambda: list(missing(port)) == ["broker", "listener"], 20)
+        until(lambda: list(missing(port)) == ["broker", "listener"], 30)
         assert missing(port)["broker"].startswith("The broker can't be reached: ")
         # and the database as well
         own_postgres.stop()
-        until(lambda: list(missing(port)) == ["database", "broker", "listener"], 20)
-        assert until(lambda: shown(port)["database_up",] == 0, 20)
+        until(lambda: list(missing(port)) == ["database", "broker", "listener"], 30)
+        assert until(lambda: shown(port)["database_up",] == 0, 30)
         assert get(port, "/healthz")[0] == 200
         # and when both are back
         own_postgres.start()
         own_valkey.start()
         until(lambda: missing(port) == {}, 30)
-        until(lambda: shown(port)["database_up",] == 1, 20)
+        until(lambda: shown(port)["database_up",] == 1, 30)
         assert terminate(listener) == 0
 
 
@@ -237,8 +237,8 @@ def test_visits_count_under_the_task_type_that_visits(programs: Programs, databa
 
     start(programs, "visits", "--web-port", str(port))
 
-    until(lambda: shown(port).get(("dispatched_total", "loader.git", "load-git")) == 1, 20)
-    until(lambda: shown(port)["queue_length", "loader.git"] == 1, 20)  # of its next look
+    until(lambda: shown(port).get(("dispatched_total", "loader.git", "load-git")) == 1, 30)
+    until(lambda: shown(port)["queue_length", "loader.git"] == 1, 30)  # of its next look
 
 
 def test_the_pruner_deletes_old_runs_again_and_again_and_counts_them(

@@ -86,6 +86,6 @@ def test_many_who_ask_at_once_ask_once(source: Source) -> None:
         thread.start()
     source.may.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(30)
 
     assert answers == [1] * 10

@@ -224,7 +224,7 @@ with stuck as materialized (
 select count(*) as rows, array(select cast(id as text) from stuck order by id limit :examples) as examples from stuck;
 
 -- name: shrinking_types
--- Task types whose factor would turn time around; it counts as 1.
+-- Task types whose factor is not positive, which would move time backwards; it counts as 1.
 select count(*) as rows, coalesce(array_agg(type order by type), '{}') as examples
 from task_type
 where backoff_factor <= 0;

@@ -46,7 +46,7 @@ rollback;
 
 -- name: open_savepoint
 -- On a connection of the caller's with an open transaction: a call can be taken back alone.
--- Answers the caller's search_path, to be put back. Read before it is set: a plain select promises no order.
+-- Answers the caller's search_path, to be put back. Read before it is set: a plain select has no defined order.
 savepoint swh_sched_runner;
 with before as materialized (select current_setting('search_path') as search_path)
 select search_path, set_config('search_path', 'public, pg_temp', true) from before;

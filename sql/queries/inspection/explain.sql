@@ -18,7 +18,7 @@ left join task_run r on r.id = t.run_id
 where t.id = :task_id;
 
 -- name: queue
--- The controls of a queue, what its last filler saw of it, and its oldest open batch.
+-- The controls of a queue, what the session that published to it last saw of it, and its oldest open batch.
 select q.paused, q.paused_by, q.paused_reason, q.published, q.depth, q.drain_rate,
        (select min(opened) from dispatch_batch where queue = :queue) as oldest_batch
 from (values (1)) as one

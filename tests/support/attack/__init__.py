@@ -1,4 +1,0 @@
-"""An attack on the listener: hostile messages between good ones, and what it made of them.
-
-``python -m tests.support.attack --help``; docs/explanation/crash-tests.md says what a round is.
-"""

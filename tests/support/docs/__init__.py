@@ -1,0 +1,1 @@
+"""Pages of the documentation: what their blocks say, and running them."""

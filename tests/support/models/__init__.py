@@ -1,0 +1,1 @@
+"""The rules a second time, in plain Python: what tests compare the scheduler with."""

@@ -1,0 +1,1 @@
+"""Servers, databases and what lies between them and a program."""

@@ -1,0 +1,1 @@
+"""What writes generated files of the repository: ``make reference`` and ``make schema``."""

@@ -80,14 +80,13 @@ byte known_count, highest, high_count, beyond;
 bit  based; byte base, base_count, base_known;
 byte first, first_count, first_missing;                 /* the heartbeat before */
 byte next, next_count;
-bit  mark, mark_old, settled;       /* a mark is in the queue: behind what was there */
-int  before_mark, before_mark_old;
+bit  mark;                          /* a mark is in the queue, behind what was there */
+int  before_mark;
 bit  audited;                       /* all starts were audited */
 hidden byte i, n, truth;
 
 inline size(set) { n = 0; for (i : 1 .. LAST) { if :: (set) & BIT(i) -> n++ :: else fi } i = 0 }
 inline put(c) {
-  if :: bound_old || bound_new :: else -> skip fi;
   if :: bound_old -> old = old | BIT(c) :: else fi;
   if :: bound_new -> new = new | BIT(c) :: else fi
 }

@@ -47,7 +47,6 @@ bit  up[L], conn[L], consumes[L];   /* process, connection as the broker sees it
 byte lock = L;                      /* who holds it; L: nobody */
 byte single = L;                    /* the active consumer of the new queue */
 byte dies = DIES;
-bit  mark_sent, moved;
 bit  owed[2];                       /* sent before the mark */
 hidden byte i;
 
@@ -57,7 +56,7 @@ hidden byte i;
 #define OTHERS(l) (consumes[0] + consumes[1] + consumes[2] > consumes[l])
 
 inline delete_old() { d_step { old_exists = 0; old_bound = 0; in_old[0] = NONE; in_old[1] = NONE; consumes[0] = 0; consumes[1] = 0;
-  consumes[2] = 0; moved = 1; NOTHING_LOST } }
+  consumes[2] = 0; NOTHING_LOST } }
 
 /* Reading the old queue: deliver; read, commit, acknowledge. */
 #define TAKE(l, e)   :: atomic { up[l] && consumes[l] && in_old[e] == READY -> in_old[e] = AT(l); holds[(l)*2+e] = 1 }
@@ -153,7 +152,7 @@ end:
 
 proctype Rescuer() {
 end:
-  atomic { new_exists && (!MARK_WAITS || !old_exists) -> mark_sent = 1; in_new[M] = READY; owed[0] = sent[0]; owed[1] = sent[1] }
+  atomic { new_exists && (!MARK_WAITS || !old_exists) -> in_new[M] = READY; owed[0] = sent[0]; owed[1] = sent[1] }
 }
 
 init { atomic {

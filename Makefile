@@ -32,6 +32,7 @@ lint: venv  ## style, types and layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy docs/spec/check.py
 	$(BIN)/lint-imports
 
 .PHONY: format
@@ -100,6 +101,11 @@ attack: venv  ## send the listener 10,000 hostile messages between 1,000 good ru
 	@$(BIN)/python -m faults.attack $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(HOSTILE),--hostile $(HOSTILE)) $(if $(GOOD),--good $(GOOD)) $(if $(EACH),--each) \
 	  $(if $(CLASS),--class $(CLASS)) $(ARGS)
+
+# FULL=1: the large searches as well, some minutes more; WRITE=1: into docs/spec/README.md.
+.PHONY: spec
+spec:  ## search the models of dispatch, events and lost runs (docs/spec/README.md); FULL=1, WRITE=1
+	@$(PYTHON) docs/spec/check.py $(if $(FULL),--full) $(if $(WRITE),--write) $(ARGS)
 
 .PHONY: clean
 clean:  ## remove what was built, .venv too

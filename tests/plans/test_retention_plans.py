@@ -42,6 +42,8 @@ select n, 1 + (n - 1) % :tasks, 'run-' || lpad(cast(n as text), 8, '0'), time,
        cast(case when n <= :runs - :open then 'eventful' else 'scheduled' end as task_run_status)
 from (select n, cast(:now as timestamptz) - (:runs - n) * interval '1 minute' as time
       from generate_series(1, :runs) as n) as u
+
+pytestmark = pytest.mark.slow
 """
 
 

@@ -16,6 +16,8 @@ from swh_sched_runner.db.queries import Queries, sql_folder
 from tests.support.samples import NOW
 from tests.support.servers import databases
 
+pytestmark = pytest.mark.slow
+
 # What is seen in a plan where the planner has put a function's body.
 SEEN = {"past_cooldowns": "last_visit_status", "tokens_at": "isfinite", "count_in_flight": "task_scheduled_idx"}
 BINDS: dict[str, Any] = {

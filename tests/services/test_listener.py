@@ -19,7 +19,7 @@ from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.tasks.runs import RunChange
 from swh_sched_runner.broker.celery.app import connect
 from swh_sched_runner.broker.celery.events import TaskFailed, TaskReceived, TaskResult, TaskStarted, TaskSucceeded
-from swh_sched_runner.broker.factory import open_consumer
+from swh_sched_runner.broker.factory import event_queue_name, open_consumer
 from swh_sched_runner.config import BrokerSettings, ListenerSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import DatabaseUnavailable
@@ -44,7 +44,7 @@ def raw(app: Celery, broker: BrokerSettings) -> Iterator[Callable[[bytes], None]
             producer.publish(
                 body,
                 exchange="",
-                routing_key=broker.event_queue,
+                routing_key=event_queue_name(app, broker),
                 content_type="application/json",
                 content_encoding="utf-8",
             )

@@ -24,7 +24,7 @@ from tests.support.programs import Programs, kill_all, terminate
 from tests.support.wait import until
 
 TYPE = "attacked"
-QUEUE = "swh-sched-runner.events"
+QUEUE = "swh-sched-runner.events.single"
 RESTARTS = ("service died", "service waits")
 START_SECONDS = 30.0
 

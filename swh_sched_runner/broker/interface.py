@@ -176,6 +176,8 @@ class EventConsumer(Protocol):
     ``BrokerUnavailable`` open another one: what was unacknowledged comes again.
     """
 
+    # What the event queue is called in the broker.
+    queue: str
     # Whether the broker itself sees to it that only one consumer gets messages.
     alone: bool
 
@@ -196,11 +198,12 @@ class EventConsumer(Protocol):
         """Wait for a message to receive; False if none came in time. Raises ``BrokerUnavailable``."""
 
     @abstractmethod
-    def receive(self, limit: int, timeout_seconds: float) -> list[Delivery]:
+    def receive(self, limit: int, timeout_seconds: float, limit_bytes: int = BATCH_BYTES) -> list[Delivery]:
         """Up to ``limit`` messages: as soon as there are so many, or so many bytes, else those that came in time.
 
-        A message may hold several events. Call it every few seconds, it keeps the connection alive as well. More than
-        the prefetch is never unacknowledged. Raises ``BrokerUnavailable``.
+        What was read at once may go beyond the bytes. A message may hold several events. Call it every few seconds, it
+        keeps the connection alive as well. More than the prefetch is never unacknowledged. Raises
+        ``BrokerUnavailable``.
         """
 
     @abstractmethod

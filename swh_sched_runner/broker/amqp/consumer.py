@@ -30,7 +30,7 @@ class AmqpConsumer(EventConsumer):
 
     def __init__(self, app: Celery, settings: BrokerSettings, prefetch: int, max_bytes: int) -> None:
         self._link = AmqpLink(app)
-        self._queue = queue_name(settings)
+        self.queue = queue_name(settings)
         self._received: list[Delivery] = []
         self._received_bytes = 0
         self._next_beat = 0.0
@@ -62,11 +62,11 @@ class AmqpConsumer(EventConsumer):
             self._consume()
 
     def _consume(self) -> None:
-        counted = counts(self._link, self._queue)
+        counted = counts(self._link, self.queue)
         self._was_taken = counted is not None and counted[1] > 0
         self._delivered = False
         with self._link.guard():
-            self._channel.basic_consume(self._queue)
+            self._channel.basic_consume(self.queue)
 
     @property
     def standing_by(self) -> bool:
@@ -89,13 +89,13 @@ class AmqpConsumer(EventConsumer):
             self._read(left)
         return bool(self._received)
 
-    def receive(self, limit: int, timeout_seconds: float) -> list[Delivery]:
+    def receive(self, limit: int, timeout_seconds: float, limit_bytes: int = BATCH_BYTES) -> list[Delivery]:
         deadline = time.monotonic() + timeout_seconds
         self._link.require()
         self.keep_alive()
         while (
             len(self._received) < limit
-            and self._received_bytes < BATCH_BYTES
+            and self._received_bytes < limit_bytes
             and (left := deadline - time.monotonic()) > 0
         ):
             self._read(left)

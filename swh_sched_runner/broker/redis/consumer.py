@@ -130,6 +130,7 @@ class RedisConsumer(EventConsumer):
     def __init__(self, app: Celery, settings: BrokerSettings, max_bytes: int) -> None:
         self._link = RedisLink(app)
         self._max_bytes = max_bytes
+        self.queue = settings.event_queue
         self._kept = time.monotonic()
         self._keys = keys(self._link, settings.event_queue)
         self._take = self._link.client.register_script(TAKE)
@@ -157,14 +158,14 @@ class RedisConsumer(EventConsumer):
         with self._link.guard():
             return bool(self._look(keys=self._keys, args=[VISIBILITY_SECONDS]))
 
-    def receive(self, limit: int, timeout_seconds: float) -> list[Delivery]:
+    def receive(self, limit: int, timeout_seconds: float, limit_bytes: int = BATCH_BYTES) -> list[Delivery]:
         deadline = time.monotonic() + timeout_seconds
         taken: list[Delivery] = []
         self.keep_alive()
         while True:
-            taken += self._receive(limit - len(taken), BATCH_BYTES - bytes_of(taken))
+            taken += self._receive(limit - len(taken), limit_bytes - bytes_of(taken))
             left = deadline - time.monotonic()
-            if len(taken) >= limit or bytes_of(taken) >= BATCH_BYTES or left <= 0:
+            if len(taken) >= limit or bytes_of(taken) >= limit_bytes or left <= 0:
                 return taken
             time.sleep(min(left, POLL_SECONDS))
 

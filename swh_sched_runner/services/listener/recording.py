@@ -7,7 +7,7 @@ well later and is kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -26,15 +26,13 @@ Rejected = tuple[str, bytes]  # the reason, and the beginning of what it speaks 
 class Recording:
     """One batch: what was recorded of it, which changes were rejected, and which runs have to wait, and why."""
 
-    def __init__(self, dispatch: Dispatch, keep_alive: Callable[[], None]) -> None:
-        """``keep_alive`` is called between statements."""
+    def __init__(self, dispatch: Dispatch) -> None:
         self.known: set[str] = set()
         self.foreign = 0  # runs that are none of ours
         self.ended: Counter[str] = Counter()
         self.rejected: list[Rejected] = []
         self.waiting: dict[str, str] = {}
         self._dispatch = dispatch
-        self._keep_alive = keep_alive
         self._refusals_left = MOST_REFUSALS
 
     def run(self, changes: Sequence[RunChange], unreadable: Sequence[Rejected]) -> None:
@@ -77,7 +75,6 @@ class Recording:
             raise error  # there was nothing to record but what was unreadable
 
     def _try(self, changes: Sequence[RunChange]) -> None:
-        self._keep_alive()
         try:
             self._record(changes)
         except (StatementRefused, InvalidArgument) as error:

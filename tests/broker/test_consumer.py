@@ -156,6 +156,23 @@ def test_what_a_listener_had_in_hand_when_it_died_comes_again(
     successor.close()
 
 
+def test_what_a_consumer_that_is_gone_had_in_hand_is_put_back_before_what_came_later(valkey_url: str) -> None:
+    settings = BrokerSettings(url=valkey_url)
+    app = create_app(settings)
+    gone = open_consumer(app, settings, 1000)
+    sent = emit(app, 30)
+    gone.acknowledge(take(gone, 2))
+    assert uuids(take(gone, 12)) == sent[2:14]
+
+    successor = open_consumer(app, settings, 1000)
+    successor.recover()
+
+    assert uuids(take(successor, 28)) == sent[2:]
+    assert not successor.wait(0.1)
+    successor.close()
+    gone.close()
+
+
 def test_the_prefetch_bounds_what_is_in_hand(rabbitmq_url: str) -> None:
     settings = BrokerSettings(url=rabbitmq_url)
     app = create_app(settings)

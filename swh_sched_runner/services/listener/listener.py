@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 IDLE_SECONDS = 0.5
 # While a batch is written the connection to the broker is looked after this often.
 KEEP_SECONDS = 0.2
-# The table of rejected events is bounded in age as well: without any event it is looked at this often.
+# The table of rejected events is bounded, in age as well: without any event it is looked at this often.
 TRIM_SECONDS = 60.0
 
 
@@ -161,6 +161,8 @@ class Listener:
         done += self._keep(batch.messages, recording)
         if done:
             self._consumer.acknowledge(done)
+        if recording.rejected:
+            self._next_trim = 0.0
         if batch.messages or batch.tries_again:
             self._tell(batch.messages, recording, written.seconds)
 

@@ -85,11 +85,11 @@ class Writer:
     def _outcome(self, batch: Batch) -> Written | Exception:
         began = time.monotonic()
         try:
+            self._rejected.trim()
             recording = Recording(self._dispatch)
             if batch.changes or batch.unreadable:
                 recording.run(batch.changes, batch.unreadable)
             self._rejected.added(recording.rejected)
-            self._rejected.trim()
             return Written(batch, recording, time.monotonic() - began)
         except Exception as error:
             return error

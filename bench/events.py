@@ -163,9 +163,7 @@ def memory(ours: OurListener, runs: int) -> str:
 def main() -> None:
     """Measure, print, and with ``--write`` put it into docs/performance.md."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--full", action="store_true", help="all runs on both sides, memory over a million runs, 10 million runs kept"
-    )
+    parser.add_argument("--full", action="store_true", help="a million runs, 10 million kept, all on both sides")
     parser.add_argument("--part", action="append", choices=["rate", "table", "memory"], help="only this part")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     options = parser.parse_args()

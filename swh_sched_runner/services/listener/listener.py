@@ -71,7 +71,7 @@ class Listener:
         heartbeat.beat()
         if not self._may_work(heartbeat):
             return False
-        messages = self._receive()
+        messages = self._receive(heartbeat)
         batch = Batch.of(messages) if messages else None  # while the batch before is written
         finished = self._finish(heartbeat)
         again = self._held.due()
@@ -118,11 +118,13 @@ class Listener:
         # On RabbitMQ it is the first message that tells: the consumer waits for it.
         return self._consumer.alone or not stands_by
 
-    def _receive(self) -> list[Message]:
+    def _receive(self, heartbeat: Heartbeat) -> list[Message]:
         """A batch: as large as the settings let it, or as old; and older while there is another to be written."""
         settings, size = self._settings, 0
         messages: list[Message] = []
-        if not self._consumer.wait(settings.flush_seconds if self._proven else IDLE_SECONDS):
+        # What failed before comes again in a moment; until then nothing shows that the trouble is over.
+        in_trouble = not self._proven and heartbeat.trouble is not None
+        if not self._consumer.wait(IDLE_SECONDS if in_trouble else settings.flush_seconds):
             return messages
         while len(messages) < settings.batch_size and size < settings.batch_bytes:
             deliveries = self._consumer.receive(

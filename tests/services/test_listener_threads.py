@@ -31,14 +31,14 @@ class Shelf(EventConsumer):
         self.waiting: list[Delivery] = []
         self.acknowledged: list[str] = []
         self.closed = False
-        self._number = 0
+        self._runs: list[str] = []
 
     def put(self, *runs: str, padding: int = 0) -> None:
         for run in runs:
-            self._number += 1
+            self._runs.append(run)
             said = {"type": "task-started", "uuid": run, "timestamp": 1.0, "hostname": "w", "padding": "x" * padding}
             body = json.dumps(said).encode()
-            self.waiting.append(Delivery(body, self._number, len(body)))
+            self.waiting.append(Delivery(body, len(self._runs) - 1, len(body)))
 
     def recover(self) -> None: ...
 
@@ -52,7 +52,7 @@ class Shelf(EventConsumer):
         return taken
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        self.acknowledged += [json.loads(delivery.body)["uuid"] for delivery in deliveries]
+        self.acknowledged += [self._runs[delivery.tag] for delivery in deliveries]
 
     def keep_alive(self) -> None: ...
 

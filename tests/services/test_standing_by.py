@@ -44,14 +44,19 @@ def test_a_listener_that_stands_by_says_so_and_goes_on_when_the_other_is_killed(
     programs = Programs(tmp_path, variables)
     try:
         first = programs.start("listen", "--web-port", str(first_port))
-        until(lambda: "event=listening" in programs.log("listen") and missing(first_port) == {}, 60)
-        second = programs.start("listen", "--web-port", str(second_port))
-        until(lambda: "standing by, another listener works" in programs.log("listen"), 60)
-        until(lambda: missing(second_port) == {}, 20)
-        assert (standing_by(first_port), standing_by(second_port)) == ([], ["listener"])
+        until(lambda: "metrics and health" in programs.log("listen"), 60)
         with connect(app) as connection, app.events.Dispatcher(connection, hostname="w", enabled=True) as dispatcher:
-            dispatcher.send("task-failed", uuid="run-0", exception="x", traceback="x")
-            until(lambda: backend.get_task_runs([1])[0]["status"] == "failed", 20)
+
+            def ended(run: int) -> bool:
+                dispatcher.send("task-failed", uuid=f"run-{run - 1}", exception="x", traceback="x")
+                return backend.get_task_runs([run])[0]["status"] == "failed"
+
+            until(lambda: ended(1), 20)
+            second = programs.start("listen", "--web-port", str(second_port))
+            until(lambda: "standing by, another listener works" in programs.log("listen"), 60)
+            until(lambda: programs.log("listen").count("metrics and health") == 2, 20)
+            assert (missing(first_port), missing(second_port)) == ({}, {})
+            assert (standing_by(first_port), standing_by(second_port)) == ([], ["listener"])
             # when
             first.kill()
             first.wait()
@@ -61,6 +66,7 @@ def test_a_listener_that_stands_by_says_so_and_goes_on_when_the_other_is_killed(
             until(lambda: backend.get_task_runs([2])[0]["status"] == "failed", 20)
         assert time.monotonic() - killed < 10  # two seconds on a machine that does nothing else
         until(lambda: standing_by(second_port) == [], 20)
+        assert "taking over, the other listener has ended" in programs.log("listen")
         assert terminate(second) == 0
     finally:
         programs.close()

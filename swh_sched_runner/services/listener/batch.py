@@ -15,7 +15,7 @@ from swh_sched_runner.services.listener.recording import Rejected
 
 @attrs.define(slots=True, frozen=True)
 class Message:
-    """A message that was read: its events, and those of tasks among them by run."""
+    """A message that was read: its events, and those of tasks among them by run. Its body is not kept."""
 
     delivery: Delivery
     events: list[Event | Unreadable]
@@ -25,7 +25,8 @@ class Message:
     def read(cls, delivery: Delivery) -> Message:
         """What a delivery says. Never raises."""
         events = parse(delivery.body, delivery.size)
-        return cls(delivery, events, {event.uuid for event in events if isinstance(event, TaskEvent)})
+        without_body = Delivery(b"", delivery.tag, delivery.size)
+        return cls(without_body, events, {event.uuid for event in events if isinstance(event, TaskEvent)})
 
     def events_of(self, runs: Collection[str]) -> list[TaskEvent]:
         """What is told of these runs."""

@@ -111,7 +111,10 @@ class Listener:
         """Whether this is the listener that works; tells it when that has changed."""
         stands_by = not self._turn.is_mine() or self._consumer.standing_by
         if stands_by != self._stands_by:
-            log.info("standing by, another listener works" if stands_by else "listening", queue=self._consumer.queue)
+            if stands_by:
+                log.info("standing by, another listener works", queue=self._consumer.queue)
+            elif self._stands_by:
+                log.info("taking over, the other listener has ended", queue=self._consumer.queue)
             self._stands_by = stands_by
             heartbeat.beat("stands by, another listener works" if stands_by else "listening")
         heartbeat.standing_by = stands_by

@@ -135,6 +135,10 @@ bench-latency: venv bench/.baseline/.made  ## measure from a task's creation int
 bench-feeding: venv bench/.baseline/.made  ## measure how short queues are fed; FULL=1, into the docs with WRITE=1
 	$(BIN)/python -m bench.feeding $(if $(FULL),--full) $(if $(WRITE),--write)
 
+.PHONY: bench-events
+bench-events: $(VENV)/.bench bench/.baseline/.made  ## measure the listener beside the baseline; whole with FULL=1, into the docs with WRITE=1
+	$(BIN)/python -m bench.events $(if $(FULL),--full) $(if $(WRITE),--write) $(ARGS)
+
 .PHONY: bench-memory
 bench-memory: venv  ## measure the memory of the runner; a million tasks with FULL=1, into the docs with WRITE=1
 	$(BIN)/python -m bench.memory $(if $(FULL),--full) $(if $(WRITE),--write)

@@ -11,7 +11,7 @@ import amqp
 from faults import drainer
 from faults.fleet import Fleet, Slot
 
-QUEUE = "swh-sched-runner.events"
+QUEUE = "swh-sched-runner.events.single"
 # The number of its slot; runners count from 0.
 SLOT = 100
 START_SECONDS = 10.0

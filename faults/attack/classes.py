@@ -97,7 +97,7 @@ def body(name: str, fate: Fate, *, heavy: bool = False) -> Callable[[Callable[[S
         def message(source: Source) -> Message:
             made = make(source)
             if source.dice.random() < 0.1:  # straight into the queue
-                return Message(made, key=b"swh-sched-runner.events", exchange=b"", properties=EVENT_PROPERTIES)
+                return Message(made, key=b"swh-sched-runner.events.single", exchange=b"", properties=EVENT_PROPERTIES)
             return Message(made, key=source.dice.choice(KEYS), properties=EVENT_PROPERTIES)
 
         CLASSES[name] = Class(name, message, fate, heavy)

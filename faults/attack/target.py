@@ -24,7 +24,7 @@ from tests.support.servers import rabbitmq
 from tests.support.wait import until
 
 TYPE = "attacked"
-QUEUE = "swh-sched-runner.events"
+QUEUE = "swh-sched-runner.events.single"
 RESTARTS = ("service died", "service waits")
 START_SECONDS = 30.0
 

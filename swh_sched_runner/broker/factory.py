@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from celery import Celery
 
-from swh_sched_runner.broker.amqp.consumer import AmqpConsumer, declare_events
+from swh_sched_runner.broker.amqp import event_queue
+from swh_sched_runner.broker.amqp.consumer import AmqpConsumer
 from swh_sched_runner.broker.amqp.dead_letters import AmqpDeadLetters
+from swh_sched_runner.broker.amqp.event_queue import declare_events
 from swh_sched_runner.broker.amqp.inspector import AmqpInspector
 from swh_sched_runner.broker.amqp.publisher import AmqpPublisher
 from swh_sched_runner.broker.celery.app import kind_of
@@ -43,17 +45,21 @@ def open_publisher(
 def open_consumer(
     app: Celery, settings: BrokerSettings, prefetch: int, max_bytes: int = MAX_EVENT_BYTES
 ) -> EventConsumer:
-    """A consumer of ``broker.event_queue``, which is declared and from then on keeps events for good.
+    """A consumer of the event queue, which is declared and from then on keeps events for good.
 
-    ``prefetch`` bounds what RabbitMQ hands out unacknowledged. A body longer than ``max_bytes`` is cut off. Several
-    consumers share the queue. Raises ``BrokerUnavailable``, and ``QueueRefused`` where the queue exists and was
-    declared otherwise.
+    ``prefetch`` bounds what RabbitMQ hands out unacknowledged. A body longer than ``max_bytes`` is cut off. Raises
+    ``BrokerUnavailable``, and ``QueueRefused`` where the queue exists and was declared otherwise.
     """
     match kind_of(app):
         case "redis":
             return RedisConsumer(app, settings, max_bytes)
         case "amqp":
             return AmqpConsumer(app, settings, prefetch, max_bytes)
+
+
+def event_queue_name(app: Celery, settings: BrokerSettings) -> str:
+    """What the event queue is called in the broker."""
+    return event_queue.queue_name(settings) if kind_of(app) == "amqp" else settings.event_queue
 
 
 def has_dead_letters(app: Celery) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
+import msgspec
 
 from swh_sched_runner.broker.celery.messages import Message
 
@@ -157,8 +158,8 @@ class Publisher(Protocol):
         """End the connection, and all locks. Never raises."""
 
 
-@attrs.define(slots=True, frozen=True)
-class Delivery:
+# A frozen class of attrs takes ten times as long to make, and this is made for each message.
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """An event message: what was kept of its body, the size of the whole body, and the tag that acknowledges it.
 
     ``properties`` reads what else the broker says of it: texts by name.
@@ -183,15 +184,39 @@ def bytes_of(deliveries: Iterable[Delivery]) -> int:
 class EventConsumer(Protocol):
     """Messages with events; each stays unacknowledged until it is acknowledged, else it comes back.
 
-    For one thread. After ``BrokerUnavailable`` open another one: what was unacknowledged comes again.
+    They come in the order in which they were put into the queue. On RabbitMQ to one of several consumers alone: the
+    others stand by, and one of them goes on where it ended. On Redis the caller sees to that. For one thread. After
+    ``BrokerUnavailable`` open another one: what was unacknowledged comes again.
     """
 
+    # What the event queue is called in the broker.
+    queue: str
+    # Whether the broker itself sees to it that only one consumer gets messages.
+    alone: bool
+
+    @property
     @abstractmethod
-    def receive(self, limit: int, timeout_seconds: float) -> list[Delivery]:
+    def standing_by(self) -> bool:
+        """Whether another consumer had the queue when this one came, and nothing was delivered to this one since."""
+
+    @abstractmethod
+    def recover(self) -> None:
+        """Put back what consumers that are gone had in hand; only when no other one is at work.
+
+        RabbitMQ does that by itself. Raises ``BrokerUnavailable``.
+        """
+
+    @abstractmethod
+    def wait(self, timeout_seconds: float) -> bool:
+        """Wait for a message to receive; False if none came in time. Raises ``BrokerUnavailable``."""
+
+    @abstractmethod
+    def receive(self, limit: int, timeout_seconds: float, limit_bytes: int = BATCH_BYTES) -> list[Delivery]:
         """Up to ``limit`` messages: as soon as there are so many, or so many bytes, else those that came in time.
 
-        A message may hold several events. Call it every few seconds, it keeps the connection alive as well. More than
-        the prefetch is never unacknowledged. Raises ``BrokerUnavailable``.
+        What was read at once may go beyond the bytes. A message may hold several events. Call it every few seconds, it
+        keeps the connection alive as well. More than the prefetch is never unacknowledged. Raises
+        ``BrokerUnavailable``.
         """
 
     @abstractmethod

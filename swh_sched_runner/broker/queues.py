@@ -7,8 +7,9 @@ from typing import Self
 
 from celery import Celery
 
-from swh_sched_runner.broker.factory import open_inspector
+from swh_sched_runner.broker.factory import event_queue_name, open_inspector
 from swh_sched_runner.broker.interface import QueueInfo, QueueInspector
+from swh_sched_runner.config.settings import BrokerSettings
 
 __all__ = ["QueueInfo", "Queues"]
 
@@ -30,6 +31,10 @@ class Queues:
         Raises ``DepthUnreadable``, ``BrokerUnavailable``.
         """
         return self._inspector().info(queue, message)
+
+    def events(self, settings: BrokerSettings) -> QueueInfo:
+        """Depth and consumers of the event queue. Raises ``DepthUnreadable``, ``BrokerUnavailable``."""
+        return self._inspector().info(event_queue_name(self._app, settings))
 
     def worker_is_connected(self, hostname: str) -> bool | None:
         """Whether a worker of this name is connected; None if unknown. Raises ``BrokerUnavailable``."""

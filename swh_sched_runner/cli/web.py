@@ -61,7 +61,7 @@ def pages(context: Context, supervisor: Supervisor, instruments: Instruments) ->
     return {
         "/metrics": metrics.page(instruments.registry, database),
         "/healthz": health.alive(supervisor.silent),
-        "/readyz": health.ready(dependencies),
+        "/readyz": health.ready(dependencies, supervisor.standing_by),
     }
 
 

@@ -83,15 +83,19 @@ class RunnerSettings(Struct, frozen=True):
 
 
 class ListenerSettings(Struct, frozen=True):
-    """How the listener writes events. The oldest event in hand waits ``flush_seconds`` at most.
+    """How the listener writes events: in batches of so many messages or bytes, or when its oldest one is so old.
+
+    ``prefetch`` bounds what the broker hands out: two batches, one that is received and one that is written, and what
+    waits for the database.
 
     A message longer than ``max_event_bytes`` is no event. What can't be read or recorded is rejected, in so many rows,
     bytes and seconds at most.
     """
 
-    batch_size: Count = 500
-    flush_seconds: Seconds = 0.5
-    prefetch: Annotated[int, Meta(ge=1, le=65_535)] = 2000
+    batch_size: Count = 1000
+    batch_bytes: Annotated[int, Meta(ge=65_536, le=268_435_456)] = 4_194_304
+    flush_seconds: Seconds = 0.02
+    prefetch: Annotated[int, Meta(ge=1, le=65_535)] = 4000
     max_event_bytes: Annotated[int, Meta(ge=1_024, le=16_777_216)] = 1_000_000
     rejected_event_rows: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     rejected_event_bytes: Annotated[int, Meta(ge=1, le=1_099_511_627_776)] = 67_108_864

@@ -24,9 +24,6 @@ data_directory = {directory}
 [runner]
 period_seconds = 0.5
 
-[listener]
-flush_seconds = 0.2
-
 # A killed worker's messages come back after that time; by default it is an hour.
 [broker.transport_options]
 visibility_timeout = 300

@@ -101,7 +101,7 @@ def _ask_broker(open_queues: Callable[[], Queues], settings: BrokerSettings, fac
     try:
         with open_queues() as queues:
             lives = None if open_run is None or open_run.worker is None else queues.worker_is_connected(open_run.worker)
-            events = None if open_run is None else _event_queue(queues, settings.event_queue)
+            events = None if open_run is None else _event_queue(queues, settings)
             try:
                 queue = queues.info(facts.queue, open_run.backend_id if open_run else None)
             except DepthUnreadable as error:
@@ -111,8 +111,8 @@ def _ask_broker(open_queues: Callable[[], Queues], settings: BrokerSettings, fac
         return BrokerFacts(missing=str(error))
 
 
-def _event_queue(queues: Queues, queue: str) -> QueueInfo | None:
+def _event_queue(queues: Queues, settings: BrokerSettings) -> QueueInfo | None:
     try:
-        return queues.info(queue)
+        return queues.events(settings)
     except DepthUnreadable:
         return None

@@ -17,6 +17,7 @@ class Heartbeat:
         self._stop = stop or threading.Event()
         self._last = time.monotonic()
         self.status = "starting"
+        self.standing_by = False  # whether another process does the work, and this one waits for its end
         self.trouble: str | None = None  # what keeps the service from its work, while something does
 
     @property

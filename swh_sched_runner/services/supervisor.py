@@ -93,6 +93,10 @@ class Supervisor:
         seconds = {name: heartbeat.silent_seconds() for name, heartbeat in self._heartbeats.items()}
         return {name: silent for name, silent in seconds.items() if silent >= SILENCE_SECONDS}
 
+    def standing_by(self) -> list[str]:
+        """The services whose work another process does, while they wait for its end. Any thread may ask."""
+        return [name for name, heartbeat in self._heartbeats.items() if heartbeat.standing_by]
+
     def require_working(self, name: str) -> None:
         """Raise ``ServiceInTrouble`` while something keeps this service from its work. Any thread may ask."""
         trouble = self._heartbeats[name].trouble
@@ -153,6 +157,7 @@ class Supervisor:
         seconds = backoff_seconds(failures)
         heartbeat.status = f"waits {seconds:.0f} s: {error}"
         heartbeat.trouble = str(error)
+        heartbeat.standing_by = False
         if known:
             log.warning("service waits", service=name, reason=str(error), seconds=round(seconds, 1))
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from email.message import Message
 from http import HTTPStatus
 from typing import Any
@@ -29,10 +29,13 @@ def alive(silent: Callable[[], Mapping[str, float]]) -> Callable[[Message], Page
     return answer
 
 
-def ready(dependencies: Mapping[str, Callable[[], object]]) -> Callable[[Message], Page]:
+def ready(
+    dependencies: Mapping[str, Callable[[], object]], standing_by: Callable[[], Collection[str]] = tuple
+) -> Callable[[Message], Page]:
     """200, or 503 with each dependency that is missing and why: those whose function raises, or takes too long.
 
-    One that raises ``SchemaError`` is there, and what is missing is the right ``schema``.
+    One that raises ``SchemaError`` is there, and what is missing is the right ``schema``. Services that are
+    ``standing_by`` are ready, and are named.
     """
     recent = {
         name: Recent(ask, kept_seconds=KEPT_SECONDS, patience_seconds=PATIENCE_SECONDS)
@@ -50,7 +53,9 @@ def ready(dependencies: Mapping[str, Callable[[], object]]) -> Callable[[Message
                 missing["schema"] = _in_words(error)
             except Exception as error:  # whatever keeps it from answering, it is missing
                 missing[name] = _in_words(error)
-        return _json({"status": "not ready", "missing": missing} if missing else {"status": "ready"}, ok=not missing)
+        waiting = {"standing_by": [*names]} if (names := standing_by()) else {}
+        content = {"status": "not ready", "missing": missing} if missing else {"status": "ready"}
+        return _json(content | waiting, ok=not missing)
 
     return answer
 

@@ -13,8 +13,8 @@ from unittest.mock import patch
 import pytest
 from celery import Celery
 
-from swh_sched_runner.broker.amqp import connection as amqp_connection
-from swh_sched_runner.broker.amqp.consumer import AmqpConsumer, event_queue_arguments
+from swh_sched_runner.broker.amqp.consumer import AmqpConsumer
+from swh_sched_runner.broker.amqp.event_queue import event_queue_arguments, queue_name
 from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.celery.events import TaskStarted, parse
 from swh_sched_runner.broker.factory import open_consumer
@@ -101,22 +101,30 @@ def test_only_events_of_tasks_and_of_the_lives_of_workers_are_kept(app: Celery, 
     consumer.close()
 
 
-def test_two_consumers_share_the_events(app: Celery, settings: BrokerSettings) -> None:
-    one, other = open_consumer(app, settings, 5), open_consumer(app, settings, 5)
+def test_one_consumer_works_and_another_goes_on_in_order_where_it_ended(rabbitmq_url: str) -> None:
+    settings = BrokerSettings(url=rabbitmq_url)
+    app = create_app(settings)
+    one, other, third = (open_consumer(app, settings, 5) for _ in range(3))
+    assert (one.standing_by, other.standing_by, third.standing_by) == (False, True, True)
     sent = emit(app, 40)
-    seen: list[str] = []
 
-    def both() -> bool:
-        for consumer in (one, other):
-            deliveries = consumer.receive(5, 0.1)
-            seen.extend(uuids(deliveries))
-            consumer.acknowledge(deliveries)
-        return len(seen) >= 40
+    seen = uuids(take(one, 5))
+    assert other.receive(5, 0.2) == third.receive(5, 0.2) == []
+    one.close()  # with five in hand
+    ended = time.monotonic()
+    assert other.wait(5)
+    assert time.monotonic() - ended < 2
+    again = []
+    while len(again) < 40:
+        deliveries = other.receive(5, 0.2)
+        again += uuids(deliveries)
+        other.acknowledge(deliveries)
 
-    until(both)
-    assert sorted(seen) == sorted(sent)
-    one.close()
+    assert (seen, again) == (sent[:5], sent)
+    assert (other.standing_by, third.standing_by) == (False, True)
+    assert third.receive(1, 0.1) == []
     other.close()
+    third.close()
 
 
 @pytest.mark.parametrize("broker_url", ["rabbitmq_url", "valkey_url"], indirect=True)
@@ -132,9 +140,8 @@ def test_what_a_listener_had_in_hand_when_it_died_comes_again(
     in_hand = take(dying, 10)
     dying.acknowledge(in_hand[:4])
     if isinstance(dying, AmqpConsumer):
-        amqp_connection.depth(
-            dying._link, direct.event_queue
-        )  # an answer on the same channel: the acknowledgement is there
+        # An answer on the same channel: the acknowledgement is there.
+        dying._channel.queue_declare(queue_name(direct), passive=True)
 
     with patch.object(redis_consumer, "VISIBILITY_SECONDS", 1):
         line.stop()
@@ -147,6 +154,23 @@ def test_what_a_listener_had_in_hand_when_it_died_comes_again(
     successor.acknowledge(again)
     assert successor.receive(1, 0.2) == []
     successor.close()
+
+
+def test_what_a_consumer_that_is_gone_had_in_hand_is_put_back_before_what_came_later(valkey_url: str) -> None:
+    settings = BrokerSettings(url=valkey_url)
+    app = create_app(settings)
+    gone = open_consumer(app, settings, 1000)
+    sent = emit(app, 30)
+    gone.acknowledge(take(gone, 2))
+    assert uuids(take(gone, 12)) == sent[2:14]
+
+    successor = open_consumer(app, settings, 1000)
+    successor.recover()
+
+    assert uuids(take(successor, 28)) == sent[2:]
+    assert not successor.wait(0.1)
+    successor.close()
+    gone.close()
 
 
 def test_the_prefetch_bounds_what_is_in_hand(rabbitmq_url: str) -> None:
@@ -164,14 +188,15 @@ def test_the_event_queue_is_declared_as_documented(rabbitmq_url: str) -> None:
     app = create_app(settings)
     open_consumer(app, settings, 10).close()
 
-    arguments = event_queue_arguments("swh-sched-runner.events")
+    arguments = event_queue_arguments(settings)
     assert arguments["x-queue-type"] == "quorum"
+    assert arguments["x-single-active-consumer"] is True
     assert arguments["x-overflow"] == "drop-head"
     assert arguments["x-delivery-limit"] > 100_000
     with connect(app) as connection:  # a declaration that differs in anything would be refused
         channel = connection.default_channel
-        channel.queue_declare("swh-sched-runner.events", durable=True, auto_delete=False, arguments=arguments)
-        assert channel.queue_declare("swh-sched-runner.events.dead", passive=True).message_count == 0
+        channel.queue_declare("swh-sched-runner.events.single", durable=True, auto_delete=False, arguments=arguments)
+        assert channel.queue_declare("swh-sched-runner.events.single.dead", passive=True).message_count == 0
 
 
 def test_the_event_queue_can_be_declared_otherwise(rabbitmq_url: str) -> None:
@@ -208,7 +233,7 @@ def test_transient_events_outlive_a_broker_that_is_killed(mortal_rabbitmq: Rabbi
     sent = emit(app, 50)
     assert uuids(consumer.receive(50, 10)) == sent  # they have arrived
     # RabbitMQ 3.10 notes a new quorum queue with half a second's delay, and without that note it never comes back.
-    until(lambda: any(re.search(rb"runner\.events(?!\.dead)", names.read_bytes()) for names in registers()), 30)
+    until(lambda: any(re.search(rb"runner\.events\.single(?!\.dead)", names.read_bytes()) for names in registers()), 30)
 
     mortal_rabbitmq.kill()
     with pytest.raises(BrokerUnavailable):
@@ -229,7 +254,7 @@ def test_a_queue_that_is_deleted_under_the_listener_is_noticed(rabbitmq_url: str
     app = create_app(settings)
     consumer = open_consumer(app, settings, 10)
     with connect(app) as connection:
-        connection.default_channel.queue_delete(settings.event_queue)
+        connection.default_channel.queue_delete(queue_name(settings))
 
     with pytest.raises(BrokerUnavailable):
         until(lambda: consumer.receive(1, 0.1), 30)

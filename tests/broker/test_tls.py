@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from swh_sched_runner.broker.amqp.event_queue import queue_name
 from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.factory import open_consumer, open_publisher
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import BrokerUnavailable
 from tests.broker.conftest import check_session, lock, messages, send_all
+from tests.conftest import skip_or_fail
+from tests.support.servers import rabbitmq
 from tests.support.servers.proxy import Proxy
+from tests.support.servers.rabbitmq import RabbitMQ
+from tests.support.wait import until
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 
@@ -90,3 +95,35 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tls_broker: TlsBroker,
     url, _ = tls_broker(broker, "IP:127.0.0.1")
     with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
         connect(create_app(BrokerSettings(url=url, ssl={"cert_reqs": "required"})))
+
+
+def test_large_and_many_events_come_from_a_broker_that_speaks_tls(
+    tmp_path: Path, certificate: Callable[[str], tuple[Path, Path]]
+) -> None:
+    # given a node with a listener for TLS
+    if reason := rabbitmq.missing():
+        skip_or_fail(reason)
+    trusted, key = certificate("IP:127.0.0.1")
+    [port] = rabbitmq.free_ports(1)
+    options = f"listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.certfile = {trusted}\nssl_options.keyfile = {key}\n"
+    server = RabbitMQ(tmp_path / "rabbitmq", options)
+    try:
+        server.start()
+        plain = BrokerSettings(url=server.url())
+        settings = BrokerSettings(
+            url=f"amqps://guest:guest@127.0.0.1:{port}//", ssl={"ca_certs": str(trusted), "cert_reqs": "required"}
+        )
+        consumer = open_consumer(create_app(settings), settings, 10_000)
+        bodies = [b"%06d" % n + b"x" * (900_000 if n % 500 == 0 else 200) for n in range(2_000)]
+        # when
+        with connect(create_app(plain)) as connection:
+            channel = connection.default_channel
+            for body in bodies:
+                channel.basic_publish(channel.prepare_message(body), exchange="", routing_key=queue_name(plain))
+        # then
+        received: list[bytes] = []
+        until(lambda: received.extend(each.body for each in consumer.receive(500, 0.2)) or len(received) == 2_000, 40)
+        assert received == bodies
+        consumer.close()
+    finally:
+        server.stop()

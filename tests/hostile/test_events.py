@@ -21,7 +21,7 @@ from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.events.rejected import Rejection
 from swh_sched_runner.backend.tasks.runs import Recorded
 from swh_sched_runner.broker.celery.app import connect, create_app
-from swh_sched_runner.broker.factory import open_consumer
+from swh_sched_runner.broker.factory import event_queue_name, open_consumer
 from swh_sched_runner.broker.interface import BATCH_BYTES, KEPT_BYTES, bytes_of
 from swh_sched_runner.config import BrokerSettings, ListenerSettings
 from swh_sched_runner.db import migrate
@@ -124,6 +124,13 @@ def raw_channel(broker: BrokerSettings) -> Iterator[Any]:
     app.close()
 
 
+def queue_of(broker: BrokerSettings) -> str:
+    """The event queue's name in the broker."""
+    app = create_app(broker)
+    app.close()
+    return event_queue_name(app, broker)
+
+
 def put(broker: BrokerSettings, bodies: Sequence[bytes]) -> None:
     """Messages with these bodies in the event queue, which a listener has declared."""
     with raw_channel(broker) as channel:
@@ -131,7 +138,7 @@ def put(broker: BrokerSettings, bodies: Sequence[bytes]) -> None:
         publish = getattr(channel, "basic_publish_confirm", channel.basic_publish)
         for body in bodies:
             message = channel.prepare_message(body, content_type="application/json", content_encoding="utf-8")
-            publish(message, exchange="", routing_key=broker.event_queue)
+            publish(message, exchange="", routing_key=queue_of(broker))
 
 
 def statuses(database: Database) -> dict[str, int]:
@@ -279,7 +286,7 @@ def test_a_row_that_is_refused_waits_while_its_neighbours_go_on(
     # and nothing comes again
     line.close()
     with raw_channel(broker) as channel:
-        assert channel.queue_declare(broker.event_queue, passive=True).message_count == 0
+        assert channel.queue_declare(queue_of(broker), passive=True).message_count == 0
 
 
 def test_what_is_kept_in_hand_comes_again_when_the_listener_ends(

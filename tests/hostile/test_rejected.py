@@ -14,6 +14,7 @@ from faults.attack import bodies as attack
 from faults.attack.classes import CLASSES, Fate, Source
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.broker.amqp.event_queue import queue_name
 from swh_sched_runner.broker.interface import KEPT_BYTES
 from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.db.engine import Database
@@ -119,7 +120,7 @@ def test_events_made_good_by_hand_do_what_they_would_have_done_in_time(
     assert len(listed) == HOSTILE
     assert all(row.reason for row in listed)
     assert [row.kept for row in listed if not row.whole] == [KEPT_BYTES] * len(range(6, PAIRS, len(DAMAGED)))
-    assert {row.properties["routing_key"] for row in listed} == {broker.event_queue}
+    assert {row.properties["routing_key"] for row in listed} == {queue_name(broker)}
     assert line.errors == []
     # and what was made good does what it would have done
     made_good = 0

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, text
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.broker.celery.app import connect, create_app
+from swh_sched_runner.broker.factory import event_queue_name
 from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.db.connections import unhurried
 from swh_sched_runner.db.deadline import Watchdog, watchdog
@@ -306,7 +307,7 @@ class Work:
 
     def _has_queue(self, app: Celery) -> bool:
         with connect(app) as connection, suppress(NotFound):
-            connection.default_channel.queue_declare(self._broker.event_queue, passive=True)
+            connection.default_channel.queue_declare(event_queue_name(app, self._broker), passive=True)
             return True
         return False
 
@@ -329,7 +330,7 @@ class Work:
             channel.basic_publish_confirm(
                 channel.prepare_message(json.dumps(said).encode(), content_type="application/json"),
                 exchange="",
-                routing_key=self._broker.event_queue,
+                routing_key=event_queue_name(app, self._broker),
             )
         app.close()
         return lambda: self._backend.get_task_runs([task["id"]])[0]["status"] == "started"

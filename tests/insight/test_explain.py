@@ -18,6 +18,7 @@ from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.dispatch.ready import TaskGroup
 from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.broker.celery.app import connect, create_app, kind_of
+from swh_sched_runner.broker.factory import event_queue_name
 from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.broker.redis.connection import RedisLink
 from swh_sched_runner.config import BrokerSettings
@@ -591,11 +592,10 @@ def test_events_that_nobody_has_recorded_are_told_since_they_may_say_more(
 
 def fill_events(app: Celery, broker: BrokerSettings, messages: int) -> None:
     with connect(app) as connection, Queues(app) as queues:
+        message = connection.default_channel.prepare_message(b"[]")
         for _ in range(messages):
-            connection.default_channel.basic_publish(
-                connection.default_channel.prepare_message(b"[]"), exchange="", routing_key=broker.event_queue
-            )
-        until(lambda: queues.depth(broker.event_queue) == messages)
+            connection.default_channel.basic_publish(message, exchange="", routing_key=event_queue_name(app, broker))
+        until(lambda: queues.events(broker).depth == messages)
 
 
 def test_a_broker_that_is_away_leaves_what_the_database_knows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from celery import Celery
 
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
-from swh_sched_runner.broker.amqp.consumer import DEAD_SUFFIX, event_queue_arguments
+from swh_sched_runner.broker.amqp.event_queue import dead_queue_name, event_queue_arguments, queue_name
 from swh_sched_runner.broker.factory import open_consumer, open_dead_letters
 from swh_sched_runner.config import BrokerSettings, ListenerSettings
 from swh_sched_runner.config.settings import QueueSettings
@@ -30,15 +31,17 @@ from tests.hostile.test_events import ODD, ended, heal, publish_raw, put, raw_ch
 from tests.support.processes.programs import Programs, terminate
 from tests.support.wait import until
 
-QUEUE = BrokerSettings().event_queue
-DEAD = QUEUE + DEAD_SUFFIX
+DEFAULTS = BrokerSettings()
+QUEUE = queue_name(DEFAULTS)
+DEAD = dead_queue_name(DEFAULTS)
 SETTINGS = ListenerSettings(batch_size=100, flush_seconds=0.2, prefetch=200)
 
 
 def settings(url: str, **arguments: int) -> BrokerSettings:
     """An event queue with other limits than ours."""
     changed = {f"x-{name.replace('_', '-')}": value for name, value in arguments.items()}
-    return BrokerSettings(url=url, queues={QUEUE: QueueSettings(event_queue_arguments(QUEUE) | changed)})
+    arguments = event_queue_arguments(DEFAULTS) | changed
+    return BrokerSettings(url=url, queues={DEFAULTS.event_queue: QueueSettings(arguments)})
 
 
 @pytest.fixture
@@ -147,10 +150,12 @@ def test_a_message_that_was_delivered_too_often_is_rejected_and_can_be_replayed(
     put(broker, [ended(run)])
 
     def give_back() -> bool:
-        with raw_channel(broker) as channel:
-            message = channel.basic_get(QUEUE)
-            if message is not None:
-                channel.basic_reject(message.delivery_tag, requeue=True)
+        with raw_channel(broker) as channel:  # with one consumer at a time, a queue can't be asked for a message
+            channel.basic_consume(
+                QUEUE, callback=lambda message: channel.basic_reject(message.delivery_tag, requeue=True)
+            )
+            with suppress(TimeoutError):
+                channel.connection.drain_events(timeout=1)
         return ready(broker, DEAD) == 1
 
     until(give_back, 20)
@@ -312,8 +317,10 @@ def test_the_command_listen_reads_dead_letters_beside_events(
     put_dead(broker, [ended(dead)], x_first_death_reason="maxlen")
     put(broker, [ended(late)])
     configuration = tmp_path / "config.toml"
-    arguments = ", ".join(f'"{name}" = {json.dumps(value)}' for name, value in broker.queues[QUEUE].arguments.items())
-    configuration.write_text(f'[broker.queues."{QUEUE}"]\narguments = {{ {arguments} }}\n')
+    arguments = ", ".join(
+        f'"{name}" = {json.dumps(value)}' for name, value in broker.queues[DEFAULTS.event_queue].arguments.items()
+    )
+    configuration.write_text(f'[broker.queues."{DEFAULTS.event_queue}"]\narguments = {{ {arguments} }}\n')
     assert broker.url is not None
     variables = {
         "SWH_SCHED_RUNNER_CONFIG": str(configuration),

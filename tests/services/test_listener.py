@@ -19,7 +19,7 @@ from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.tasks.runs import RunChange
 from swh_sched_runner.broker.celery.app import connect
 from swh_sched_runner.broker.celery.events import TaskFailed, TaskReceived, TaskResult, TaskStarted, TaskSucceeded
-from swh_sched_runner.broker.factory import open_consumer
+from swh_sched_runner.broker.factory import event_queue_name, open_consumer
 from swh_sched_runner.config import BrokerSettings, ListenerSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.exc import DatabaseUnavailable
@@ -44,7 +44,7 @@ def raw(app: Celery, broker: BrokerSettings) -> Iterator[Callable[[bytes], None]
             producer.publish(
                 body,
                 exchange="",
-                routing_key=broker.event_queue,
+                routing_key=event_queue_name(app, broker),
                 content_type="application/json",
                 content_encoding="utf-8",
             )
@@ -163,7 +163,7 @@ def test_what_the_database_refuses_is_rejected_and_the_rest_is_recorded(
 
 
 def test_events_that_were_not_committed_come_again(
-    backend: SchedulerBackend, dispatch: Dispatch, app: Celery, broker: BrokerSettings
+    backend: SchedulerBackend, database: Database, dispatch: Dispatch, app: Celery, broker: BrokerSettings
 ) -> None:
     class Away(Dispatch):
         def record_events(self, *_: Any) -> Any:
@@ -176,7 +176,7 @@ def test_events_that_were_not_committed_come_again(
     run_of_a_task(backend, "run-1")
     settings = ListenerSettings(batch_size=10, flush_seconds=0.2, prefetch=20)
     consumer = partial(open_consumer, app, broker, 20)
-    failing = Listener(Away(None), consumer, settings)  # type: ignore[arg-type]
+    failing = Listener(Away(database), consumer, settings)
     with connect(app) as connection, app.events.Dispatcher(connection, hostname="w1@test", enabled=True) as dispatcher:
         dispatcher.send("task-failed", uuid="run-1", exception="x", traceback="x")
 

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row
 from swh_sched_runner.backend.dispatch import ready, visit_batches
 from swh_sched_runner.backend.dispatch.ready import QueueState, ReadySnapshot, TaskGroup
 from swh_sched_runner.backend.dispatch.session import DispatcherSession
+from swh_sched_runner.backend.dispatch.turn import ListenerTurn
 from swh_sched_runner.backend.dispatch.visit_batches import VisitPlan
 from swh_sched_runner.backend.events import rejected as rejected_events
 from swh_sched_runner.backend.events.rejected import Rejection
@@ -184,6 +185,10 @@ class Dispatch:
                 self._db.run(_put_in_outbox, session.id, runs_by_queue)
             finally:
                 session.close()
+
+    def open_turn(self, queue: str) -> ListenerTurn:
+        """A connection that may become the one listener of an event queue; raises ``ConfigurationError``."""
+        return ListenerTurn(self._db.engine, queue)
 
     def record_events(self, changes: Sequence[RunChange], rejected: Sequence[Rejection] = ()) -> Recorded:
         """Record what events say, one change a run, and keep what could not be read.

@@ -16,6 +16,7 @@ import amqp.exceptions
 import amqp.spec
 from celery import Celery
 
+from swh_sched_runner.broker.amqp.frames import FrameReader
 from swh_sched_runner.broker.celery.app import connect, reason_of
 from swh_sched_runner.exc import BrokerUnavailable, DepthUnreadable, QueueRefused
 
@@ -44,6 +45,7 @@ class AmqpLink:
         self.connection.drain_events = self._drain_events
         self.connection.on_blocked = self._set_blocked
         self.connection.on_unblocked = self._set_unblocked
+        self._frames: FrameReader | None = None
         self._poll = select.poll()
         self._poll.register(self.connection.sock, select.POLLIN)
         self._answer_seconds = ANSWER_SECONDS
@@ -61,6 +63,11 @@ class AmqpLink:
         channel = self.connection.channel()
         channel._callbacks[amqp.spec.Channel.Close] = self._channel_was_closed
         return channel
+
+    def read_frames(self) -> FrameReader:
+        """From now on read the connection in large pieces; deliveries can then be had without py-amqp."""
+        self._frames = FrameReader(self.connection)
+        return self._frames
 
     def _channel_was_closed(self, code: int, text: str, class_id: int, method_id: int) -> None:
         method = amqp.exceptions.METHOD_NAME_MAP.get((class_id, method_id), "channel")
@@ -104,9 +111,9 @@ class AmqpLink:
         """Wait for something to arrive and take in all that has."""
         with self.guard(), self._no_channel_may_fail():
             if self._arrived(timeout_seconds):
-                self.connection.blocking_read()
+                self._read()
                 while self._arrived(0):
-                    self.connection.blocking_read()
+                    self._read()
 
     def next_method(self, timeout_seconds: float) -> bool:
         """Wait for one message, or other method, and take it in; False if none came."""
@@ -116,7 +123,7 @@ class AmqpLink:
     def _next_method(self, timeout_seconds: float) -> bool:
         deadline = time.monotonic() + timeout_seconds
         while self._arrived(max(0.0, deadline - time.monotonic())):
-            if self.connection.blocking_read():  # False: part of a message, or a heartbeat
+            if self._read():  # False: part of a message, or a heartbeat
                 return True
         return False
 
@@ -125,7 +132,12 @@ class AmqpLink:
         if not self._next_method(seconds):
             raise TimeoutError(f"no answer within {seconds:g} s")
 
+    def _read(self) -> bool:
+        return self.connection.blocking_read() if self._frames is None else self._frames.read()
+
     def _arrived(self, timeout_seconds: float) -> bool:
+        if self._frames is not None and self._frames.waiting:
+            return True
         sock = self.connection.sock
         if isinstance(sock, ssl.SSLSocket) and sock.pending():
             return True

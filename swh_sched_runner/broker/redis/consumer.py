@@ -20,7 +20,7 @@ from swh_sched_runner.config.settings import BrokerSettings
 # What a listener took and has not acknowledged for so long comes back: a dead one's events. A living one that is held
 # up by the database may see its own again; an event that is told twice counts once.
 VISIBILITY_SECONDS = 30
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.02
 KEEP_EVERY_SECONDS = 5.0
 # What kombu's envelope takes around a body, which base64 makes longer by a third.
 ENVELOPE_BYTES = 65_536
@@ -68,6 +68,15 @@ end
 return taken
 """
 
+LOOK = """
+-- Whether there is something to take. KEYS as above. ARGV: seconds until what is in hand comes back.
+if redis.call('llen', KEYS[1]) > 0 then
+  return 1
+end
+local now = tonumber(redis.call('time')[1])
+return redis.call('zcount', KEYS[3], '-inf', now - tonumber(ARGV[1]))
+"""
+
 KEEP = """
 -- What is in hand stays there from now on. KEYS as above. ARGV: tags.
 local now = redis.call('time')[1]
@@ -89,6 +98,17 @@ end
 """
 
 
+PUT_BACK = """
+-- Put all that anybody has in hand back to where it came from, oldest last, since the oldest is taken first.
+local tags = redis.call('hkeys', KEYS[2])
+table.sort(tags, function(a, b) return tonumber(a) > tonumber(b) end)
+for _, tag in ipairs(tags) do
+  redis.call('rpush', KEYS[1], redis.call('hget', KEYS[2], tag))
+end
+redis.call('del', KEYS[2], KEYS[3])
+"""
+
+
 class _Properties(msgspec.Struct):
     body_encoding: str | None = None
 
@@ -104,24 +124,48 @@ _envelope = msgspec.json.Decoder(_Envelope)
 class RedisConsumer(EventConsumer):
     """Workers' own unacknowledged messages are kept elsewhere and never touched."""
 
+    alone = False
+    standing_by = False
+
     def __init__(self, app: Celery, settings: BrokerSettings, max_bytes: int) -> None:
         self._link = RedisLink(app)
         self._max_bytes = max_bytes
+        self.queue = settings.event_queue
         self._kept = time.monotonic()
         self._keys = keys(self._link, settings.event_queue)
         self._take = self._link.client.register_script(TAKE)
         self._keep = self._link.client.register_script(KEEP)
+        self._look = self._link.client.register_script(LOOK)
+        self._put_back = self._link.client.register_script(PUT_BACK)
         self._give_back = self._link.client.register_script(GIVE_BACK)
         self._in_hand: dict[bytes | str, None] = {}
 
-    def receive(self, limit: int, timeout_seconds: float) -> list[Delivery]:
+    def recover(self) -> None:
+        with self._link.guard():
+            self._put_back(keys=self._keys)
+        self._in_hand.clear()
+
+    def wait(self, timeout_seconds: float) -> bool:
+        deadline = time.monotonic() + timeout_seconds
+        self.keep_alive()
+        while not self._is_there():
+            if (left := deadline - time.monotonic()) <= 0:
+                return False
+            time.sleep(min(left, POLL_SECONDS))
+        return True
+
+    def _is_there(self) -> bool:
+        with self._link.guard():
+            return bool(self._look(keys=self._keys, args=[VISIBILITY_SECONDS]))
+
+    def receive(self, limit: int, timeout_seconds: float, limit_bytes: int = BATCH_BYTES) -> list[Delivery]:
         deadline = time.monotonic() + timeout_seconds
         taken: list[Delivery] = []
         self.keep_alive()
         while True:
-            taken += self._receive(limit - len(taken), BATCH_BYTES - bytes_of(taken))
+            taken += self._receive(limit - len(taken), limit_bytes - bytes_of(taken))
             left = deadline - time.monotonic()
-            if len(taken) >= limit or bytes_of(taken) >= BATCH_BYTES or left <= 0:
+            if len(taken) >= limit or bytes_of(taken) >= limit_bytes or left <= 0:
                 return taken
             time.sleep(min(left, POLL_SECONDS))
 

@@ -16,6 +16,7 @@ from swh_sched_runner.broker.interface import DeadLetters, Delivery
 from swh_sched_runner.config import ListenerSettings
 from swh_sched_runner.exc import DatabaseUnavailable, DepthUnreadable, StatementRefused
 from swh_sched_runner.services.instruments import Instruments
+from swh_sched_runner.services.listener.merge import fold
 from swh_sched_runner.services.listener.recording import Recording
 from swh_sched_runner.services.listener.rejected import RejectedEvents
 from swh_sched_runner.services.service import Heartbeat
@@ -130,8 +131,8 @@ class DeadLetterReader:
         """Record and acknowledge what is in hand; answers why some of it has to wait."""
         events = [event for letter in self._in_hand for event in letter.events]
         unreadable = [one for letter in self._in_hand for one in letter.rejected]
-        recording = Recording(self._dispatch, lambda: None)
-        recording.run(events, unreadable)
+        recording = Recording(self._dispatch)
+        recording.run(fold(events), unreadable, events)
         done, kept = [], []
         for letter in self._in_hand:
             if any(event.uuid in recording.waiting for event in letter.events):

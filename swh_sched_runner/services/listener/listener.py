@@ -4,46 +4,42 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-import attrs
 import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
-from swh_sched_runner.backend.events.rejected import Rejection
-from swh_sched_runner.broker.celery.events import Event, TaskEvent, Unreadable, parse
-from swh_sched_runner.broker.interface import Delivery, EventConsumer
+from swh_sched_runner.broker.celery.events import Event, TaskEvent, Unreadable
+from swh_sched_runner.broker.interface import Delivery, EventConsumer, bytes_of
 from swh_sched_runner.config import ListenerSettings
+from swh_sched_runner.exc import SchedulerException
 from swh_sched_runner.services.instruments import Instruments
+from swh_sched_runner.services.listener.batch import Batch, Message
 from swh_sched_runner.services.listener.recording import Recording
 from swh_sched_runner.services.listener.rejected import RejectedEvents
 from swh_sched_runner.services.listener.retry_buffer import RetryBuffer
+from swh_sched_runner.services.listener.turn import Turn
+from swh_sched_runner.services.listener.writer import Writer, Written
 from swh_sched_runner.services.service import Heartbeat
 
 log = structlog.get_logger(__name__)
 
-
-@attrs.define(slots=True, frozen=True)
-class Message:
-    """A message that was read: its events, and those of tasks among them by run."""
-
-    delivery: Delivery
-    events: list[Event | Unreadable]
-    runs: set[str]
-
-    @classmethod
-    def read(cls, delivery: Delivery) -> Message:
-        """What a delivery says. Never raises."""
-        events = parse(delivery.body, delivery.size)
-        return cls(delivery, events, {event.uuid for event in events if isinstance(event, TaskEvent)})
-
-    def events_of(self, runs: Iterable[str]) -> list[TaskEvent]:
-        """What is told of these runs."""
-        return [event for event in self.events if isinstance(event, TaskEvent) and event.uuid in runs]
+# A listener without work gives signs of life this often; one that stands by looks whether it is its turn.
+IDLE_SECONDS = 0.5
+# While a batch is written the connection to the broker is looked after this often.
+KEEP_SECONDS = 0.2
+# The table of rejected events is bounded, in age as well: without any event it is looked at this often.
+TRIM_SECONDS = 60.0
 
 
 class Listener:
     """Receives events, folds them per run, records them, and acknowledges after the commit.
+
+    Two threads: the one of the service owns the connection to the broker, reads, decodes and folds, acknowledges, and
+    keeps what has to wait; the ``Writer``'s owns what is written. A batch is with one or the other. While one is
+    written the next is received, and no third one is begun: so many messages are in hand at most. Batches are written,
+    and so committed, in the order of delivery.
 
     What the database refuses though its data is right is kept in hand, up to half the prefetch, and tried again. More
     than that ends the service, so that all of it comes again.
@@ -58,67 +54,128 @@ class Listener:
         settings: ListenerSettings,
         instruments: Instruments | None = None,
     ) -> None:
-        self._dispatch = dispatch
         self._consumer = open_consumer()
-        self._batch_size = settings.batch_size
-        self._flush_seconds = settings.flush_seconds
+        self._settings = settings
         self._instruments = instruments or Instruments()
         self._held = RetryBuffer(settings.prefetch // 2)
-        self._rejected = RejectedEvents(dispatch, settings, self._instruments)
+        self._turn = Turn(dispatch, self._consumer)
+        self._writer = Writer(dispatch, RejectedEvents(dispatch, settings, self._instruments))
+        self._stands_by: bool | None = None
+        self._next_trim = 0.0
+        # Whether a batch was written: until then each one is waited for, so that a service that starts anew, since the
+        # database took nothing, counts as started only when it takes something again.
+        self._proven = False
 
     def run_once(self, heartbeat: Heartbeat) -> bool:
-        """Receive a batch of messages, record what they say, acknowledge them."""
-        deliveries = self._consumer.receive(self._batch_size, self._flush_seconds)
+        """Receive a batch and hand it over once the one before is written; or see to that one."""
         heartbeat.beat()
-        self._rejected.trim()
-        again = self._held.due()
-        if not deliveries and not again:
-            self._instruments.event_lag(0)
+        if not self._may_work(heartbeat):
             return False
-        started = time.monotonic()
-        messages = self._read(deliveries)
-        recording = self._record(messages, again)
-        done = self._held.tried(recording.waiting) if again else []
-        done += self._keep(messages, recording)
-        self._consumer.acknowledge(done)
-        self._tell(messages, recording, started)
-        heartbeat.trouble = self._held.reason if self._held else None
-        heartbeat.beat(f"recorded {sum(len(message.events) for message in messages)} events")
-        return True
+        messages = self._receive(heartbeat)
+        batch = Batch.of(messages) if messages else None  # while the batch before is written
+        finished = self._finish(heartbeat)
+        again = self._held.due()
+        if batch is not None and (again or self._held):
+            batch = Batch.of(messages, self._held.runs, again)
+        elif again:
+            batch = Batch.of([], (), again)
+        elif batch is None and time.monotonic() >= self._next_trim:
+            batch = Batch([], [], [])
+        if batch is not None:
+            self._next_trim = time.monotonic() + TRIM_SECONDS
+            self._writer.write(batch)
+        if not self._proven and (messages or again):
+            self._finish(heartbeat)
+        return finished or bool(messages or again)
 
     def wait_for_work(self, heartbeat: Heartbeat) -> None:
-        """Nothing to wait for: receiving waits itself."""
+        """Wait for a message, or for what is to be tried again."""
+        if self._stands_by and not self._consumer.alone:
+            heartbeat.wait(IDLE_SECONDS)
+        elif not self._writer.busy:
+            self._consumer.wait(IDLE_SECONDS)
 
     def close(self) -> None:
-        """Close the consumer; what it has not acknowledged is delivered again."""
-        self._instruments.held(0)
-        self._consumer.close()
+        """Finish what is being written, and close the consumer; what it has not acknowledged is delivered again."""
+        try:
+            self._writer.close()
+            with suppress(SchedulerException):
+                if (written := self._writer.finished(0)) is not None:
+                    self._acknowledge(written)
+        finally:
+            self._instruments.held(0)
+            self._consumer.close()
+            self._turn.close()
 
-    def _read(self, deliveries: Sequence[Delivery]) -> list[Message]:
-        messages = []
-        for delivery in deliveries:
-            messages.append(Message.read(delivery))
-            self._consumer.keep_alive()
+    def _may_work(self, heartbeat: Heartbeat) -> bool:
+        """Whether this is the listener that works; tells it when that has changed."""
+        stands_by = not self._turn.is_mine() or self._consumer.standing_by
+        if stands_by != self._stands_by:
+            if stands_by:
+                log.info("standing by, another listener works", queue=self._consumer.queue)
+            elif self._stands_by:
+                log.info("taking over, the other listener has ended", queue=self._consumer.queue)
+            self._stands_by = stands_by
+            heartbeat.beat("stands by, another listener works" if stands_by else "listening")
+        heartbeat.standing_by = stands_by
+        # On RabbitMQ it is the first message that tells: the consumer waits for it.
+        return self._consumer.alone or not stands_by
+
+    def _receive(self, heartbeat: Heartbeat) -> list[Message]:
+        """A batch: as large as the settings let it, or as old; and older while there is another to be written."""
+        settings, size = self._settings, 0
+        messages: list[Message] = []
+        # What failed before comes again in a moment; until then nothing shows that the trouble is over.
+        in_trouble = not self._proven and heartbeat.trouble is not None
+        if not self._consumer.wait(IDLE_SECONDS if in_trouble else settings.flush_seconds):
+            return messages
+        while len(messages) < settings.batch_size and size < settings.batch_bytes:
+            deliveries = self._consumer.receive(
+                settings.batch_size - len(messages), settings.flush_seconds, settings.batch_bytes - size
+            )
+            size += bytes_of(deliveries)
+            for delivery in deliveries:
+                messages.append(Message.read(delivery))
+                self._consumer.keep_alive()
+            if not self._writer.busy or self._writer.is_done:
+                break
         return messages
 
-    def _record(self, messages: Sequence[Message], again: Sequence[TaskEvent]) -> Recording:
-        """Record what the messages say of runs that don't wait already, and what is to be tried again."""
-        events = list(again)
-        for message in messages:
-            events += message.events_of(message.runs.difference(self._held.runs))
-        unreadable = [
-            Rejection(event.reason, event.body, event.size, message.delivery.properties())
-            for message in messages
-            for event in message.events
-            if isinstance(event, Unreadable)
-        ]
-        recording = Recording(self._dispatch, self._consumer.keep_alive)
-        recording.run(events, unreadable)
-        return recording
+    def _finish(self, heartbeat: Heartbeat) -> bool:
+        """Wait until the batch before is written, and acknowledge it; False if there is none.
+
+        Without signs of life: a writer that is stuck is a service that is stuck.
+        """
+        while self._writer.busy:
+            written = self._writer.finished(KEEP_SECONDS)
+            self._consumer.keep_alive()
+            if written is not None:
+                self._acknowledge(written)
+                heartbeat.trouble = self._held.reason if self._held else None
+                if written.batch.messages:
+                    self._proven = True
+                    told = sum(len(message.events) for message in written.batch.messages)
+                    heartbeat.beat(f"recorded {told} events")
+                return True
+        return False
+
+    def _acknowledge(self, written: Written) -> None:
+        """The batch is committed: acknowledge what has not to wait."""
+        batch, recording = written.batch, written.recording
+        done = self._held.tried(recording.waiting) if batch.tries_again else []
+        done += self._keep(batch.messages, recording)
+        if done:
+            self._consumer.acknowledge(done)
+        if recording.rejected:
+            self._next_trim = 0.0
+        if batch.messages or batch.tries_again:
+            self._tell(batch.messages, recording, written.seconds)
 
     def _keep(self, messages: Sequence[Message], recording: Recording) -> list[Delivery]:
         """Keep in hand the messages of which something has to wait; answers the others."""
         waiting = {*self._held.runs, *recording.waiting}
+        if not waiting:
+            return [message.delivery for message in messages]
         done = []
         for message in messages:
             left = message.runs & waiting
@@ -129,14 +186,13 @@ class Listener:
             self._held.add(message.delivery, left, message.events_of(left), reason)
         return done
 
-    def _tell(self, messages: Sequence[Message], recording: Recording, started: float) -> None:
+    def _tell(self, messages: Sequence[Message], recording: Recording, seconds: float) -> None:
         """Count and log what is committed."""
         kinds = Counter(type(event) for message in messages for event in message.events)
         for kind, n in kinds.items():
             self._instruments.events(_name(kind), n)
         for status, n in recording.ended.items():
             self._instruments.runs_ended(status, n)
-        self._rejected.added(recording.rejected)
         self._instruments.held(len(self._held))
         told = [event.timestamp for message in messages for event in message.events if isinstance(event, TaskEvent)]
         if told:
@@ -156,7 +212,7 @@ class Listener:
             **dict(sorted(recording.ended.items())),
             foreign=recording.foreign,
             rejected=len(recording.rejected),
-            ms=round(1000 * (time.monotonic() - started)),
+            ms=round(1000 * seconds),
         )
 
 

@@ -7,7 +7,7 @@ well later and is kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -17,7 +17,6 @@ from swh_sched_runner.backend.tasks.runs import RunChange
 from swh_sched_runner.broker.celery.events import TaskEvent
 from swh_sched_runner.broker.interface import KEPT_BYTES, MAX_EVENT_BYTES
 from swh_sched_runner.exc import DataRefused, InvalidArgument, StatementRefused
-from swh_sched_runner.services.listener.merge import fold
 
 # Statements that may be refused, though not for their data, before the database counts as out of order. A single bad
 # row of a batch of 500 takes nine.
@@ -27,25 +26,25 @@ MOST_REFUSALS = 64
 class Recording:
     """One batch: what was recorded of it, which changes were rejected, and which runs have to wait, and why."""
 
-    def __init__(self, dispatch: Dispatch, keep_alive: Callable[[], None]) -> None:
-        """``keep_alive`` is called between statements."""
+    def __init__(self, dispatch: Dispatch) -> None:
         self.known: set[str] = set()
         self.foreign = 0  # runs that are none of ours
         self.ended: Counter[str] = Counter()
         self.rejected: list[Rejection] = []
         self.waiting: dict[str, str] = {}
         self._dispatch = dispatch
-        self._keep_alive = keep_alive
         self._refusals_left = MOST_REFUSALS
         self._events: Sequence[TaskEvent] = ()
 
-    def run(self, events: Sequence[TaskEvent], unreadable: Sequence[Rejection]) -> None:
-        """Record all that events say and keep what could not be read, in one transaction if it goes well.
+    def run(
+        self, changes: Sequence[RunChange], unreadable: Sequence[Rejection], events: Sequence[TaskEvent] = ()
+    ) -> None:
+        """Record all changes and keep what could not be read, in one transaction if it goes well.
 
-        Else what is refused is narrowed down by halves. Raises ``StatementRefused`` when the database takes hardly
+        Else what is refused is narrowed down by halves. ``events`` are what the changes were merged from: those of a
+        change that is rejected are kept. Raises ``StatementRefused`` when the database takes hardly
         anything, or does not keep what is rejected: then nothing may be acknowledged.
         """
-        changes = fold(events)
         try:
             self._record(changes, unreadable)
         except (StatementRefused, InvalidArgument) as error:
@@ -87,7 +86,6 @@ class Recording:
         return Rejection(reason, kept, len(body), {"run": backend_id})
 
     def _try(self, changes: Sequence[RunChange]) -> None:
-        self._keep_alive()
         try:
             self._record(changes)
         except (StatementRefused, InvalidArgument) as error:

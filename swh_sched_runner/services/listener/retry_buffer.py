@@ -65,7 +65,7 @@ class RetryBuffer:
             self.reason, self._at = reason, time.monotonic() + self.seconds
         for event in events:
             self._events.setdefault(event.uuid, []).append(event)
-        self._messages.append((Delivery(b"", delivery.tag, delivery.size), runs))
+        self._messages.append((delivery, runs))
         size = sum(held.size for held, _ in self._messages)
         if len(self._messages) > self._most_messages or size > MOST_BYTES:
             raise StatementRefused(reason=reason)

@@ -1,0 +1,39 @@
+"""Whose turn it is to take events, where the broker doesn't choose one listener itself."""
+
+from __future__ import annotations
+
+from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.dispatch.turn import ListenerTurn
+from swh_sched_runner.broker.interface import EventConsumer
+
+
+class Turn:
+    """A lock in the database. On RabbitMQ there is none: the queue gives its messages to one consumer alone."""
+
+    def __init__(self, dispatch: Dispatch, consumer: EventConsumer) -> None:
+        self._dispatch = dispatch
+        self._consumer = consumer
+        self._held: ListenerTurn | None = None
+        self._mine = False
+
+    def is_mine(self) -> bool:
+        """Take the turn if it is nobody's. With it comes what a listener that is gone had in hand.
+
+        Raises ``DatabaseUnavailable``, also when it was lost.
+        """
+        if self._consumer.alone:
+            return True
+        if self._held is None:
+            self._held = self._dispatch.open_turn(self._consumer.queue)
+        if self._mine:
+            self._held.check()
+            return True
+        self._mine = self._held.take()
+        if self._mine:
+            self._consumer.recover()
+        return self._mine
+
+    def close(self) -> None:
+        """Let others have it."""
+        if self._held is not None:
+            self._held.close()

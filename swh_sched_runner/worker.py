@@ -13,6 +13,8 @@ inherits from ``SchedulerTask`` there. Nothing else of this package is imported 
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 from typing import Any
 
 from celery import Celery, Task
@@ -30,6 +32,7 @@ EVENT_QUEUE_OPTION = "swh_sched_runner_event_queue"
 # What that queue takes. Heartbeats are left out: a backlog of them tells nothing.
 EVENT_KEYS = ("task.#", "worker.online", "worker.offline")
 RESULT_EVENT = "task-result"
+STARTED_EVENT = "task-started"
 
 MAX_RESULT_BYTES = 65_536
 MAX_ERROR_CHARACTERS = 1_000
@@ -96,10 +99,22 @@ def _essence(value: Any) -> Any:
     return kept or True
 
 
+_lives: dict[int, str] = {}
+
+
+def _life() -> str:
+    """The random id of this process; children that it forks have their own."""
+    pid = os.getpid()
+    if pid not in _lives:
+        _lives[pid] = secrets.token_hex(8)
+    return _lives[pid]
+
+
 class EventDispatcher(StockDispatcher):
     """Sends events as Celery does; on Redis, where nobody would keep them, it puts those of tasks into a list as well.
 
-    On RabbitMQ a durable queue keeps them, and this class does nothing more than Celery's own.
+    On RabbitMQ a durable queue keeps them. Events of the worker itself and ``task-started`` say which life they are
+    of: a random id a process, since in containers every process has pid 1.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -108,6 +123,12 @@ class EventDispatcher(StockDispatcher):
         # Celery makes its exchange a fanout exactly where events are heard only by those who listen now.
         self._keeps = self.exchange.type == "fanout"
         self._kept = 0
+
+    def send(self, type: str, *args: Any, **fields: Any) -> Any:
+        """Send an event."""
+        if type == STARTED_EVENT or type.startswith("worker-"):
+            fields["life"] = _life()
+        return super().send(type, *args, **fields)
 
     def _publish(self, event: Any, producer: Any, routing_key: str, *args: Any, **kwargs: Any) -> None:
         if self._keeps and producer is not None and _is_wanted(routing_key):

@@ -21,6 +21,8 @@ from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.backend.dispatch.visit_batches import VisitPlan
 from swh_sched_runner.backend.tasks import runs
 from swh_sched_runner.backend.tasks.runs import Recorded, RunChange
+from swh_sched_runner.backend.workers import lives
+from swh_sched_runner.backend.workers.lives import Signs
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import MessageUnsendable
@@ -183,13 +185,22 @@ class Dispatch:
             finally:
                 session.close()
 
-    def record_events(self, changes: Sequence[RunChange], rejected: Sequence[tuple[str, bytes]] = ()) -> Recorded:
-        """Record what events say, one change a run, and keep what could not be read: ``(reason, body)``.
+    def record_events(
+        self,
+        changes: Sequence[RunChange],
+        rejected: Sequence[tuple[str, bytes]] = (),
+        signs: Signs | None = None,
+    ) -> Recorded:
+        """Record what events say: one change a run, what could not be read (``(reason, body)``), and of workers.
 
         All or nothing. Raises ``DataRefused`` or ``InvalidArgument`` where a value is wrong, ``StatementRefused`` where
         the database takes none for now.
         """
-        return self._db.run(_record_events, changes, rejected)
+        return self._db.run(_record_events, changes, rejected, signs)
+
+    def compare_at_rest(self) -> None:
+        """Compare what heartbeats count with the starts that came; when all events that there are were recorded."""
+        self._db.run(lives.compare_at_rest)
 
     def trim_rejected_events(self, rows: int, size: int, seconds: float) -> int:
         """Drop what was rejected, oldest first, beyond so many rows, bytes of bodies and seconds; answers how many."""
@@ -329,11 +340,13 @@ def _put_in_outbox(conn: Connection, session_id: int, runs_by_queue: Mapping[str
     conn.execute(_sql.put_in_outbox, batches)
 
 
-def _record_events(conn: Connection, changes: Sequence[RunChange], rejected: Sequence[tuple[str, bytes]]) -> Recorded:
+def _record_events(
+    conn: Connection, changes: Sequence[RunChange], rejected: Sequence[tuple[str, bytes]], signs: Signs | None
+) -> Recorded:
     if rejected:
         reasons, bodies = zip(*rejected, strict=True)
         conn.execute(_sql.insert_rejected_events, {"reasons": list(reasons), "bodies": list(bodies)})
-    return runs.record(conn, changes, from_events=True)
+    return runs.record(conn, changes, from_events=True, signs=signs)
 
 
 def _trim_rejected(conn: Connection, rows: int, size: int, seconds: float) -> int:

@@ -18,7 +18,11 @@ from swh_sched_runner.services.listener.merge import fold
 from swh_sched_runner.services.listener.recording import Recording
 from swh_sched_runner.services.listener.rejected import RejectedEvents
 from swh_sched_runner.services.listener.retry_buffer import RetryBuffer
+from swh_sched_runner.services.listener.signs import signs_of
 from swh_sched_runner.services.service import Heartbeat
+
+# How often a listener that is idle compares heartbeats with the starts that came.
+COMPARE_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +67,7 @@ class Listener:
         self._batch_size = settings.batch_size
         self._flush_seconds = settings.flush_seconds
         self._instruments = instruments or Instruments()
+        self._next_comparison = time.monotonic() + COMPARE_SECONDS
         self._held = RetryBuffer(settings.prefetch // 2)
         self._rejected = RejectedEvents(dispatch, settings, self._instruments)
 
@@ -73,6 +78,7 @@ class Listener:
         self._rejected.trim()
         again = self._held.due()
         if not deliveries and not again:
+            self._compare_at_rest()
             return False
         started = time.monotonic()
         messages = self._read(deliveries)
@@ -84,6 +90,12 @@ class Listener:
         heartbeat.trouble = self._held.reason if self._held else None
         heartbeat.beat(f"recorded {sum(len(message.events) for message in messages)} events")
         return True
+
+    def _compare_at_rest(self) -> None:
+        """Nothing is left to record: what heartbeats counted can be compared."""
+        if time.monotonic() >= self._next_comparison:
+            self._next_comparison = time.monotonic() + COMPARE_SECONDS
+            self._dispatch.compare_at_rest()
 
     def wait_for_work(self, heartbeat: Heartbeat) -> None:
         """Nothing to wait for: receiving waits itself."""
@@ -111,7 +123,8 @@ class Listener:
             for event in message.events
             if isinstance(event, Unreadable)
         ]
-        recording = Recording(self._dispatch, self._consumer.keep_alive)
+        signs = signs_of(event for message in messages for event in message.events)
+        recording = Recording(self._dispatch, self._consumer.keep_alive, signs)
         recording.run(fold(events), unreadable)
         return recording
 

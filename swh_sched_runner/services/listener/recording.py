@@ -13,6 +13,7 @@ import msgspec
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.tasks.runs import RunChange
+from swh_sched_runner.backend.workers.lives import Signs
 from swh_sched_runner.broker.interface import KEPT_BYTES
 from swh_sched_runner.exc import DataRefused, InvalidArgument, StatementRefused
 
@@ -26,8 +27,8 @@ Rejected = tuple[str, bytes]  # the reason, and the beginning of what it speaks 
 class Recording:
     """One batch: what was recorded of it, which changes were rejected, and which runs have to wait, and why."""
 
-    def __init__(self, dispatch: Dispatch, keep_alive: Callable[[], None]) -> None:
-        """``keep_alive`` is called between statements."""
+    def __init__(self, dispatch: Dispatch, keep_alive: Callable[[], None], signs: Signs | None = None) -> None:
+        """``keep_alive`` is called between statements. ``signs`` are recorded with each: twice is as good as once."""
         self.known: set[str] = set()
         self.foreign = 0  # runs that are none of ours
         self.ended: Counter[str] = Counter()
@@ -35,6 +36,7 @@ class Recording:
         self.waiting: dict[str, str] = {}
         self._dispatch = dispatch
         self._keep_alive = keep_alive
+        self._signs = signs
         self._refusals_left = MOST_REFUSALS
 
     def run(self, changes: Sequence[RunChange], unreadable: Sequence[Rejected]) -> None:
@@ -53,7 +55,7 @@ class Recording:
             self.rejected += unreadable
 
     def _record(self, changes: Sequence[RunChange], unreadable: Sequence[Rejected] = ()) -> None:
-        recorded = self._dispatch.record_events(changes, unreadable)
+        recorded = self._dispatch.record_events(changes, unreadable, self._signs)
         self.known |= recorded.known
         self.foreign += len(changes) - len(recorded.known)
         self.ended += recorded.ended

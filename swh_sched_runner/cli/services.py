@@ -9,7 +9,10 @@ import click
 import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.workers.registry import Workers
 from swh_sched_runner.broker.celery.app import create_app
+from swh_sched_runner.broker.celery.heartbeats import HeartbeatConsumer
+from swh_sched_runner.broker.celery.inspection import inspect
 from swh_sched_runner.broker.celery.messages import SizeLimit
 from swh_sched_runner.broker.factory import open_consumer, open_publisher
 from swh_sched_runner.cli import web
@@ -17,6 +20,7 @@ from swh_sched_runner.cli.context import Context
 from swh_sched_runner.db import migrate
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.instruments import Instruments
+from swh_sched_runner.services.listener.heartbeats import Heartbeats
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.service import Heartbeat, Service
 from swh_sched_runner.services.supervisor import Supervisor
@@ -37,15 +41,19 @@ def factories(context: Context, instruments: Instruments | None = None) -> Mappi
     return {
         "runner": lambda: Runner(dispatch, publisher, settings.runner, broker.priority_queue, instruments),
         "listener": lambda: Listener(dispatch, consumer, settings.listener, instruments),
+        "heartbeats": lambda: Heartbeats(
+            Workers(context.database), partial(HeartbeatConsumer, app, broker), partial(inspect, app)
+        ),
         "visits": lambda: VisitScheduler(dispatch, publisher, settings.visits, instruments),
     }
 
 
-def supervise(context: Context, command: str, name: str) -> None:
-    """Run one service until told to stop."""
+def supervise(context: Context, command: str, *names: str) -> None:
+    """Run these services until told to stop."""
     instruments = Instruments()
-    supervisor = Supervisor({name: factories(context, instruments)[name]})
-    log.info("running", service=name)
+    made = factories(context, instruments)
+    supervisor = Supervisor({name: made[name] for name in names})
+    log.info("running", service=names[0])
     with web.answering(context, command, supervisor, instruments):
         supervisor.run()
 
@@ -90,7 +98,7 @@ def run(
 def listen(context: Context, batch_size: int | None, web_port: int | None) -> None:
     """Turn the events of workers into starts and ends of runs."""
     context.flags |= {"listener.batch_size": batch_size, "web.port": web_port}
-    supervise(context, "listen", "listener")
+    supervise(context, "listen", "listener", "heartbeats")
 
 
 @click.command()

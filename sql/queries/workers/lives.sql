@@ -97,19 +97,21 @@ where w.id = u.id;
 
 -- name: list
 -- Lives that are not over, and with all those that are, in order of host name and beginning; and what each executes.
+with executing as (
+  select r.worker, jsonb_agg(jsonb_build_object(
+           'task', t.id, 'task_type', t.type, 'backend_id', r.backend_id,
+           'seconds', greatest(0, round(extract(epoch from now() - r.started)))) order by r.started, r.id) as runs
+  from task t
+  join task_run r on r.id = t.run_id
+  where t.status = 'next_run_scheduled' and r.worker is not null and r.ended is null and r.waits_since is null
+  group by r.worker
+)
 select w.id, w.hostname, w.pid, w.life, w.began, w.online, w.first_sign, w.last_sign, w.processed, w.active, w.software,
        w.version, w.pool, w.blocks, w.heartbeat, w.queues, w.offline > coalesce(w.online, w.began) as is_leaving,
        w.clock_offset, w.audit_from, w.missing, w.ended, w.ended_by,
        coalesce(executing.runs, '[]') as executing
 from worker w
-left join lateral (
-  select jsonb_agg(jsonb_build_object(
-           'task', t.id, 'task_type', t.type, 'backend_id', r.backend_id,
-           'seconds', greatest(0, round(extract(epoch from now() - r.started)))) order by r.started, r.id) as runs
-  from task t
-  join task_run r on r.id = t.run_id
-  where t.status = 'next_run_scheduled' and r.worker = w.id and r.ended is null and r.waits_since is null
-) as executing on true
+left join executing on executing.worker = w.id
 where w.ended is null or :all
 order by w.hostname, w.began, w.id;
 

@@ -123,7 +123,7 @@ class Listener:
             for event in message.events
             if isinstance(event, Unreadable)
         ]
-        signs = signs_of(event for message in messages for event in message.events)
+        signs = signs_of([*again, *(event for message in messages for event in message.events)])
         recording = Recording(self._dispatch, self._consumer.keep_alive, signs)
         recording.run(fold(events), unreadable)
         return recording

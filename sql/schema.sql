@@ -523,7 +523,11 @@ CREATE TABLE task_run (
     evidence smallint,
     retries_before bigint,
     interval_before interval,
-    next_run_before timestamp with time zone
+    next_run_before timestamp with time zone,
+    worker bigint,
+    begun timestamp with time zone,
+    waits_since timestamp with time zone,
+    executions bigint[]
 )
 WITH (fillfactor='80');
 
@@ -552,6 +556,14 @@ COMMENT ON COLUMN task_run.retries_before IS 'retries_left of the task when the 
 COMMENT ON COLUMN task_run.interval_before IS 'current_interval of the task when the end moved it; a correction starts from it';
 
 COMMENT ON COLUMN task_run.next_run_before IS 'next_run of the task when the end moved it; a correction starts from it';
+
+COMMENT ON COLUMN task_run.worker IS 'Life that began it last; null if unknown. A row that is gone ended long ago';
+
+COMMENT ON COLUMN task_run.begun IS 'Last task-started, by the clock of the worker''s machine';
+
+COMMENT ON COLUMN task_run.waits_since IS 'Last task-received, -retried, -rejected or -cancelled if it came after begun, by the clock of the worker''s machine: it waits for its message. Null while it executes';
+
+COMMENT ON COLUMN task_run.executions IS 'Hash of life, clock and timestamp of each distinct task-started, in order; the first thousand';
 
 CREATE VIEW task_in_flight AS
  SELECT t.id AS task,
@@ -598,6 +610,131 @@ COMMENT ON COLUMN visit_scheduler_queue_position.visit_type IS 'Kind of visit';
 
 COMMENT ON COLUMN visit_scheduler_queue_position."position" IS 'Largest place handed out so far';
 
+CREATE TABLE worker (
+    id bigint NOT NULL,
+    hostname text NOT NULL,
+    pid integer,
+    life text,
+    began timestamp with time zone NOT NULL,
+    online timestamp with time zone,
+    signed timestamp with time zone NOT NULL,
+    first_sign timestamp with time zone DEFAULT now() NOT NULL,
+    last_sign timestamp with time zone,
+    clock bigint,
+    processed bigint,
+    active bigint,
+    software text,
+    version text,
+    pool text,
+    blocks boolean,
+    heartbeat double precision,
+    queues text[],
+    inspected timestamp with time zone,
+    offline timestamp with time zone,
+    offline_active bigint,
+    clock_offset double precision,
+    events_clock bigint,
+    audit_from bigint,
+    audit_settled bigint,
+    audit_processed bigint,
+    audit_starts bigint DEFAULT 0 NOT NULL,
+    recent_starts bigint[] DEFAULT '{}'::bigint[] NOT NULL,
+    sample_clock bigint,
+    sample_processed bigint,
+    sample_active bigint,
+    sampled timestamp with time zone,
+    unmatched bigint,
+    missing bigint,
+    ended timestamp with time zone,
+    ended_by text,
+    CONSTRAINT worker_check CHECK (((ended IS NULL) = (ended_by IS NULL))),
+    CONSTRAINT worker_ended_by_check CHECK ((ended_by = ANY (ARRAY['succeeded'::text, 'closed'::text, 'left'::text, 'silent'::text, 'forgotten'::text])))
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE worker IS 'Lives: one run of a worker process each, from what it signs to how it ended';
+
+COMMENT ON COLUMN worker.id IS 'Identifier of the life';
+
+COMMENT ON COLUMN worker.hostname IS 'Celery''s name of the worker; its first 255 characters';
+
+COMMENT ON COLUMN worker.pid IS 'Process id of the worker on its machine';
+
+COMMENT ON COLUMN worker.life IS 'Random id that the scheduler''s Events class sends; null for other workers';
+
+COMMENT ON COLUMN worker.began IS 'First sign of the life that is known, by the clock of its machine';
+
+COMMENT ON COLUMN worker.online IS 'Last worker-online, by the clock of its machine';
+
+COMMENT ON COLUMN worker.signed IS 'Last worker event or task-started, by the clock of its machine';
+
+COMMENT ON COLUMN worker.first_sign IS 'When the first of its signs arrived';
+
+COMMENT ON COLUMN worker.last_sign IS 'When the last heartbeat or answer arrived; null before the first';
+
+COMMENT ON COLUMN worker.clock IS 'Lamport clock of its last heartbeat, worker-online or worker-offline';
+
+COMMENT ON COLUMN worker.processed IS 'Executions that the life had begun by then, retries included, as it says';
+
+COMMENT ON COLUMN worker.active IS 'Tasks that it executed then, as it says';
+
+COMMENT ON COLUMN worker.software IS 'Name of its software';
+
+COMMENT ON COLUMN worker.version IS 'Version of its software';
+
+COMMENT ON COLUMN worker.pool IS 'Pool that executes its tasks, as inspect says';
+
+COMMENT ON COLUMN worker.blocks IS 'Whether a task keeps this pool from giving signs of life; null if unknown';
+
+COMMENT ON COLUMN worker.heartbeat IS 'Broker heartbeat that it is configured with, in seconds; null if unknown';
+
+COMMENT ON COLUMN worker.queues IS 'Queues that it consumes from; null if unknown';
+
+COMMENT ON COLUMN worker.inspected IS 'When it was last asked for pool, heartbeat and queues';
+
+COMMENT ON COLUMN worker.offline IS 'Last worker-offline, by the clock of its machine; it may go on working or come back';
+
+COMMENT ON COLUMN worker.offline_active IS 'Tasks that it executed when it said so';
+
+COMMENT ON COLUMN worker.clock_offset IS 'Arrival of its last heartbeat less its timestamp, in seconds; decides nothing';
+
+COMMENT ON COLUMN worker.events_clock IS 'Largest clock of its task events that is recorded: all before it are';
+
+COMMENT ON COLUMN worker.audit_from IS 'Clock from which on task-started are counted; null before the first heartbeat that can be compared';
+
+COMMENT ON COLUMN worker.audit_settled IS 'Clock up to which they are counted and compared';
+
+COMMENT ON COLUMN worker.audit_processed IS 'processed at audit_from';
+
+COMMENT ON COLUMN worker.audit_starts IS 'Distinct task-started between audit_from and audit_settled';
+
+COMMENT ON COLUMN worker.recent_starts IS 'Clocks of distinct task-started that are not settled yet';
+
+COMMENT ON COLUMN worker.sample_clock IS 'Clock of the heartbeat that is compared next';
+
+COMMENT ON COLUMN worker.sample_processed IS 'processed of that heartbeat';
+
+COMMENT ON COLUMN worker.sample_active IS 'active of that heartbeat';
+
+COMMENT ON COLUMN worker.sampled IS 'When that heartbeat arrived';
+
+COMMENT ON COLUMN worker.unmatched IS 'processed less task-started at the heartbeat that was compared last';
+
+COMMENT ON COLUMN worker.missing IS 'Executions whose task-started is missing at the last two heartbeats that were compared; null before them';
+
+COMMENT ON COLUMN worker.ended IS 'When the life was found to be over';
+
+COMMENT ON COLUMN worker.ended_by IS 'Why: succeeded, closed, left, silent or forgotten';
+
+CREATE SEQUENCE worker_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+ALTER SEQUENCE worker_id_seq OWNED BY worker.id;
+
 ALTER TABLE ONLY dispatch_batch ALTER COLUMN id SET DEFAULT nextval('dispatch_batch_id_seq'::regclass);
 
 ALTER TABLE ONLY dispatcher_session ALTER COLUMN id SET DEFAULT nextval('dispatcher_session_id_seq'::regclass);
@@ -607,6 +744,8 @@ ALTER TABLE ONLY rejected_event ALTER COLUMN id SET DEFAULT nextval('rejected_ev
 ALTER TABLE ONLY task ALTER COLUMN id SET DEFAULT nextval('task_id_seq'::regclass);
 
 ALTER TABLE ONLY task_run ALTER COLUMN id SET DEFAULT nextval('task_run_id_seq'::regclass);
+
+ALTER TABLE ONLY worker ALTER COLUMN id SET DEFAULT nextval('worker_id_seq'::regclass);
 
 ALTER TABLE ONLY dispatch_batch
     ADD CONSTRAINT dispatch_batch_pkey PRIMARY KEY (id);
@@ -650,6 +789,9 @@ ALTER TABLE ONLY task_type
 ALTER TABLE ONLY visit_scheduler_queue_position
     ADD CONSTRAINT visit_scheduler_queue_position_pkey PRIMARY KEY (visit_type);
 
+ALTER TABLE ONLY worker
+    ADD CONSTRAINT worker_pkey PRIMARY KEY (id);
+
 CREATE INDEX dispatch_batch_session_id_idx ON dispatch_batch USING btree (session_id);
 
 CREATE INDEX listed_origins_disabled_idx ON listed_origins USING btree (visit_type) WHERE (NOT enabled);
@@ -683,6 +825,8 @@ CREATE INDEX task_run_task_idx ON task_run USING btree (task);
 CREATE INDEX task_run_time_idx ON task_run USING btree (COALESCE(started, scheduled), id);
 
 CREATE INDEX task_scheduled_idx ON task USING btree (type) WHERE (status = 'next_run_scheduled'::task_status);
+
+CREATE INDEX worker_hostname_idx ON worker USING btree (hostname);
 
 ALTER TABLE ONLY dispatch_batch
     ADD CONSTRAINT dispatch_batch_session_id_fkey FOREIGN KEY (session_id) REFERENCES dispatcher_session(id);

@@ -65,6 +65,14 @@ class UnknownRejectedEvent(InvalidArgument):
     """No rejected event has the id {value}"""
 
 
+class UnknownWorker(SchedulerException):
+    """No worker {hostname} is known that has not ended: `swh-sched-runner worker list --all` shows them"""
+
+
+class WorkerAlive(SchedulerException):
+    """The worker {hostname} gave a sign of life {seconds} s ago: stop it first, or forget it with --force"""
+
+
 class UnknownLister(InvalidArgument):
     """No lister has the id {value}"""
 

@@ -13,6 +13,8 @@ that class must inherit from ``SchedulerTask``. A worker imports nothing else of
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 from typing import Any
 
 from celery import Celery, Task
@@ -30,6 +32,7 @@ EVENT_QUEUE_OPTION = "swh_sched_runner_event_queue"
 # The events in that queue. Heartbeats are not stored: old ones have no use.
 EVENT_KEYS = ("task.#", "worker.online", "worker.offline")
 RESULT_EVENT = "task-result"
+STARTED_EVENT = "task-started"
 
 MAX_RESULT_BYTES = 65_536
 MAX_ERROR_CHARACTERS = 1_000
@@ -97,10 +100,22 @@ def _essence(value: Any) -> Any:
     return kept or True
 
 
+_lives: dict[int, str] = {}
+
+
+def _life() -> str:
+    """The random id of this process; children that it forks have their own."""
+    pid = os.getpid()
+    if pid not in _lives:
+        _lives[pid] = secrets.token_hex(8)
+    return _lives[pid]
+
+
 class EventDispatcher(StockDispatcher):
     """Sends events as Celery does. On Redis, where events are not stored, it also pushes those of tasks into a list.
 
-    On RabbitMQ, where a durable queue stores them, it does the same as Celery's own class.
+    On RabbitMQ, where a durable queue stores them, it does not. Events of the worker itself and ``task-started`` say
+    which life they are of: a random id per process, since in containers every process has pid 1.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -109,6 +124,12 @@ class EventDispatcher(StockDispatcher):
         # Celery uses a fanout exchange exactly for brokers that do not store events.
         self._keeps = self.exchange.type == "fanout"
         self._kept = 0
+
+    def send(self, type: str, *args: Any, **fields: Any) -> Any:
+        """Send an event."""
+        if type == STARTED_EVENT or type.startswith("worker-"):
+            fields["life"] = _life()
+        return super().send(type, *args, **fields)
 
     def _publish(self, event: Any, producer: Any, routing_key: str, *args: Any, **kwargs: Any) -> None:
         if self._keeps and producer is not None and _is_wanted(routing_key):

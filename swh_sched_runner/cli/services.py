@@ -10,7 +10,10 @@ import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.tasks.retention import Retention
+from swh_sched_runner.backend.workers.registry import Workers
 from swh_sched_runner.broker.celery.app import create_app
+from swh_sched_runner.broker.celery.heartbeats import HeartbeatConsumer
+from swh_sched_runner.broker.celery.inspection import inspect
 from swh_sched_runner.broker.celery.messages import SizeLimit
 from swh_sched_runner.broker.factory import has_dead_letters, open_consumer, open_dead_letters, open_publisher
 from swh_sched_runner.cli import web
@@ -19,6 +22,7 @@ from swh_sched_runner.db import migrate
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.listener.dead_letters import PREFETCH, DeadLetterReader
+from swh_sched_runner.services.listener.heartbeats import Heartbeats
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.maintenance.retention import Pruner
 from swh_sched_runner.services.service import Heartbeat, Service
@@ -40,6 +44,9 @@ def factories(context: Context, instruments: Instruments | None = None) -> Mappi
     services: dict[str, Callable[[], Service]] = {
         "runner": lambda: Runner(dispatch, publisher, settings.runner, broker.priority_queue, instruments),
         "listener": lambda: Listener(dispatch, consumer, settings.listener, instruments),
+        "heartbeats": lambda: Heartbeats(
+            Workers(context.database), partial(HeartbeatConsumer, app, broker), partial(inspect, app)
+        ),
         "visits": lambda: VisitScheduler(dispatch, publisher, settings.visits, instruments),
         "pruner": lambda: Pruner(Retention(context.database), settings.pruner, instruments),
     }
@@ -101,7 +108,7 @@ def run(
 def listen(context: Context, batch_size: int | None, web_port: int | None) -> None:
     """Record starts and ends of runs from the events of workers."""
     context.flags |= {"listener.batch_size": batch_size, "web.port": web_port}
-    supervise(context, "listen", "listener", "dead-letters")
+    supervise(context, "listen", "listener", "dead-letters", "heartbeats")
 
 
 @click.command()

@@ -13,8 +13,12 @@ import structlog
 
 from swh_sched_runner.broker.celery.app import create_app, task_names
 from swh_sched_runner.cli.context import Context
+from swh_sched_runner.cli.output import document, table
 from swh_sched_runner.config import queue_name
 from swh_sched_runner.embedded import directory
+from swh_sched_runner.insight import workers
+from swh_sched_runner.insight.format import duration
+from swh_sched_runner.insight.workers import WorkerLife
 
 log = structlog.get_logger(__name__)
 
@@ -89,3 +93,52 @@ def _queues_of_types(context: Context, known: Collection[str]) -> list[str]:
         log.info("queues left to other workers", queues=",".join(sorted(set(names) - set(served))))
     priority = [queue_name(name, context.broker.priority_queue, priority=True) for name in served]
     return list(dict.fromkeys([*priority, *served]))
+
+
+@worker.command(name="list")
+@click.option("--all", "everything", is_flag=True, help="Also lives that are over, as long as they are kept.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_obj
+def list_workers(context: Context, everything: bool, as_json: bool) -> None:
+    """List workers' lives, a run of a worker process each, and what each executes.
+
+    offset: how late heartbeats arrive by the worker's own clock, in seconds; "!" where that is more than 5. missing:
+    executions that the worker began and whose task-started did not come.
+    """
+    found = workers.list_workers(context.migrated_database, everything=everything)
+    if as_json:
+        document(found)
+        return
+    headers = ("worker", "pid", "state", "online (UTC)", "last sign (UTC)", "pool", "queues", "executes", "offset")
+    table(None, (*headers, "missing"), [_row(life) for life in found])
+
+
+@worker.command()
+@click.argument("hostname", metavar="HOST")
+@click.option("--force", is_flag=True, help="Even while it shows signs of life.")
+@click.pass_obj
+def forget(context: Context, hostname: str, force: bool) -> None:
+    """Say that the worker HOST is gone for good, so that what it executed counts as lost.
+
+    HOST is Celery's name of the worker, as `worker list` shows it. For what no evidence shows: a solo worker whose
+    machine is gone.
+    """
+    lives = workers.forget_worker(context.migrated_database, hostname, force=force)
+    click.echo(f"forgot worker {hostname}: {lives} {'life' if lives == 1 else 'lives'}")
+
+
+def _row(life: WorkerLife) -> tuple[object, ...]:
+    executing = ", ".join(f"{run.task_type} {run.task} for {duration(run.duration)}" for run in life.executing)
+    offset = life.clock_offset_seconds
+    return (
+        life.hostname,
+        life.pid,
+        life.state,
+        life.online,
+        life.last_sign,
+        life.pool,
+        None if life.queues is None else ",".join(life.queues),
+        executing or None,
+        None if offset is None else f"{offset:.1f}" + ("!" if life.clock_is_off else ""),
+        life.missing_events,
+    )

@@ -117,6 +117,19 @@ def _measures(found: Flow) -> Iterator[Metric]:
     for task_type, tasks in found.in_flight.items():
         in_flight.add_metric([task_type], tasks)
     yield in_flight
+    missing = GaugeMetricFamily(
+        f"{PREFIX}worker_missing_events", "Executions that a worker began without a task-started", labels=["worker"]
+    )
+    offset = GaugeMetricFamily(
+        f"{PREFIX}worker_clock_offset_seconds", "How late heartbeats arrive by the worker's clock", labels=["worker"]
+    )
+    for worker in found.workers:
+        if worker.missing_events is not None:
+            missing.add_metric([worker.hostname], worker.missing_events)
+        if worker.clock_offset_seconds is not None:
+            offset.add_metric([worker.hostname], worker.clock_offset_seconds)
+    yield missing
+    yield offset
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from swh_sched_runner.broker.celery.events import (
     Event,
     Other,
+    TaskCancelled,
     TaskFailed,
     TaskReceived,
     TaskRejected,
@@ -63,10 +64,16 @@ def one(**fields: Any) -> Event | Unreadable:
         ({"type": "task-failed", "exception": "E()"}, TaskFailed("u", 1.5, exception="E()")),
         ({"type": "task-retried", "exception": "E()", "traceback": "…"}, TaskRetried("u", 1.5, exception="E()")),
         ({"type": "task-rejected", "requeue": True}, TaskRejected("u", 1.5, requeue=True)),
+        ({"type": "task-cancelled", "clock": 4}, TaskCancelled("u", 1.5, clock=4)),
+        ({"type": "task-started", "life": "a1"}, TaskStarted("u", 1.5, life="a1")),
         ({"type": "task-revoked", "signum": 15, "terminated": True}, TaskRevoked("u", 1.5, terminated=True, signum=15)),
         ({"type": "task-revoked", "signum": "SIGTERM"}, TaskRevoked("u", 1.5, signum="SIGTERM")),
         ({"type": "worker-online", "freq": 2.0}, WorkerOnline(1.5)),
-        ({"type": "worker-offline"}, WorkerOffline(1.5)),
+        ({"type": "worker-offline", "active": 1}, WorkerOffline(1.5, active=1)),
+        (
+            {"type": "worker-online", "sw_ident": "py-celery", "life": "a1"},
+            WorkerOnline(1.5, sw_ident="py-celery", life="a1"),
+        ),
         ({"type": "worker-heartbeat", "processed": 3}, WorkerHeartbeat(1.5, processed=3)),
         ({"type": "task-sent"}, Other("task-sent")),
         ({"type": "anything-else", "uuid": 4}, Other("anything-else")),
@@ -78,8 +85,8 @@ def test_each_event_is_read_as_what_it_is(fields: dict[str, Any], event: Event) 
 
 def test_a_list_of_events_is_read_in_order() -> None:
     assert parse(body(STARTED, STARTED | {"type": "task-succeeded"})) == [
-        TaskStarted("u", 1.5, "w@h", 4),
-        TaskSucceeded("u", 1.5, "w@h", 4),
+        TaskStarted("u", 1.5, "w@h", 4, 9),
+        TaskSucceeded("u", 1.5, "w@h", 4, 9),
     ]
     assert parse(b"[]") == []
 
@@ -87,7 +94,7 @@ def test_a_list_of_events_is_read_in_order() -> None:
 def test_one_bad_element_does_not_spoil_the_others() -> None:
     first, other, last, bad = parse(body(STARTED, {"type": "task-started"}, {"type": "task-sent"}, STARTED))
 
-    assert first == last == TaskStarted("u", 1.5, "w@h", 4)
+    assert first == last == TaskStarted("u", 1.5, "w@h", 4, 9)
     assert other == Other("task-sent")
     assert isinstance(bad, Unreadable)
     assert "uuid" in bad.reason
@@ -98,7 +105,7 @@ def test_the_bad_elements_of_a_message_make_one_row_with_its_bytes() -> None:
 
     started, bad = parse(sent)
 
-    assert started == TaskStarted("u", 1.5, "w@h", 4)
+    assert started == TaskStarted("u", 1.5, "w@h", 4, 9)
     assert bad == Unreadable("3 of 4 events, the first: an event is a JSON object, not int", sent, len(sent))
 
 
@@ -165,7 +172,7 @@ def test_a_message_of_which_only_the_beginning_is_there_is_rejected() -> None:
     assert parse(beginning, 15_000_000) == [
         Unreadable("15000000 bytes are more than an event may contain", beginning, 15_000_000),
     ]
-    assert parse(beginning, len(beginning)) == [TaskStarted("u", 1.5, "w@h", 4)]
+    assert parse(beginning, len(beginning)) == [TaskStarted("u", 1.5, "w@h", 4, 9)]
 
 
 def test_a_result_nested_too_deep_is_rejected_and_one_of_a_hundred_levels_is_not() -> None:

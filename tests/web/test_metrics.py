@@ -20,6 +20,8 @@ from swh_sched_runner import __version__
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.events.rejected import Rejection
+from swh_sched_runner.backend.workers.life import WorkerKey, WorkerSign
+from swh_sched_runner.backend.workers.lives import Signs
 from swh_sched_runner.db.engine import Database, connect, create_engine
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.web import metrics
@@ -74,7 +76,7 @@ def used(instruments: Instruments) -> Instruments:
 
 @pytest.fixture
 def dispatched(backend: SchedulerBackend, database: Database) -> None:
-    """Three tasks in flight in an open batch, one due, and an event that was rejected."""
+    """Three tasks in flight in an open batch, one due, a rejected event, a worker of which two events are missing."""
     backend.create_task_type(
         {"type": "look", "description": "d", "backend_name": "q", "default_interval": timedelta(days=1)}
     )
@@ -88,6 +90,10 @@ def dispatched(backend: SchedulerBackend, database: Database) -> None:
     assert dispatch.open_batch(session.id, "q", group, 3) is not None
     session.close()
     dispatch.record_events([], [Rejection.of("unknown", b"{}")])
+    beat = WorkerSign(WorkerKey("w1@here", 1, None), "heartbeat", datetime.now(UTC), 1, 2)
+    dispatch.record_events([], (), Signs([beat]))
+    with database.engine.begin() as conn:
+        conn.execute(text("update worker set missing = 2"))
 
 
 @pytest.mark.usefixtures("dispatched")
@@ -101,6 +107,8 @@ def test_the_database_s_view_is_shown_with_what_the_process_measured(database: D
     assert before - 600 < shown["oldest_batch_timestamp_seconds",] < time.time()
     assert shown["in_flight_tasks", "look"] == 3
     assert shown["rejected_event_rows",] == 1
+    assert shown["worker_missing_events", "w1@here"] == 2
+    assert abs(shown["worker_clock_offset_seconds", "w1@here"]) < 60
     assert shown["dispatched_total", "q", "look"] == 1
     assert shown["process_resident_memory_bytes",] > 1_000_000
     assert [key[1:] for key in shown if key[0] == "build_info"] == [(metrics.platform.python_version(), __version__)]

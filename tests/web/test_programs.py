@@ -174,11 +174,11 @@ def test_readiness_follows_the_servers_and_life_does_not(
         assert missing(port) == {}
         # when the broker is away
         own_valkey.stop()
-        until(lambda: list(missing(port)) == ["broker", "listener"], 30)
+        until(lambda: list(missing(port)) == ["broker", "listener", "heartbeats"], 30)
         assert missing(port)["broker"].startswith("The broker can't be reached: ")
         # and the database as well
         own_postgres.stop()
-        until(lambda: list(missing(port)) == ["database", "broker", "listener"], 30)
+        until(lambda: list(missing(port)) == ["database", "broker", "listener", "heartbeats"], 30)
         assert until(lambda: shown(port)["database_up",] == 0, 30)
         assert get(port, "/healthz")[0] == 200
         # and when both are back

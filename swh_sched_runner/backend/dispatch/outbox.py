@@ -24,6 +24,8 @@ from swh_sched_runner.backend.events import rejected as rejected_events
 from swh_sched_runner.backend.events.rejected import Rejection
 from swh_sched_runner.backend.tasks import runs
 from swh_sched_runner.backend.tasks.runs import Recorded, RunChange
+from swh_sched_runner.backend.workers import lives
+from swh_sched_runner.backend.workers.lives import Signs
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import MessageUnsendable
@@ -190,13 +192,19 @@ class Dispatch:
         """A connection that may become the one listener of an event queue; raises ``ConfigurationError``."""
         return ListenerTurn(self._db.engine, queue)
 
-    def record_events(self, changes: Sequence[RunChange], rejected: Sequence[Rejection] = ()) -> Recorded:
-        """Record what events say, one change a run, and keep what could not be read.
+    def record_events(
+        self, changes: Sequence[RunChange], rejected: Sequence[Rejection] = (), signs: Signs | None = None
+    ) -> Recorded:
+        """Record what events say of runs, one change a run, and of workers; and keep what could not be read.
 
         All or nothing. Raises ``DataRefused`` or ``InvalidArgument`` where a value is wrong, ``StatementRefused`` where
         the database takes none for now.
         """
-        return self._db.run(_record_events, changes, rejected)
+        return self._db.run(_record_events, changes, rejected, signs)
+
+    def compare_at_rest(self) -> None:
+        """Compare what heartbeats count with the starts that came; when all events that there are were recorded."""
+        self._db.run(lives.compare_at_rest)
 
     def trim_rejected_events(self, rows: int, size: int, seconds: float) -> int:
         """Drop what was rejected, oldest first, beyond so many rows, bytes of bodies and seconds; answers how many."""
@@ -336,6 +344,8 @@ def _put_in_outbox(conn: Connection, session_id: int, runs_by_queue: Mapping[str
     conn.execute(_sql.put_in_outbox, batches)
 
 
-def _record_events(conn: Connection, changes: Sequence[RunChange], rejected: Sequence[Rejection]) -> Recorded:
+def _record_events(
+    conn: Connection, changes: Sequence[RunChange], rejected: Sequence[Rejection], signs: Signs | None
+) -> Recorded:
     rejected_events.insert(conn, rejected)
-    return runs.record(conn, changes, from_events=True)
+    return runs.record(conn, changes, from_events=True, signs=signs)

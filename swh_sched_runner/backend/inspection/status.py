@@ -8,6 +8,8 @@ from typing import Any
 import attrs
 from sqlalchemy import Connection, TextClause
 
+from swh_sched_runner.backend.workers import lives
+from swh_sched_runner.backend.workers.lives import WorkerMeasures
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.model import Timestamp
 
@@ -69,10 +71,11 @@ class Outbox:
 
 @attrs.define(slots=True, frozen=True)
 class Flow:
-    """What is on its way: the outbox, and tasks in flight by type."""
+    """What is on its way: the outbox, and tasks in flight by type; and what workers' events lack."""
 
     outbox: Outbox
     in_flight: dict[str, int]
+    workers: list[WorkerMeasures]
 
 
 @attrs.define(slots=True, frozen=True)
@@ -104,7 +107,8 @@ def flow(conn: Connection, limit: timedelta) -> Flow:
     """What is on its way, for monitoring. A statement that takes longer than ``limit`` is ended."""
     milliseconds = str(limit // timedelta(milliseconds=1))
     conn.execute(Queries("db/session").set_for_now, {"name": "statement_timeout", "value": milliseconds})
-    return Flow(_outbox(conn), {row.type: row.tasks for row in conn.execute(_sql.tasks_in_flight)})
+    in_flight = {row.type: row.tasks for row in conn.execute(_sql.tasks_in_flight)}
+    return Flow(_outbox(conn), in_flight, lives.measures(conn))
 
 
 def _outbox(conn: Connection) -> Outbox:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -11,12 +11,18 @@ import attrs
 from sqlalchemy import Connection
 
 from swh_sched_runner.backend import validate
+from swh_sched_runner.backend.columns import column
+from swh_sched_runner.backend.workers import lives
+from swh_sched_runner.backend.workers.life import WorkerKey
+from swh_sched_runner.backend.workers.lives import Signs
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import DuplicateBackendId, UnknownTask
 from swh_sched_runner.model import Evidence, TaskRun
 
 CREATE_KEYS = ("task", "backend_id", "scheduled", "metadata")
 KEYS = ("id", "task", "backend_id", "scheduled", "started", "ended", "metadata", "status")
+# So many are told apart, and counted; the statement keeps no more.
+MOST_EXECUTIONS = 1_000
 END_STATUSES = ("eventful", "uneventful", "failed", "permfailed", "lost")
 
 _sql = Queries("tasks/runs")
@@ -27,6 +33,9 @@ class RunChange:
     """What became known of one run. ``started`` and ``ended`` are timestamps; ``noted`` is merged into its metadata.
 
     An end has ``status``, ``ended``, ``evidence``, and ``end_noted``, which is merged only if the end is applied.
+    ``begun`` is its last start and ``waits_since`` the last sign that it waits for its message, by the clock of the
+    worker; the later one holds. ``worker_noted`` is merged unless a later one of them is known already.
+    ``executions`` are the hashes of its distinct starts, in order, ``begun_by`` the life that signed the last.
     """
 
     backend_id: str
@@ -37,6 +46,11 @@ class RunChange:
     noted: Mapping[str, Any] = attrs.field(factory=dict)
     end_noted: Mapping[str, Any] = attrs.field(factory=dict)
     attempts: int | None = None
+    begun: datetime | None = None
+    waits_since: datetime | None = None
+    worker_noted: Mapping[str, Any] | None = None
+    executions: Sequence[int] = ()
+    begun_by: WorkerKey | None = None
 
 
 @attrs.define(slots=True, frozen=True)
@@ -124,37 +138,66 @@ def get_of_tasks(conn: Connection, task_ids: Sequence[int], limit: int | None) -
     return cast(list[TaskRun], [dict(row) for row in conn.execute(_sql.get_runs_of_tasks, binds).mappings()])
 
 
-def record(conn: Connection, changes: Sequence[RunChange], *, from_events: bool = False) -> Recorded:
+def record(
+    conn: Connection,
+    changes: Sequence[RunChange],
+    *,
+    from_events: bool = False,
+    signs: Signs | None = None,
+) -> Recorded:
     """Record starts and ends, one change a run, and move the tasks of runs that end.
 
     With ``from_events``, timestamps are clamped between the run's opening and now, the earliest start counts,
-    and ``noted`` is merged into runs that have ended as well.
+    and ``noted`` is merged into runs that have ended as well. The transaction is then for this alone, since its plans
+    are. ``signs`` are recorded too: after tasks and runs are locked, and before runs are written, which name the lives.
     """
-    if not changes:
+    if from_events:
+        conn.execute(_sql.plan_by_index)
+    backend_ids = column([validate.string("backend_id", change.backend_id) for change in changes])
+    found = conn.execute(_sql.lock_tasks_of_runs, {"backend_ids": backend_ids}).all() if changes else []
+    locked = set(conn.execute(_sql.lock_runs, {"ids": column([row.id for row in found])}).scalars()) if found else set()
+    ids = {row.backend_id: row.id for row in found if row.id in locked}
+    workers = lives.record(conn, signs) if signs else {}
+    known = [change for change in changes if change.backend_id in ids]
+    if not known:
         return Recorded(known=frozenset(), ended=Counter())
-    binds = _columns(changes)
-    conn.execute(_sql.lock_tasks_of_runs, binds)
-    known = frozenset(conn.execute(_sql.lock_runs, binds).scalars())
-    ended = conn.execute(_sql.record, binds | {"from_events": from_events})
-    return Recorded(known=known, ended=Counter({row.status: row.runs for row in ended}))
+    ended = conn.execute(_sql.record, _columns(known, ids, workers) | {"from_events": from_events})
+    return Recorded(known=frozenset(ids), ended=Counter({row.status: row.runs for row in ended}))
 
 
-def _columns(changes: Iterable[RunChange]) -> dict[str, Any]:
+def _columns(changes: Sequence[RunChange], ids: Mapping[str, int], workers: Mapping[WorkerKey, int]) -> dict[str, str]:
+    texts: dict[int, str] = {}  # what many changes share is written once
+
+    def json(noted: Mapping[str, Any] | None) -> str | None:
+        if noted is None:
+            return None
+        if id(noted) not in texts:
+            texts[id(noted)] = validate.json_text("metadata", dict(noted)) if noted else "{}"
+        return texts[id(noted)]
+
     rows = [
         (
-            change.backend_id,
+            ids[change.backend_id],
             change.started,
             change.status,
             change.ended,
             change.evidence,
-            validate.json_text("metadata", dict(change.noted)),
-            validate.json_text("metadata", dict(change.end_noted)),
+            json(change.noted),
+            json(change.end_noted),
             change.attempts,
+            change.begun,
+            change.waits_since,
+            json(change.worker_noted),
+            None if change.begun_by is None else workers.get(change.begun_by),
+            column(change.executions) if change.executions else None,
         )
         for change in changes
     ]
-    names = ("backend_ids", "started", "statuses", "ended", "evidence", "noted", "end_noted", "attempts")
-    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    names = (
+        *("ids", "started", "statuses", "ended", "evidence", "noted", "end_noted", "attempts"),
+        *("begun", "waits_since", "worker_noted", "workers", "executions"),
+    )
+    return dict(zip(names, map(column, zip(*rows, strict=True)), strict=True))
 
 
 def _check(run: Mapping[str, Any]) -> tuple[int, str, datetime | None, str]:

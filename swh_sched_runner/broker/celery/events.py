@@ -19,14 +19,26 @@ Uuid = Annotated[str, Meta(min_length=1, max_length=255)]
 # Seconds since 1970 that a datetime can hold, up to the year 9999.
 Timestamp = Annotated[float, Meta(ge=0, le=253_402_300_799)]
 SmallInt = Annotated[int, Meta(ge=0, le=2_147_483_647)]
+# Far beyond what any worker counts up to, and what PostgreSQL can hold.
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+LifeId = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class _Worker(Struct, frozen=True, tag_field="type"):
-    """``timestamp`` is in seconds since 1970, by the clock of the worker's machine."""
+    """``timestamp`` is in seconds since 1970, by the clock of the worker's machine; ``clock`` is its Lamport clock.
+
+    ``life`` is the random id that our Events class sends. ``processed`` counts the executions that it has begun.
+    """
 
     timestamp: Timestamp
     hostname: str = ""
     pid: SmallInt | None = None
+    clock: Count | None = None
+    life: LifeId | None = None
+    processed: Count | None = None
+    active: Count | None = None
+    sw_ident: str | None = None
+    sw_ver: str | None = None
 
 
 class _Task(Struct, frozen=True, tag_field="type"):
@@ -36,6 +48,7 @@ class _Task(Struct, frozen=True, tag_field="type"):
     timestamp: Timestamp
     hostname: str = ""
     pid: SmallInt | None = None
+    clock: Count | None = None
 
 
 class TaskReceived(_Task, frozen=True, tag="task-received"):
@@ -46,7 +59,9 @@ class TaskReceived(_Task, frozen=True, tag="task-received"):
 
 
 class TaskStarted(_Task, frozen=True, tag="task-started"):
-    """A worker began with a task."""
+    """A worker began with a task. ``life`` as in its own events."""
+
+    life: LifeId | None = None
 
 
 class TaskResult(_Task, frozen=True, tag="task-result", kw_only=True):
@@ -89,6 +104,10 @@ class TaskRejected(_Task, frozen=True, tag="task-rejected"):
     requeue: bool | None = None
 
 
+class TaskCancelled(_Task, frozen=True, tag="task-cancelled"):
+    """A worker dropped a task: it shut down at once, or lost its connection. No end follows."""
+
+
 class WorkerOnline(_Worker, frozen=True, tag="worker-online"):
     """A worker came up, or came back to the broker."""
 
@@ -99,8 +118,6 @@ class WorkerOffline(_Worker, frozen=True, tag="worker-offline"):
 
 class WorkerHeartbeat(_Worker, frozen=True, tag="worker-heartbeat"):
     """A worker lives."""
-
-    processed: int | None = None
 
 
 class Other(Struct, frozen=True):
@@ -118,7 +135,15 @@ class Unreadable(Struct, frozen=True):
 
 
 TaskEvent = (
-    TaskReceived | TaskStarted | TaskResult | TaskSucceeded | TaskFailed | TaskRetried | TaskRevoked | TaskRejected
+    TaskReceived
+    | TaskStarted
+    | TaskResult
+    | TaskSucceeded
+    | TaskFailed
+    | TaskRetried
+    | TaskRevoked
+    | TaskRejected
+    | TaskCancelled
 )
 WorkerEvent = WorkerOnline | WorkerOffline | WorkerHeartbeat
 Event = TaskEvent | WorkerEvent | Other

@@ -8,6 +8,7 @@ from typing import Any, Literal, assert_never, get_args
 import msgspec
 
 from swh_sched_runner.broker.celery.events import (
+    TaskCancelled,
     TaskEvent,
     TaskFailed,
     TaskReceived,
@@ -35,7 +36,7 @@ class End(msgspec.Struct, frozen=True):
 
 
 def end_of(event: TaskEvent) -> End | None:
-    """The end that ``event`` tells of, None where the task goes on or is given to another worker."""
+    """The end that ``event`` tells of, None where the task goes on or its message comes again, or may."""
     match event:
         case TaskResult():
             return _end_of_result(event)
@@ -48,7 +49,7 @@ def end_of(event: TaskEvent) -> End | None:
             return _failed(_why_revoked(event))
         case TaskRejected():
             return None if event.requeue else _failed("rejected by the worker")
-        case TaskReceived() | TaskStarted() | TaskRetried():
+        case TaskReceived() | TaskStarted() | TaskRetried() | TaskCancelled():
             return None
     assert_never(event)
 

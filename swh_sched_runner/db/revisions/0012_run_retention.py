@@ -1,7 +1,7 @@
 from swh_sched_runner.db.migrate import apply
 
 revision = "0012"
-down_revision = "0010"
+down_revision = "0011"
 
 
 def upgrade() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import attrs
 
 from swh_sched_runner.backend.events.rejected import Rejection
 from swh_sched_runner.backend.tasks.runs import RunChange
+from swh_sched_runner.backend.workers.lives import Signs
 from swh_sched_runner.broker.celery.events import Event, TaskEvent, Unreadable, parse
 from swh_sched_runner.broker.interface import Delivery
 from swh_sched_runner.services.listener.merge import fold
+from swh_sched_runner.services.listener.signs import signs_of
 
 
 @attrs.define(slots=True, frozen=True)
@@ -41,17 +43,20 @@ class Message:
 class Batch:
     """Messages, and what is to be recorded: changes, and the ``events`` that they were merged from.
 
-    ``tries_again``: with it what the database refused before.
+    ``signs`` are what the events say of workers. ``tries_again``: with it what the database refused before.
+    ``compares``: nothing is left to record, so what heartbeats count can be compared with the starts that came.
     """
 
     messages: Sequence[Message]
     changes: Sequence[RunChange]
     unreadable: Sequence[Rejection]
     events: Sequence[TaskEvent] = ()
+    signs: Signs | None = None
     tries_again: bool = False
+    compares: bool = False
 
     @classmethod
-    def of(cls, messages: Sequence[Message], waiting: Collection[str] = (), again: Iterable[TaskEvent] = ()) -> Batch:
+    def of(cls, messages: Sequence[Message], waiting: Collection[str] = (), again: Sequence[TaskEvent] = ()) -> Batch:
         """All that the messages say, but of runs that wait already, and what is to be tried again."""
         events = list(again)
         tries_again = bool(events)
@@ -63,4 +68,5 @@ class Batch:
             for event in message.events
             if isinstance(event, Unreadable)
         ]
-        return cls(messages, fold(events), unreadable, events, tries_again)
+        signs = signs_of([*again, *(event for message in messages for event in message.events)])
+        return cls(messages, fold(events), unreadable, events, signs, tries_again)

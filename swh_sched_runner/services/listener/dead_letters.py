@@ -11,7 +11,7 @@ import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.events.rejected import Rejection
-from swh_sched_runner.broker.celery.events import TaskEvent, Unreadable, parse
+from swh_sched_runner.broker.celery.events import TaskEvent, Unreadable, WorkerEvent, parse
 from swh_sched_runner.broker.interface import DeadLetters, Delivery
 from swh_sched_runner.config import ListenerSettings
 from swh_sched_runner.exc import DatabaseUnavailable, DepthUnreadable, StatementRefused
@@ -19,6 +19,7 @@ from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.listener.merge import fold
 from swh_sched_runner.services.listener.recording import Recording
 from swh_sched_runner.services.listener.rejected import RejectedEvents
+from swh_sched_runner.services.listener.signs import signs_of
 from swh_sched_runner.services.service import Heartbeat
 
 log = structlog.get_logger(__name__)
@@ -44,6 +45,7 @@ class Letter:
     reason: str | None
     events: list[TaskEvent]
     rejected: list[Rejection]
+    worker_events: list[WorkerEvent] = attrs.field(factory=list)
 
     @classmethod
     def read(cls, delivery: Delivery) -> Letter:
@@ -63,6 +65,7 @@ class Letter:
                 for event in read
                 if isinstance(event, Unreadable)
             ],
+            [event for event in read if isinstance(event, WorkerEvent)],
         )
 
 
@@ -131,7 +134,8 @@ class DeadLetterReader:
         """Record and acknowledge what is in hand; answers why some of it has to wait."""
         events = [event for letter in self._in_hand for event in letter.events]
         unreadable = [one for letter in self._in_hand for one in letter.rejected]
-        recording = Recording(self._dispatch)
+        told = (event for letter in self._in_hand for event in letter.worker_events)
+        recording = Recording(self._dispatch, signs_of([*events, *told]))
         recording.run(fold(events), unreadable, events)
         done, kept = [], []
         for letter in self._in_hand:

@@ -23,6 +23,9 @@ from swh_sched_runner.services.listener.turn import Turn
 from swh_sched_runner.services.listener.writer import Writer, Written
 from swh_sched_runner.services.service import Heartbeat
 
+# How often a listener that is idle compares heartbeats with the starts that came.
+COMPARE_SECONDS = 5.0
+
 log = structlog.get_logger(__name__)
 
 # A listener without work gives signs of life this often; one that stands by looks whether it is its turn.
@@ -57,6 +60,7 @@ class Listener:
         self._consumer = open_consumer()
         self._settings = settings
         self._instruments = instruments or Instruments()
+        self._next_comparison = time.monotonic() + COMPARE_SECONDS
         self._held = RetryBuffer(settings.prefetch // 2)
         self._turn = Turn(dispatch, self._consumer)
         self._writer = Writer(dispatch, RejectedEvents(dispatch, settings, self._instruments))
@@ -79,8 +83,9 @@ class Listener:
             batch = Batch.of(messages, self._held.runs, again)
         elif again:
             batch = Batch.of([], (), again)
-        elif batch is None and time.monotonic() >= self._next_trim:
-            batch = Batch([], [], [])
+        elif batch is None and time.monotonic() >= min(self._next_trim, self._next_comparison):
+            batch = Batch([], [], [], compares=not self._held)
+            self._next_comparison = time.monotonic() + COMPARE_SECONDS
         if batch is not None:
             self._next_trim = time.monotonic() + TRIM_SECONDS
             self._writer.write(batch)

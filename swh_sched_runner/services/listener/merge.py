@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from swh_sched_runner.backend.tasks.runs import RunChange
-from swh_sched_runner.broker.celery.events import TaskEvent, TaskReceived, TaskRetried, TaskStarted, cut
+from swh_sched_runner.backend.tasks.runs import MOST_EXECUTIONS, RunChange
+from swh_sched_runner.broker.celery.events import (
+    TaskCancelled,
+    TaskEvent,
+    TaskReceived,
+    TaskRejected,
+    TaskRetried,
+    TaskStarted,
+    cut,
+)
 from swh_sched_runner.broker.celery.run_outcome import End, end_of
+from swh_sched_runner.services.listener.signs import key_of
 
 # What their column holds.
 MOST_ATTEMPTS = 2**31 - 1
@@ -19,7 +29,7 @@ NO_EXCEPTION = "None"
 class _Folded:
     """What the events of one run say together."""
 
-    __slots__ = ("attempts", "end", "ended", "noted", "started")
+    __slots__ = ("attempts", "begun", "end", "ended", "executions", "noted", "signed", "started", "waits")
 
     def __init__(self) -> None:
         self.started: float | None = None
@@ -27,20 +37,41 @@ class _Folded:
         self.ended = 0.0
         self.noted: dict[str, Any] = {}
         self.attempts: int | None = None
+        self.begun: TaskStarted | None = None
+        self.waits: float | None = None
+        self.signed: TaskEvent | None = None  # the last one that says where the run is
+        self.executions: set[int] = set()
 
     def add(self, event: TaskEvent) -> None:
         match event:
-            case TaskReceived():
-                self.noted["worker"] = cut(event.hostname)
-                self.attempts = max(self.attempts or 0, min((event.retries or 0) + 1, MOST_ATTEMPTS))
             case TaskStarted():
-                self.started = event.timestamp if self.started is None else min(self.started, event.timestamp)
-                self.noted |= {"worker": cut(event.hostname), "worker_pid": event.pid}
+                self._add_start(event)
+            case TaskReceived():
+                self.attempts = max(self.attempts or 0, min((event.retries or 0) + 1, MOST_ATTEMPTS))
+                self._add_wait(event)
             case TaskRetried():
                 if event.exception and event.exception != NO_EXCEPTION:
                     self.noted["retried"] = cut(event.exception)
+                self._add_wait(event)
+            case TaskCancelled() | TaskRejected(requeue=True):
+                self._add_wait(event)
             case _:
                 self._add_end(end_of(event), event.timestamp)
+
+    def _add_start(self, event: TaskStarted) -> None:
+        self.started = event.timestamp if self.started is None else min(self.started, event.timestamp)
+        self.executions.add(_execution(event))
+        if self.begun is None or _rank(event) > _rank(self.begun):
+            self.begun = event
+        self._sign(event)
+
+    def _add_wait(self, event: TaskEvent) -> None:
+        self.waits = event.timestamp if self.waits is None else max(self.waits, event.timestamp)
+        self._sign(event)
+
+    def _sign(self, event: TaskEvent) -> None:
+        if self.signed is None or _rank(event) > _rank(self.signed):
+            self.signed = event
 
     def _add_end(self, end: End | None, timestamp: float) -> None:
         """A higher evidence corrects a lower one; of equals the first stays."""
@@ -49,20 +80,39 @@ class _Folded:
         if self.end is None or (end.evidence, -timestamp) > (self.end.evidence, -self.ended):
             self.end, self.ended = end, timestamp
 
-    def change(self, backend_id: str) -> RunChange:
-        started = None if self.started is None else datetime.fromtimestamp(self.started, UTC)
-        if self.end is None:
-            return RunChange(backend_id, started=started, noted=self.noted, attempts=self.attempts)
+    def change(self, backend_id: str, workers: dict[tuple[str, int | None], dict[str, Any]]) -> RunChange:
+        signed = self.signed and (self.signed.hostname, self.signed.pid)
+        if signed and signed not in workers:
+            workers[signed] = {"worker": cut(signed[0]), "worker_pid": signed[1]}
         return RunChange(
             backend_id,
-            started=started,
-            status=self.end.status,
-            ended=datetime.fromtimestamp(self.ended, UTC),
-            evidence=self.end.evidence,
+            started=_moment(self.started),
+            status=None if self.end is None else self.end.status,
+            ended=None if self.end is None else _moment(self.ended),
+            evidence=None if self.end is None else self.end.evidence,
             noted=self.noted,
-            end_noted=self.end.note,
+            end_noted={} if self.end is None else self.end.note,
             attempts=self.attempts,
+            begun=None if self.begun is None else _moment(self.begun.timestamp),
+            waits_since=_moment(self.waits),
+            worker_noted=workers[signed] if signed else None,
+            executions=sorted(self.executions)[:MOST_EXECUTIONS],
+            begun_by=None if self.begun is None else key_of(self.begun),
         )
+
+
+def _moment(timestamp: float | None) -> datetime | None:
+    return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
+
+
+def _rank(event: TaskEvent) -> tuple[float, bool, tuple[str, int, str]]:
+    return event.timestamp, isinstance(event, TaskStarted), key_of(event).rank
+
+
+def _execution(event: TaskStarted) -> int:
+    """What copies of a task-started have in common and no other has: its life, its clock, its timestamp."""
+    said = f"{event.hostname}/{event.pid}/{event.life}/{event.clock}/{event.timestamp!r}"
+    return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), signed=True)
 
 
 def fold(events: Iterable[TaskEvent]) -> list[RunChange]:
@@ -70,4 +120,5 @@ def fold(events: Iterable[TaskEvent]) -> list[RunChange]:
     folded: dict[str, _Folded] = {}
     for event in events:
         folded.setdefault(event.uuid, _Folded()).add(event)
-    return [run.change(backend_id) for backend_id, run in folded.items()]
+    workers: dict[tuple[str, int | None], dict[str, Any]] = {}
+    return [run.change(backend_id, workers) for backend_id, run in folded.items()]

@@ -14,6 +14,7 @@ import msgspec
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.events.rejected import Rejection
 from swh_sched_runner.backend.tasks.runs import RunChange
+from swh_sched_runner.backend.workers.lives import Signs
 from swh_sched_runner.broker.celery.events import TaskEvent
 from swh_sched_runner.broker.interface import KEPT_BYTES, MAX_EVENT_BYTES
 from swh_sched_runner.exc import DataRefused, InvalidArgument, StatementRefused
@@ -26,13 +27,15 @@ MOST_REFUSALS = 64
 class Recording:
     """One batch: what was recorded of it, which changes were rejected, and which runs have to wait, and why."""
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch, signs: Signs | None = None) -> None:
+        """``signs`` are recorded with each statement: twice is as good as once."""
         self.known: set[str] = set()
         self.foreign = 0  # runs that are none of ours
         self.ended: Counter[str] = Counter()
         self.rejected: list[Rejection] = []
         self.waiting: dict[str, str] = {}
         self._dispatch = dispatch
+        self._signs = signs
         self._refusals_left = MOST_REFUSALS
         self._events: Sequence[TaskEvent] = ()
 
@@ -56,7 +59,7 @@ class Recording:
             self.rejected += unreadable
 
     def _record(self, changes: Sequence[RunChange], unreadable: Sequence[Rejection] = ()) -> None:
-        recorded = self._dispatch.record_events(changes, unreadable)
+        recorded = self._dispatch.record_events(changes, unreadable, self._signs)
         self.known |= recorded.known
         self.foreign += len(changes) - len(recorded.known)
         self.ended += recorded.ended

@@ -86,9 +86,11 @@ class Writer:
         began = time.monotonic()
         try:
             self._rejected.trim()
-            recording = Recording(self._dispatch)
-            if batch.changes or batch.unreadable:
+            recording = Recording(self._dispatch, batch.signs)
+            if batch.changes or batch.unreadable or batch.signs:
                 recording.run(batch.changes, batch.unreadable, batch.events)
+            if batch.compares:
+                self._dispatch.compare_at_rest()
             self._rejected.added(recording.rejected)
             return Written(batch, recording, time.monotonic() - began)
         except Exception as error:

@@ -1,0 +1,1 @@
+"""Workers' lives: what they sign, how they end, and whether events of theirs are missing."""

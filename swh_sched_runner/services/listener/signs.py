@@ -1,0 +1,79 @@
+"""What events say of the lives that sent them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Literal
+
+from swh_sched_runner.backend.workers.life import MAX_HOSTNAME, MAX_SOFTWARE, Starts, WorkerKey, WorkerSign
+from swh_sched_runner.backend.workers.lives import Signs
+from swh_sched_runner.broker.celery.events import (
+    Event,
+    TaskEvent,
+    TaskStarted,
+    Unreadable,
+    WorkerEvent,
+    WorkerHeartbeat,
+    WorkerOffline,
+    WorkerOnline,
+)
+
+
+def key_of(event: TaskEvent | WorkerEvent) -> WorkerKey:
+    """The key of the life that sent the event. Of tasks' events only task-started has the random id of a life."""
+    life = None if isinstance(event, TaskEvent) and not isinstance(event, TaskStarted) else event.life
+    return WorkerKey(event.hostname[:MAX_HOSTNAME], event.pid, life)
+
+
+def signs_of(events: Iterable[Event | Unreadable]) -> Signs | None:
+    """What a batch says of lives, the starts of each together; None if nothing. Events without a host name say nothing.
+
+    The heartbeats of a worker come every two seconds: the last one of each key stands for all.
+    """
+    started: dict[WorkerKey, list[TaskStarted]] = {}
+    signed: list[WorkerEvent] = []
+    beats: dict[WorkerKey, WorkerHeartbeat] = {}
+    for event in events:
+        match event:
+            case TaskStarted(hostname=str(hostname)) if hostname:
+                started.setdefault(key_of(event), []).append(event)
+            case WorkerHeartbeat(hostname=str(hostname)) if hostname:
+                known = beats.get(key := key_of(event))
+                if known is None or (event.timestamp, event.clock or 0) > (known.timestamp, known.clock or 0):
+                    beats[key] = event
+            case WorkerOnline(hostname=str(hostname)) | WorkerOffline(hostname=str(hostname)) if hostname:
+                signed.append(event)
+    if not started and not signed and not beats:
+        return None
+    return Signs(
+        [_sign(event) for event in (*signed, *beats.values())], [_starts(key, each) for key, each in started.items()]
+    )
+
+
+def _starts(key: WorkerKey, events: list[TaskStarted]) -> Starts:
+    timestamps = [event.timestamp for event in events]
+    clocks = {event.clock for event in events if event.clock is not None}
+    return Starts(key, _moment(min(timestamps)), _moment(max(timestamps)), clocks)
+
+
+def _sign(event: WorkerEvent) -> WorkerSign:
+    kind: Literal["online", "offline", "heartbeat"] = "heartbeat"
+    if isinstance(event, WorkerOnline):
+        kind = "online"
+    elif isinstance(event, WorkerOffline):
+        kind = "offline"
+    return WorkerSign(
+        key_of(event),
+        kind,
+        _moment(event.timestamp),
+        event.clock,
+        event.processed,
+        event.active,
+        event.sw_ident and event.sw_ident[:MAX_SOFTWARE],
+        event.sw_ver and event.sw_ver[:MAX_SOFTWARE],
+    )
+
+
+def _moment(timestamp: float) -> datetime:
+    return datetime.fromtimestamp(timestamp, UTC)

@@ -22,7 +22,7 @@ test: venv releases old-program  ## run all tests, on private servers
 quick: venv  ## run the tests that need PostgreSQL at most, between two edits: a minute
 	@[ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 2000000 ] 2>/dev/null \
 	  && export PYTEST_DEBUG_TEMPROOT=/dev/shm; \
-	$(BIN)/pytest -n 2 --dist loadfile -m quick $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m quick -o tmp_path_retention_count=1 $(ARGS)
 
 .PHONY: check
 check: lint test  ## everything that has to hold before a change lands: lint and test

@@ -32,6 +32,8 @@ def first_seed() -> int:
     return CI_SEED // len(ORDER) * len(ORDER) if os.environ.get("CI") else dice().randrange(10_000) * len(ORDER)
 
 
+# A round that is not through in 150 s is ended by itself, and says what is missing.
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_a_round_of_crashes_loses_nothing_and_exceeds_no_limit(
     servers: Servers, first_seed: int, tmp_path: Path, number: int

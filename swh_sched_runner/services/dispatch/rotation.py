@@ -51,7 +51,6 @@ class Rotation:
         self._probes: dict[str, Probe] = {}
         self._blocked: dict[str, str | None] = {}
         # Queues that another session had leased when they were asked, and the time before: it may not use the lease.
-        self.contested: list[str] = []
 
     def choose(self, due: Groups, snapshot: ReadySnapshot, *, only_ready: bool) -> dict[str, list[TaskGroup]]:
         """The queues to fill now, and their groups, each time another one first so that none starves the others.
@@ -88,9 +87,6 @@ class Rotation:
             elif queue in asked or any(group.throttled == "in_flight" for group in groups):
                 self._probes.setdefault(queue, Probe()).later()
             blocked[queue] = self._reason(queue, groups, snapshot, answer)
-        self.contested = [
-            queue for queue in asked if blocked.get(queue) == self._blocked.get(queue) == "leased_elsewhere"
-        ]
         self._blocked = {queue: blocked[queue] for queue in due}
         return blocked
 

@@ -84,8 +84,6 @@ class Runner:
         answers = self._pipeline.run(work, heartbeat, again=self._busy and len(work) == 1)
         for queue, reason in self._rotation.note(due, self._snapshot, chosen, answers).items():
             self._instruments.blocked(queue, reason)
-        for queue in self._rotation.contested:
-            self._sender.session.ask_for(queue)
         passes = [answer for answer in answers.values() if isinstance(answer, FillPass)]
         sent = sum(sum(fill_pass.sent.values()) for fill_pass in passes)
         self._sleep.worked(due=bool(due), sent=bool(sent), busy=self._busy)

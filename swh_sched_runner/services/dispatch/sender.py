@@ -31,6 +31,8 @@ LATE_MESSAGES_SECONDS = 1.0
 MAINTAIN_SECONDS = 1.0
 # So many leases are kept at most, of queues that have nothing due.
 MOST_KEPT = 16
+# Who finds a queue leased elsewhere asks for its lease, no more often than this.
+ASK_SECONDS = 0.1
 
 
 class Sender:
@@ -43,6 +45,7 @@ class Sender:
         self._instruments = instruments
         self._open_queues: set[str] = set()
         self._kept: dict[str, QueueLease] = {}
+        self._asked: dict[str, float] = {}  # when leases were asked for
         self._dispatch = dispatch
         self._session: DispatcherSession = dispatch.open_session(service)
         try:
@@ -108,14 +111,15 @@ class Sender:
     ) -> QueueLease | Refusal:
         """Lease a queue, or say why not. ``resend``: for messages of ours that are in the outbox.
 
-        What else is to be leased waits for messages of other sessions that are in the outbox for the queue. Raises
-        ``BrokerUnavailable``.
+        What else is to be leased waits for messages of other sessions that are in the outbox for the queue. A lease
+        that another session has is asked for: try again soon. Raises ``BrokerUnavailable``, ``SessionLost``.
         """
         kept = self._kept.pop(queue, None)
         try:
             if kept is not None:
                 return self._acquired(kept.renew(max_queue_length))
             if not self._publisher.lock(queue):
+                self._ask_for(queue)
                 return "leased_elsewhere"
         except (DepthUnreadable, QueueRefused) as error:
             if kept is not None:
@@ -134,6 +138,13 @@ class Sender:
             self._publisher.unlock(queue)
             return "open_batch"
         return self._acquired(lease)
+
+    def _ask_for(self, queue: str) -> None:
+        """Ask whoever has a lease to release it, if that one keeps it and does not use it."""
+        now = time.monotonic()
+        if now >= self._asked.get(queue, 0.0) + ASK_SECONDS:
+            self._asked[queue] = now
+            self._session.ask_for(queue)
 
     def give_up(self, lease: QueueLease, *, keep: bool) -> None:
         """Release a lease; or ``keep`` it where that is possible, until it is used again or another session asks."""

@@ -20,6 +20,9 @@ from swh_sched_runner.services.service import Heartbeat
 
 log = structlog.get_logger(__name__)
 
+# How soon a queue that another session has leased is tried again.
+LEASED_SECONDS = 0.2
+
 
 @attrs.define(slots=True, frozen=True, eq=False)
 class Visits:
@@ -65,12 +68,16 @@ class VisitScheduler:
         """One round over the visit types whose period has passed; False, since the next one waits for its period."""
         self._sender.maintain(heartbeat)
         due = [visit_type for visit_type, at in self._next.items() if time.monotonic() >= at]
-        answers = self._pipeline.run(self._work(due), heartbeat)
+        work = self._work(due)
+        answers = self._pipeline.run(work, heartbeat)
         visits = 0
         for answer in answers.values():
             if isinstance(answer, FillPass):
                 visits += sum(answer.sent.values())
                 _log_dispatched(answer)
+        for each in work:
+            if answers.get(each.queue) == "leased_elsewhere":
+                self._try_again_soon(each)
         if visits:
             heartbeat.beat(f"dispatched {visits} visits")
         return False
@@ -88,6 +95,13 @@ class VisitScheduler:
             self._pipeline.close()
         finally:
             self._sender.close()
+
+    def _try_again_soon(self, work: QueueWork) -> None:
+        """The lease was asked for: be there before its owner needs it again."""
+        soon = time.monotonic() + LEASED_SECONDS
+        for source in work.sources:
+            assert isinstance(source, Visits)
+            self._next[source.plan.visit_type] = min(soon, self._next[source.plan.visit_type])
 
     def _work(self, visit_types: list[str]) -> list[QueueWork]:
         """The queues of these visit types, but those with messages that are to be sent again first."""

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swh_sched_runner.backend.workers.life import MOST_STARTS, Life, Lives, Starts, WorkerKey, WorkerSign
+from swh_sched_runner.backend.workers.life import (
+    MOST_STARTS,
+    MOST_STARTS_AT_FIRST,
+    Life,
+    Lives,
+    Starts,
+    WorkerKey,
+    WorkerSign,
+)
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -280,9 +288,13 @@ def test_threads_are_compared_at_rest_alone(active: int, missing: int | None) ->
     assert life.missing == missing
 
 
-def test_without_heartbeats_starts_are_not_kept_for_ever() -> None:
-    life = Life("w1@here", 1, "a", NOW, NOW, NOW)
+@pytest.mark.parametrize(("audit_from", "most"), [(None, MOST_STARTS_AT_FIRST), (1, MOST_STARTS)])
+def test_starts_that_no_heartbeat_is_compared_with_are_not_kept_for_ever(audit_from: int | None, most: int) -> None:
+    life = Life("w1@here", 1, "a", NOW, NOW, NOW, audit_from=audit_from, audit_processed=0, missing=7)
 
-    life.start(Starts(life.key, NOW, NOW, range(1, MOST_STARTS + 2)))
+    life.start(Starts(life.key, NOW, NOW, range(1, most + 1)))
+    assert (len(life.recent_starts), life.missing) == (most, 7)
 
-    assert (life.recent_starts, life.audit_from, life.audit_settled) == ([], None, MOST_STARTS + 1)
+    life.start(Starts(life.key, NOW, NOW, [most + 1]))
+    assert (life.recent_starts, life.audit_from, life.audit_settled) == ([], None, most + 1)
+    assert life.missing is None  # the count begins anew

@@ -189,7 +189,7 @@ def _columns(changes: Sequence[RunChange], ids: Mapping[str, int], workers: Mapp
             change.waits_since,
             json(change.worker_noted),
             None if change.begun_by is None else workers.get(change.begun_by),
-            column(change.executions) if change.executions else None,
+            f"{{{','.join(map(str, change.executions))}}}" if change.executions else None,
         )
         for change in changes
     ]

@@ -19,6 +19,8 @@ SUCCEEDED_SECONDS = 30.0
 AHEAD = timedelta(days=1)
 # So many starts wait to be compared with a heartbeat; beyond, nothing comes to compare them with.
 MOST_STARTS = 10_000
+# The same before the first heartbeat: the row is written with each batch, and there may never be one.
+MOST_STARTS_AT_FIRST = 1_000
 # Pools in which one thread accepts all executions and sends all events: counts and clocks come in one order.
 ORDERED_POOLS = ("prefork", "solo")
 
@@ -157,7 +159,7 @@ class Life:
         self.recent_starts = sorted(fresh.union(self.recent_starts))
         if starts.clocks:
             self.events_clock = max(self.events_clock or 0, *starts.clocks)
-        if len(self.recent_starts) > MOST_STARTS:
+        if len(self.recent_starts) > (MOST_STARTS_AT_FIRST if self.audit_from is None else MOST_STARTS):
             self._audit_anew()
         self.settle()
 

@@ -84,16 +84,18 @@ class _Folded:
         signed = self.signed and (self.signed.hostname, self.signed.pid)
         if signed and signed not in workers:
             workers[signed] = {"worker": cut(signed[0]), "worker_pid": signed[1]}
+        started = _moment(self.started)
+        is_only = self.begun is not None and self.begun.timestamp == self.started
         return RunChange(
             backend_id,
-            started=_moment(self.started),
+            started=started,
             status=None if self.end is None else self.end.status,
             ended=None if self.end is None else _moment(self.ended),
             evidence=None if self.end is None else self.end.evidence,
             noted=self.noted,
             end_noted={} if self.end is None else self.end.note,
             attempts=self.attempts,
-            begun=None if self.begun is None else _moment(self.begun.timestamp),
+            begun=started if is_only else _moment(None if self.begun is None else self.begun.timestamp),
             waits_since=_moment(self.waits),
             worker_noted=workers[signed] if signed else None,
             executions=sorted(self.executions)[:MOST_EXECUTIONS],

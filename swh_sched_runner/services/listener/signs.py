@@ -22,8 +22,7 @@ from swh_sched_runner.broker.celery.events import (
 
 def key_of(event: TaskEvent | WorkerEvent) -> WorkerKey:
     """The key of the life that sent the event. Of tasks' events only task-started has the random id of a life."""
-    life = None if isinstance(event, TaskEvent) and not isinstance(event, TaskStarted) else event.life
-    return WorkerKey(event.hostname[:MAX_HOSTNAME], event.pid, life)
+    return WorkerKey(event.hostname[:MAX_HOSTNAME], event.pid, getattr(event, "life", None))
 
 
 def signs_of(events: Iterable[Event | Unreadable]) -> Signs | None:

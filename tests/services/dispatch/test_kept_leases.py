@@ -16,10 +16,12 @@ from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.broker.factory import open_publisher
 from swh_sched_runner.broker.interface import Publisher
-from swh_sched_runner.config import BrokerSettings
+from swh_sched_runner.config import BrokerSettings, VisitSettings
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.service import Heartbeat
+from swh_sched_runner.services.visits.scheduler import VisitScheduler
 from tests.services.dispatch.conftest import running
+from tests.support.origins import NOW, a_lister, an_origin
 from tests.support.queues import depth
 from tests.support.samples import a_task, a_type
 from tests.support.wait import until
@@ -115,13 +117,28 @@ def test_runners_of_different_types_share_a_queue_without_waiting_for_each_other
     assert median(seconds) < 0.9  # sooner than either would look by itself
 
 
-def test_a_queue_is_asked_for_when_it_was_refused_twice(make_runner: MakeRunner, session: DispatcherSession) -> None:
-    runner = make_runner()
-    runner.run_once(Heartbeat())
+@on_rabbitmq
+def test_who_finds_a_queue_leased_asks_for_it_and_wakes_nobody(
+    backend: SchedulerBackend, make_runner: MakeRunner, publisher: Publisher, session: DispatcherSession
+) -> None:
+    backend.create_task_type(a_type())
+    backend.create_tasks([a_task()])
+    assert publisher.lock(QUEUE)
     assert session.fall_asleep(60)
 
-    runner._sender.session.ask_for(QUEUE)
+    make_runner().run_once(Heartbeat())
 
-    assert not session.wait(5)  # nobody is woken
+    assert not session.wait(5)
     assert session.asked_for() == {QUEUE}
     assert session.asked_for() == set()
+
+
+@on_rabbitmq
+def test_visits_get_a_queue_whose_lease_a_sleeping_runner_keeps(
+    backend: SchedulerBackend, make_runner: MakeRunner, make_visits: Callable[..., VisitScheduler], app: Celery
+) -> None:
+    backend.create_task_type(a_type())
+    backend.record_listed_origins([an_origin(a_lister(backend), last_update=NOW)])
+    settings = VisitSettings(task_type="load-git", period_seconds=60)
+    with asleep(make_runner(period_seconds=60), app, backend), running(make_visits(git=settings)):
+        until(lambda: depth(app, QUEUE) == 3)

@@ -90,18 +90,6 @@ def test_a_queue_that_was_asked_says_why_it_took_nothing(answer: FillPass | Refu
     assert it.note({}, NOTHING, [], {}) == {}
 
 
-def test_a_queue_that_another_session_has_twice_is_contested() -> None:
-    it, due, elsewhere = a_rotation(), {QUEUE: [a_group()]}, {QUEUE: "leased_elsewhere"}
-    answers: Any = elsewhere
-
-    it.note(due, NOTHING, due, answers)
-    assert it.contested == []
-    it.note(due, NOTHING, due, answers)
-    assert it.contested == [QUEUE]
-    it.note(due, NOTHING, [], {})  # it was not asked
-    assert it.contested == []
-
-
 def test_a_queue_that_took_nothing_is_left_out_while_others_have_work() -> None:
     it, due = a_rotation(), {QUEUE: [a_group()], "other": [a_group()]}
 

@@ -2,7 +2,7 @@
 """Search the models with SPIN, one line of checks.txt after the other, and say whether each came out as wanted.
 
 A line is right if its property holds and should, or if it is violated in the way that the line names. The exit status
-is 1 if any line is wrong. WORDs choose the lines whose name contains one of them. Needs the programs spin and gcc.
+is 1 if any line is wrong. WORDs choose the lines of a model, or whose name contains one of them. Needs spin and gcc.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def main() -> int:
         if shutil.which(program) is None:
             sys.stderr.write(f"{program} is not installed. On Debian or Ubuntu: apt install spin gcc\n")
             return 1
-    chosen = [c for c in checks(given.models) if (given.full or not c.full) and wants(given.words, c.name)]
+    chosen = [c for c in checks(given.models) if (given.full or not c.full) and wants(given.words, c)]
     if given.keep:
         given.keep.mkdir(parents=True, exist_ok=True)
     began, results = time.monotonic(), []
@@ -194,9 +194,9 @@ def main() -> int:
     return 1 if wrong or not results else 0
 
 
-def wants(words: list[str], name: str) -> bool:
+def wants(words: list[str], check: Check) -> bool:
     """Is the line chosen?"""
-    return not words or any(word in name for word in words)
+    return not words or any(word in check.name or word == check.model for word in words)
 
 
 if __name__ == "__main__":

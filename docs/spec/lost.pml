@@ -99,7 +99,8 @@
 #define RECHECK_LIFE 1  /* ... and at the life: is it still over? 0: as it was worded before */
 #endif
 #ifndef REASK
-#define REASK 1         /* every life that was asked answers once more after the flush interval; 0: as it was worded before */
+#define REASK 2         /* every life that was asked answers once more after the flush interval: 2 again without X; 1 whatever it says;
+                           0 it is not asked, as it was worded before */
 #endif
 #ifndef RECONNECT_VOIDS
 #define RECONNECT_VOIDS 1 /* a consumer of the queue that connected again since the evidence began makes it void; 0: as before */
@@ -301,6 +302,7 @@ end:
 /* The execution that the database knows may still go on: rule 4's assumption is that it does not. A second one on the same
    life has sent another task-started. */
 #define TIMED_OUT(w) (OUTLAST || has[w] != RUNNING || EV(w, STARTED))
+#define ONCE_MORE(w) (REASK == 2 -> WITHOUT_X(w) : ANSWERS(w))
 #define GONE(w)      (OVER(w) || rule == 4 && w == db_worker && !conn[w])
 #define ASKED(w)   ((w) == 0 -> !o0 : !o1)
 /* Which events are on their way now. What a worker holds leaves it within a flush interval, if it is not stopped; a life
@@ -394,8 +396,8 @@ mark:
        atomic { take_note() }
 end_mark:                               /* the flush interval, then the mark */
        if
-       :: atomic { !ANY_OLD && (!REASK || ((o0 || ANSWERS(0)) && (o1 || ANSWERS(1)))) }
-       :: REASK && ((!o0 && !ANSWERS(0)) || (!o1 && !ANSWERS(1))) -> goto next
+       :: atomic { !ANY_OLD && (!REASK || ((o0 || ONCE_MORE(0)) && (o1 || ONCE_MORE(1)))) }
+       :: REASK && ((!o0 && !ONCE_MORE(0)) || (!o1 && !ONCE_MORE(1))) -> goto next
        fi;
 #endif
        if

@@ -15,12 +15,11 @@ from swh_sched_runner.broker.interface import Delivery, EventConsumer, bytes_of
 from swh_sched_runner.config import ListenerSettings
 from swh_sched_runner.exc import SchedulerException
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.listener.batch import Batch, Message
-from swh_sched_runner.services.listener.recording import Recording
+from swh_sched_runner.services.listener.merge import Batch, Message
+from swh_sched_runner.services.listener.recording import Recording, Writer, Written
 from swh_sched_runner.services.listener.rejected import RejectedEvents
 from swh_sched_runner.services.listener.retry_buffer import RetryBuffer
 from swh_sched_runner.services.listener.turn import Turn
-from swh_sched_runner.services.listener.writer import Writer, Written
 from swh_sched_runner.services.service import Heartbeat
 
 # How often a listener that is idle compares heartbeats with the starts that came.

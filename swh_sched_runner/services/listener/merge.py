@@ -1,24 +1,32 @@
-"""Folds events into one change a run, in any order of arrival."""
+"""Merges events into one change a run, in any order of arrival; and batches of messages into what is to be recorded."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
+import attrs
+
+from swh_sched_runner.backend.events.rejected import Rejection
 from swh_sched_runner.backend.tasks.runs import MOST_EXECUTIONS, RunChange
+from swh_sched_runner.backend.workers.lives import Signs
 from swh_sched_runner.broker.celery.events import (
+    Event,
     TaskCancelled,
     TaskEvent,
     TaskReceived,
     TaskRejected,
     TaskRetried,
     TaskStarted,
+    Unreadable,
     cut,
+    parse,
 )
 from swh_sched_runner.broker.celery.run_outcome import End, end_of
-from swh_sched_runner.services.listener.signs import key_of
+from swh_sched_runner.broker.interface import Delivery
+from swh_sched_runner.services.listener.signs import key_of, signs_of, timestamp_of
 
 # What their column holds.
 MOST_ATTEMPTS = 2**31 - 1
@@ -84,27 +92,27 @@ class _Folded:
         signed = self.signed and (self.signed.hostname, self.signed.pid)
         if signed and signed not in workers:
             workers[signed] = {"worker": cut(signed[0]), "worker_pid": signed[1]}
-        started = _moment(self.started)
+        started = _known(self.started)
         is_only = self.begun is not None and self.begun.timestamp == self.started
         return RunChange(
             backend_id,
             started=started,
             status=None if self.end is None else self.end.status,
-            ended=None if self.end is None else _moment(self.ended),
+            ended=None if self.end is None else _known(self.ended),
             evidence=None if self.end is None else self.end.evidence,
             noted=self.noted,
             end_noted={} if self.end is None else self.end.note,
             attempts=self.attempts,
-            begun=started if is_only else _moment(None if self.begun is None else self.begun.timestamp),
-            waits_since=_moment(self.waits),
+            begun=started if is_only else _known(None if self.begun is None else self.begun.timestamp),
+            waits_since=_known(self.waits),
             worker_noted=workers[signed] if signed else None,
             executions=sorted(self.executions)[:MOST_EXECUTIONS],
             begun_by=None if self.begun is None else key_of(self.begun),
         )
 
 
-def _moment(timestamp: float | None) -> datetime | None:
-    return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
+def _known(seconds: float | None) -> datetime | None:
+    return None if seconds is None else timestamp_of(seconds)
 
 
 def _rank(event: TaskEvent) -> tuple[float, bool, tuple[str, int, str]]:
@@ -124,3 +132,60 @@ def fold(events: Iterable[TaskEvent]) -> list[RunChange]:
         folded.setdefault(event.uuid, _Folded()).add(event)
     workers: dict[tuple[str, int | None], dict[str, Any]] = {}
     return [run.change(backend_id, workers) for backend_id, run in folded.items()]
+
+
+@attrs.define(slots=True, frozen=True)
+class Message:
+    """A message that was read: its events, and those of tasks among them by run. Its body is not kept."""
+
+    delivery: Delivery
+    events: list[Event | Unreadable]
+    runs: set[str]
+
+    @classmethod
+    def read(cls, delivery: Delivery) -> Message:
+        """What a delivery says. Never raises."""
+        events = parse(delivery.body, delivery.size)
+        without_body = Delivery(b"", delivery.tag, delivery.size, delivery.properties)
+        return cls(without_body, events, {event.uuid for event in events if isinstance(event, TaskEvent)})
+
+    def events_of(self, runs: Collection[str]) -> list[TaskEvent]:
+        """What is told of these runs."""
+        return [event for event in self.events if isinstance(event, TaskEvent) and event.uuid in runs]
+
+    def events_but_of(self, runs: Collection[str]) -> list[TaskEvent]:
+        """What is told of other runs."""
+        return [event for event in self.events if isinstance(event, TaskEvent) and event.uuid not in runs]
+
+
+@attrs.define(slots=True, frozen=True)
+class Batch:
+    """Messages, and what is to be recorded: changes, and the ``events`` that they were merged from.
+
+    ``signs`` are what the events say of workers. ``tries_again``: with it what the database refused before.
+    ``compares``: nothing is left to record, so what heartbeats count can be compared with the starts that came.
+    """
+
+    messages: Sequence[Message]
+    changes: Sequence[RunChange]
+    unreadable: Sequence[Rejection]
+    events: Sequence[TaskEvent] = ()
+    signs: Signs | None = None
+    tries_again: bool = False
+    compares: bool = False
+
+    @classmethod
+    def of(cls, messages: Sequence[Message], waiting: Collection[str] = (), again: Sequence[TaskEvent] = ()) -> Batch:
+        """All that the messages say, but of runs that wait already, and what is to be tried again."""
+        events = list(again)
+        tries_again = bool(events)
+        for message in messages:
+            events += message.events_but_of(waiting)
+        unreadable = [
+            Rejection(event.reason, event.body, event.size, message.delivery.properties())
+            for message in messages
+            for event in message.events
+            if isinstance(event, Unreadable)
+        ]
+        signs = signs_of([*again, *(event for message in messages for event in message.events)])
+        return cls(messages, fold(events), unreadable, events, signs, tries_again)

@@ -53,7 +53,7 @@ def signs_of(events: Iterable[Event | Unreadable]) -> Signs | None:
 def _starts(key: WorkerKey, events: list[TaskStarted]) -> Starts:
     timestamps = [event.timestamp for event in events]
     clocks = {event.clock for event in events if event.clock is not None}
-    return Starts(key, _moment(min(timestamps)), _moment(max(timestamps)), clocks)
+    return Starts(key, timestamp_of(min(timestamps)), timestamp_of(max(timestamps)), clocks)
 
 
 def _sign(event: WorkerEvent) -> WorkerSign:
@@ -65,7 +65,7 @@ def _sign(event: WorkerEvent) -> WorkerSign:
     return WorkerSign(
         key_of(event),
         kind,
-        _moment(event.timestamp),
+        timestamp_of(event.timestamp),
         event.clock,
         event.processed,
         event.active,
@@ -74,5 +74,6 @@ def _sign(event: WorkerEvent) -> WorkerSign:
     )
 
 
-def _moment(timestamp: float) -> datetime:
-    return datetime.fromtimestamp(timestamp, UTC)
+def timestamp_of(seconds: float) -> datetime:
+    """Seconds since 1970 as a timestamp."""
+    return datetime.fromtimestamp(seconds, UTC)

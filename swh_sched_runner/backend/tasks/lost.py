@@ -1,0 +1,174 @@
+"""Runs whose end nobody may report: what the rescuer reads of them, and its verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+from sqlalchemy import Connection
+
+from swh_sched_runner.backend.columns import column
+from swh_sched_runner.backend.tasks import runs
+from swh_sched_runner.backend.tasks.runs import RunChange
+from swh_sched_runner.db.engine import Database
+from swh_sched_runner.db.queries import Queries
+from swh_sched_runner.model import Evidence
+
+_sql = Queries("tasks/lost")
+
+PAGE = 1_000
+
+
+@attrs.define(slots=True, frozen=True)
+class Suspect:
+    """An open run whose messages are all confirmed.
+
+    ``executes``: a worker began it and has not given it back since; else it waits for its message. ``worker`` is the
+    life that began it last. ``seconds`` have passed since its last event, ``running_seconds`` since it began last.
+    ``state`` is compared again before a verdict.
+    """
+
+    id: int
+    backend_id: str
+    task_type: str
+    backend_name: str
+    priority: bool
+    executes: bool
+    has_begun: bool
+    worker: int | None
+    received: bool
+    cancelled: bool
+    seconds: float
+    running_seconds: float | None
+    max_run_seconds: float | None
+    state: str
+
+
+@attrs.define(slots=True, frozen=True)
+class Verdict:
+    """That a run is lost: the rule that says so, in words, and its evidence; or its outcome, if that was ``recovered``.
+
+    ``lives`` are those that the rule rests on, with what was known of them: a sign of theirs since makes it void.
+    """
+
+    suspect: Suspect
+    rule: str
+    verdict: str
+    evidence: Mapping[str, Any]
+    lives: Mapping[int, str] = attrs.field(factory=dict)
+    recovered: RunChange | None = None
+
+
+class Lost:
+    """What the rescuer reads and writes of runs; shares the pool of its ``Database``."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def runs_in_flight(self) -> list[int]:
+        """The runs that tasks in flight follow, in order of id."""
+        return self._db.read(_runs_in_flight)
+
+    def open_runs_after(self, after: int, limit: int) -> tuple[int | None, list[int]]:
+        """A page of all runs by id: its last id, None behind the last page, and the open runs in it."""
+        return self._db.read(_open_runs_after, after, limit)
+
+    def suspects(self, ids: Sequence[int]) -> list[Suspect]:
+        """Of these runs those that are open and have left the outbox."""
+        return self._db.read(_suspects, ids)
+
+    def place_mark(self, *, dead_letters: bool) -> str:
+        """The id of a new mark, to be sent to the event queue or to the queue of its dead letters."""
+        return self._db.run(_place_mark, dead_letters)
+
+    def mark_recorded(self, mark: str) -> bool:
+        """Whether a mark has come out of the queue that it was put into, and all before it is recorded."""
+        return self._db.read(_mark_recorded, mark)
+
+    def judge(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """End the runs of these verdicts, in one transaction; answers those that were void and ended nothing.
+
+        A verdict is void if its run moved since it was looked at, or a life that it rests on gave a sign.
+        """
+        return self._db.run(_judge, verdicts)
+
+    def write_undecided(self, undecided: Mapping[int, tuple[str, str]]) -> None:
+        """Keep which runs can't be judged: the rule that waits and what for, by run, in place of those before."""
+        self._db.run(_write_undecided, undecided)
+
+
+def record_marks(conn: Connection, marks: Iterable[str], *, dead_letters: bool) -> None:
+    """Note that these marks came out of their queue. Those that nobody placed are ignored."""
+    if known := sorted(marks):
+        conn.execute(_sql.record_marks, {"marks": column(known), "dead_letters": dead_letters})
+
+
+def _runs_in_flight(conn: Connection) -> list[int]:
+    return list(conn.execute(_sql.runs_in_flight).scalars())
+
+
+def _open_runs_after(conn: Connection, after: int, limit: int) -> tuple[int | None, list[int]]:
+    row = conn.execute(_sql.open_runs_after, {"after": after, "limit": limit}).one()
+    return row.last, list(row.open)
+
+
+def _suspects(conn: Connection, ids: Sequence[int]) -> list[Suspect]:
+    return [Suspect(**row) for row in conn.execute(_sql.suspects, {"ids": column(ids)}).mappings()]
+
+
+def _place_mark(conn: Connection, dead_letters: bool) -> str:
+    return str(conn.execute(_sql.place_mark, {"dead_letters": dead_letters}).scalar_one())
+
+
+def _mark_recorded(conn: Connection, mark: str) -> bool:
+    return bool(conn.execute(_sql.mark_recorded, {"mark": mark}).scalar())
+
+
+def _judge(conn: Connection, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    if not verdicts:
+        return []
+    suspects = [verdict.suspect for verdict in verdicts]
+    runs.lock(conn, [suspect.backend_id for suspect in suspects])
+    seen = {"ids": column([s.id for s in suspects]), "states": column([s.state for s in suspects])}
+    unmoved = set(conn.execute(_sql.still_open, seen).scalars())
+    lives = {life: state for verdict in verdicts for life, state in verdict.lives.items()}
+    ids = sorted(lives)
+    still = {row.id: row.state for row in conn.execute(_sql.lock_lives, {"ids": column(ids)})} if ids else {}
+    silent = {life for life, state in lives.items() if still.get(life) == state}
+    good = [v for v in verdicts if v.suspect.backend_id in unmoved and v.lives.keys() <= silent]
+    now = conn.execute(Queries("tasks/runs").now).scalar_one()
+    runs.record(conn, [_change(verdict, now) for verdict in good])
+    return [verdict for verdict in verdicts if verdict not in good]
+
+
+def _change(verdict: Verdict, now: Any) -> RunChange:
+    noted = {
+        "verdict": {
+            "verdict": verdict.verdict,
+            "rule": verdict.rule,
+            "evidence": dict(verdict.evidence),
+            "judged": now.isoformat(),
+        }
+    }
+    if verdict.recovered is not None:
+        return attrs.evolve(verdict.recovered, end_noted={**verdict.recovered.end_noted, **noted})
+    return RunChange(
+        verdict.suspect.backend_id,
+        status="lost",
+        ended=now,
+        evidence=Evidence.LOST,
+        end_noted={"reason": verdict.verdict, **noted},
+    )
+
+
+def _write_undecided(conn: Connection, undecided: Mapping[int, tuple[str, str]]) -> None:
+    runs_of = sorted(undecided)
+    conn.execute(
+        _sql.write_undecided,
+        {
+            "run_ids": column(runs_of),
+            "rules": column([undecided[run][0] for run in runs_of]),
+            "reasons": column([undecided[run][1] for run in runs_of]),
+        },
+    )

@@ -10,6 +10,7 @@ from tests.rescuer.conftest import MakeFleet
 from tests.support.fleet import Fleet
 from tests.support.wait import until
 
+ONE_RESERVED = {"worker_prefetch_multiplier": 1}
 LATE_ACKS = {"task_acks_late": True}
 
 
@@ -29,6 +30,24 @@ def test_the_started_run_of_a_killed_worker_is_lost_and_due_again(fleet: Fleet) 
     assert [len(fleet.runs(task)) for task in waiting] == [1, 1]
     executed = Counter(task_id for task_id, _ in second.executions())
     assert executed == Counter(run["backend_id"] for run in (fleet.runs(held)[1], *ended))
+    assert fleet.verdicts() == ["worker died"]
+
+
+def test_the_same_is_found_while_the_queue_is_never_empty(fleet: Fleet) -> None:
+    first = fleet.worker("w1", config=ONE_RESERVED)
+    held = fleet.started("held")
+    fleet.worker("w2", config=ONE_RESERVED)
+    waiting = fleet.create(*"abcdef")
+    fleet.queued()
+
+    first.kill()
+    assert fleet.rescue_lost(held) == "worker died"
+    fleet.queued()
+    fleet.let_end("held", *"abcdef")
+
+    until(lambda: [run["status"] for run in fleet.runs(held)] == ["lost", "eventful"], 30)
+    ended = [fleet.end(task) for task in waiting]
+    assert [(run["status"], run["metadata"]["executions"]) for run in ended] == [("eventful", 1)] * 6
     assert fleet.verdicts() == ["worker died"]
 
 

@@ -80,9 +80,10 @@ def test_the_outcome_of_a_lost_event_is_recovered_from_the_result_backend(
     assert len(fleet.runs(held)) == 1
 
 
-def test_a_task_that_ends_without_an_event_is_lost(fleet: Fleet) -> None:
-    fleet.worker("w1", queue="ignore")
-    task = fleet.create_ignored()
+@pytest.mark.parametrize(("name", "pool"), [("ignore", "prefork"), ("exhaust", "threads")])
+def test_a_task_that_ends_without_an_event_is_lost(fleet: Fleet, name: str, pool: str) -> None:
+    fleet.worker("w1", queue=name, pool=pool)
+    task = fleet.create_other(name)
     until(lambda: fleet.run(task)["started"] is not None, 30)
 
     assert fleet.rescue_lost(task) == "event lost"

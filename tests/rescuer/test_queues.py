@@ -8,7 +8,7 @@ from kombu import Connection
 from tests.support.fleet import QUEUE, Fleet
 
 
-def test_a_run_whose_queue_was_purged_was_never_delivered(fleet: Fleet, rabbitmq_url: str) -> None:
+def test_a_run_whose_queue_was_purged_was_never_delivered(fleet: Fleet) -> None:
     [task] = fleet.create("purged")
     fleet.purge()
 
@@ -26,7 +26,7 @@ def test_a_run_whose_queue_was_deleted_was_never_delivered(fleet: Fleet, rabbitm
     assert fleet.rescue_lost(task) == "never delivered"
 
 
-def test_purged_beside_a_living_worker_a_run_was_never_delivered(fleet: Fleet, rabbitmq_url: str) -> None:
+def test_purged_beside_a_living_worker_a_run_was_never_delivered(fleet: Fleet) -> None:
     fleet.worker("w1", config={"worker_prefetch_multiplier": 1})
     held = fleet.started("held")
     reserved = fleet.received("reserved")

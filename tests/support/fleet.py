@@ -178,10 +178,10 @@ class Fleet:
             Task(type=OTHER_QUEUE, arguments={"args": [n], "kwargs": {}}, next_run=NOW) for n in range(count)
         )
 
-    def create_ignored(self) -> Task:
-        """Create a task that begins and ends without an event of its end."""
-        self.backend.create_task_type(a_type("ignore", backend_name="ignore", retry_delay=timedelta(0)))
-        [task] = self.backend.create_tasks([Task(type="ignore", arguments={"args": [], "kwargs": {}}, next_run=NOW)])
+    def create_other(self, name: str) -> Task:
+        """Create a task of another name, with a type and a queue of its own."""
+        self.backend.create_task_type(a_type(name, backend_name=name, retry_delay=timedelta(0)))
+        [task] = self.backend.create_tasks([Task(type=name, arguments={"args": [], "kwargs": {}}, next_run=NOW)])
         return task
 
     def let_end(self, *names: str) -> None:
@@ -231,9 +231,10 @@ class Fleet:
             if self._rescuer is None:
                 self._rescuer = self._services["rescuer"]()
             self._rescuer.run_once(self._heartbeat)
+            self._rescuer.wait_for_work(self._heartbeat)
         except SchedulerException:
             self._close_rescuer()
-        self._heartbeat.wait(LIMITS["period_seconds"])
+            self._heartbeat.wait(LIMITS["period_seconds"])
 
     def rescue_for(self, seconds: float, *tasks: Task, until_judged: Task | None = None) -> None:
         """Rounds for so long, after each of which the first run of each of these tasks must be open."""

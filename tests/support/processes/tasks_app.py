@@ -84,6 +84,11 @@ def ignore(self: Task) -> None:
     raise Ignore
 
 
+def exhaust(self: Task) -> None:
+    """Raise what Celery raises on: a pool of threads sends no terminal event then."""
+    raise MemoryError
+
+
 def die(self: Task) -> None:
     """Kill the pool's child."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -101,5 +106,5 @@ def unserialisable(self: Task) -> object:
 
 task(echo, names=tuple(filter(None, os.environ.get("TASKS_ECHOES", "").split(","))))
 task(limited, time_limit=1)
-for simple in (fail, wait, retry, reject, ignore, die, unserialisable):
+for simple in (fail, wait, retry, reject, ignore, exhaust, die, unserialisable):
     task(simple)

@@ -53,6 +53,133 @@ $$;
 
 COMMENT ON FUNCTION count_in_flight(task_type text, at_most bigint) IS 'How many tasks of a type are in flight, counted no further than at_most; a range of task_scheduled_idx';
 
+CREATE TABLE worker (
+    id bigint NOT NULL,
+    hostname text NOT NULL,
+    pid integer,
+    life text,
+    began timestamp with time zone NOT NULL,
+    online timestamp with time zone,
+    signed timestamp with time zone NOT NULL,
+    first_sign timestamp with time zone DEFAULT now() NOT NULL,
+    last_sign timestamp with time zone,
+    clock bigint,
+    processed bigint,
+    active bigint,
+    software text,
+    version text,
+    pool text,
+    blocks boolean,
+    heartbeat double precision,
+    queues text[],
+    inspected timestamp with time zone,
+    offline timestamp with time zone,
+    offline_active bigint,
+    clock_offset double precision,
+    events_clock bigint,
+    audit_from bigint,
+    audit_settled bigint,
+    audit_processed bigint,
+    audit_starts bigint DEFAULT 0 NOT NULL,
+    recent_starts bigint[] DEFAULT '{}'::bigint[] NOT NULL,
+    sample_clock bigint,
+    sample_processed bigint,
+    sample_active bigint,
+    sampled timestamp with time zone,
+    unmatched bigint,
+    missing bigint,
+    ended timestamp with time zone,
+    ended_by text,
+    left_at timestamp with time zone,
+    CONSTRAINT worker_check CHECK (((ended IS NULL) = (ended_by IS NULL))),
+    CONSTRAINT worker_ended_by_check CHECK ((ended_by = ANY (ARRAY['succeeded'::text, 'closed'::text, 'left'::text, 'silent'::text, 'forgotten'::text])))
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE worker IS 'Lives: one run of a worker process each, from what it signs to how it ended';
+
+COMMENT ON COLUMN worker.id IS 'Identifier of the life';
+
+COMMENT ON COLUMN worker.hostname IS 'Celery''s name of the worker; its first 255 characters';
+
+COMMENT ON COLUMN worker.pid IS 'Process id of the worker on its machine';
+
+COMMENT ON COLUMN worker.life IS 'Random id that the scheduler''s Events class sends; null for other workers';
+
+COMMENT ON COLUMN worker.began IS 'First sign of the life that is known, by the clock of its machine';
+
+COMMENT ON COLUMN worker.online IS 'Last worker-online, by the clock of its machine';
+
+COMMENT ON COLUMN worker.signed IS 'Last worker event or task-started, by the clock of its machine';
+
+COMMENT ON COLUMN worker.first_sign IS 'When the first of its signs arrived';
+
+COMMENT ON COLUMN worker.last_sign IS 'When the last heartbeat or answer arrived; null before the first';
+
+COMMENT ON COLUMN worker.clock IS 'Lamport clock of its last heartbeat, worker-online or worker-offline';
+
+COMMENT ON COLUMN worker.processed IS 'Executions that the life had begun by then, retries included, as it says';
+
+COMMENT ON COLUMN worker.active IS 'Tasks that it executed then, as it says';
+
+COMMENT ON COLUMN worker.software IS 'Name of its software';
+
+COMMENT ON COLUMN worker.version IS 'Version of its software';
+
+COMMENT ON COLUMN worker.pool IS 'Pool that executes its tasks, as inspect says';
+
+COMMENT ON COLUMN worker.blocks IS 'Whether a task keeps this pool from giving signs of life; null if unknown';
+
+COMMENT ON COLUMN worker.heartbeat IS 'Broker heartbeat that it is configured with, in seconds; null if unknown';
+
+COMMENT ON COLUMN worker.queues IS 'Queues that it consumes from; null if unknown';
+
+COMMENT ON COLUMN worker.inspected IS 'When it was last asked for pool, heartbeat and queues';
+
+COMMENT ON COLUMN worker.offline IS 'Last worker-offline, by the clock of its machine; it may go on working or come back';
+
+COMMENT ON COLUMN worker.offline_active IS 'Tasks that it executed when it said so';
+
+COMMENT ON COLUMN worker.clock_offset IS 'Arrival of its last heartbeat less its timestamp, in seconds; decides nothing';
+
+COMMENT ON COLUMN worker.events_clock IS 'Largest clock of its task events that is recorded: all before it are';
+
+COMMENT ON COLUMN worker.audit_from IS 'Clock from which on task-started are counted; null before the first heartbeat that can be compared';
+
+COMMENT ON COLUMN worker.audit_settled IS 'Clock up to which they are counted and compared';
+
+COMMENT ON COLUMN worker.audit_processed IS 'processed at audit_from';
+
+COMMENT ON COLUMN worker.audit_starts IS 'Distinct task-started between audit_from and audit_settled';
+
+COMMENT ON COLUMN worker.recent_starts IS 'Clocks of distinct task-started that are not settled yet';
+
+COMMENT ON COLUMN worker.sample_clock IS 'Clock of the heartbeat that is compared next';
+
+COMMENT ON COLUMN worker.sample_processed IS 'processed of that heartbeat';
+
+COMMENT ON COLUMN worker.sample_active IS 'active of that heartbeat';
+
+COMMENT ON COLUMN worker.sampled IS 'When that heartbeat arrived';
+
+COMMENT ON COLUMN worker.unmatched IS 'processed less task-started at the heartbeat that was compared last';
+
+COMMENT ON COLUMN worker.missing IS 'Executions whose task-started is missing at the last two heartbeats that were compared; null before them';
+
+COMMENT ON COLUMN worker.ended IS 'When the life was found to be over';
+
+COMMENT ON COLUMN worker.ended_by IS 'Why: succeeded, closed, left, silent or forgotten';
+
+COMMENT ON COLUMN worker.left_at IS 'When its last worker-offline arrived; whether it has come back since, online says';
+
+CREATE FUNCTION life_state(life worker) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+  select md5(cast(row(life.signed, life.last_sign, life.online, life.offline, life.clock, life.ended, life.ended_by) as text))
+$$;
+
+COMMENT ON FUNCTION life_state(life worker) IS 'Changes with each sign of the life, and with its end';
+
 CREATE TABLE origin_visit_stats (
     url text NOT NULL,
     visit_type text NOT NULL,
@@ -104,6 +231,69 @@ CREATE FUNCTION past_cooldowns(stats origin_visit_stats, absolute_before timesta
 $$;
 
 COMMENT ON FUNCTION past_cooldowns(stats origin_visit_stats, absolute_before timestamp with time zone, scheduled_before timestamp with time zone, failed_before timestamp with time zone, not_found_before timestamp with time zone) IS 'Whether an origin may be visited again: the cut-offs of its cooldowns lie behind what they are about';
+
+CREATE TABLE task_run (
+    id bigint NOT NULL,
+    task bigint NOT NULL,
+    backend_id text,
+    scheduled timestamp with time zone,
+    started timestamp with time zone,
+    ended timestamp with time zone,
+    metadata jsonb,
+    status task_run_status DEFAULT 'scheduled'::task_run_status NOT NULL,
+    evidence smallint,
+    retries_before bigint,
+    interval_before interval,
+    next_run_before timestamp with time zone,
+    worker bigint,
+    begun timestamp with time zone,
+    waits_since timestamp with time zone,
+    executions bigint[]
+)
+WITH (fillfactor='80');
+
+COMMENT ON TABLE task_run IS 'Runs of tasks, one a message sent to Celery';
+
+COMMENT ON COLUMN task_run.id IS 'Identifier of the run';
+
+COMMENT ON COLUMN task_run.task IS 'Task that runs';
+
+COMMENT ON COLUMN task_run.backend_id IS 'Identifier of the message in Celery (task id)';
+
+COMMENT ON COLUMN task_run.scheduled IS 'When the run was opened';
+
+COMMENT ON COLUMN task_run.started IS 'When a worker started it';
+
+COMMENT ON COLUMN task_run.ended IS 'When it ended';
+
+COMMENT ON COLUMN task_run.metadata IS 'What its events and its callers noted, merged by key';
+
+COMMENT ON COLUMN task_run.status IS 'Where the run stands';
+
+COMMENT ON COLUMN task_run.evidence IS 'What the end rests on: 1 lost, 2 task-succeeded, 3 failed or revoked, 4 a result; a higher one corrects a lower one';
+
+COMMENT ON COLUMN task_run.retries_before IS 'retries_left of the task when the end moved it; null if it did not. A correction starts from it';
+
+COMMENT ON COLUMN task_run.interval_before IS 'current_interval of the task when the end moved it; a correction starts from it';
+
+COMMENT ON COLUMN task_run.next_run_before IS 'next_run of the task when the end moved it; a correction starts from it';
+
+COMMENT ON COLUMN task_run.worker IS 'Life that began it last; null if unknown. A row that is gone ended long ago';
+
+COMMENT ON COLUMN task_run.begun IS 'Last task-started, by the clock of the worker''s machine';
+
+COMMENT ON COLUMN task_run.waits_since IS 'Last task-received, -retried, -rejected or -cancelled if it came after begun, by the clock of the worker''s machine: it waits for its message. Null while it executes';
+
+COMMENT ON COLUMN task_run.executions IS 'Hash of life, clock and timestamp of each distinct task-started, in order; the first thousand';
+
+CREATE FUNCTION run_state(run task_run) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+  select md5(cast(row(run.status, run.started, run.ended, run.begun, run.waits_since, run.worker, run.executions,
+                      run.metadata) as text))
+$$;
+
+COMMENT ON FUNCTION run_state(run task_run) IS 'Changes with all that events say of a run';
 
 CREATE TABLE dispatch_type (
     type text NOT NULL,
@@ -262,6 +452,23 @@ CREATE SEQUENCE dispatcher_session_id_seq
     CACHE 1;
 
 ALTER SEQUENCE dispatcher_session_id_seq OWNED BY dispatcher_session.id;
+
+CREATE TABLE event_mark (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    dead_letters boolean NOT NULL,
+    placed timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    recorded timestamp with time zone
+);
+
+COMMENT ON TABLE event_mark IS 'Marks that the rescuer puts into the event queue: once recorded, so is all that was in the queue before';
+
+COMMENT ON COLUMN event_mark.id IS 'Identifier of the mark; one that is not here is ignored';
+
+COMMENT ON COLUMN event_mark.dead_letters IS 'Whether it was put into the dead-letter queue; recorded out of the other one it counts as nothing';
+
+COMMENT ON COLUMN event_mark.placed IS 'When it was written here, before it was sent';
+
+COMMENT ON COLUMN event_mark.recorded IS 'When a listener took it out of its queue and committed all before it';
 
 CREATE TABLE listed_origins (
     lister_id uuid NOT NULL,
@@ -511,60 +718,6 @@ CREATE SEQUENCE task_id_seq
 
 ALTER SEQUENCE task_id_seq OWNED BY task.id;
 
-CREATE TABLE task_run (
-    id bigint NOT NULL,
-    task bigint NOT NULL,
-    backend_id text,
-    scheduled timestamp with time zone,
-    started timestamp with time zone,
-    ended timestamp with time zone,
-    metadata jsonb,
-    status task_run_status DEFAULT 'scheduled'::task_run_status NOT NULL,
-    evidence smallint,
-    retries_before bigint,
-    interval_before interval,
-    next_run_before timestamp with time zone,
-    worker bigint,
-    begun timestamp with time zone,
-    waits_since timestamp with time zone,
-    executions bigint[]
-)
-WITH (fillfactor='80');
-
-COMMENT ON TABLE task_run IS 'Runs of tasks, one a message sent to Celery';
-
-COMMENT ON COLUMN task_run.id IS 'Identifier of the run';
-
-COMMENT ON COLUMN task_run.task IS 'Task that runs';
-
-COMMENT ON COLUMN task_run.backend_id IS 'Identifier of the message in Celery (task id)';
-
-COMMENT ON COLUMN task_run.scheduled IS 'When the run was opened';
-
-COMMENT ON COLUMN task_run.started IS 'When a worker started it';
-
-COMMENT ON COLUMN task_run.ended IS 'When it ended';
-
-COMMENT ON COLUMN task_run.metadata IS 'What its events and its callers noted, merged by key';
-
-COMMENT ON COLUMN task_run.status IS 'Where the run stands';
-
-COMMENT ON COLUMN task_run.evidence IS 'What the end rests on: 1 lost, 2 task-succeeded, 3 failed or revoked, 4 a result; a higher one corrects a lower one';
-
-COMMENT ON COLUMN task_run.retries_before IS 'retries_left of the task when the end moved it; null if it did not. A correction starts from it';
-
-COMMENT ON COLUMN task_run.interval_before IS 'current_interval of the task when the end moved it; a correction starts from it';
-
-COMMENT ON COLUMN task_run.next_run_before IS 'next_run of the task when the end moved it; a correction starts from it';
-
-COMMENT ON COLUMN task_run.worker IS 'Life that began it last; null if unknown. A row that is gone ended long ago';
-
-COMMENT ON COLUMN task_run.begun IS 'Last task-started, by the clock of the worker''s machine';
-
-COMMENT ON COLUMN task_run.waits_since IS 'Last task-received, -retried, -rejected or -cancelled if it came after begun, by the clock of the worker''s machine: it waits for its message. Null while it executes';
-
-COMMENT ON COLUMN task_run.executions IS 'Hash of life, clock and timestamp of each distinct task-started, in order; the first thousand';
-
 CREATE VIEW task_in_flight AS
  SELECT t.id AS task,
     t.type,
@@ -599,6 +752,23 @@ CREATE SEQUENCE task_run_id_seq
 
 ALTER SEQUENCE task_run_id_seq OWNED BY task_run.id;
 
+CREATE TABLE undecided_run (
+    run_id bigint NOT NULL,
+    rule text NOT NULL,
+    reason text NOT NULL,
+    since timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE undecided_run IS 'Open runs that the rescuer would judge but can''t, as its last round found them';
+
+COMMENT ON COLUMN undecided_run.run_id IS 'Run';
+
+COMMENT ON COLUMN undecided_run.rule IS 'Rule of docs/explanation/lost-runs.md that waits';
+
+COMMENT ON COLUMN undecided_run.reason IS 'What it waits for';
+
+COMMENT ON COLUMN undecided_run.since IS 'When the rescuer first said so';
+
 CREATE TABLE visit_scheduler_queue_position (
     visit_type text NOT NULL,
     "position" bigint NOT NULL
@@ -609,122 +779,6 @@ COMMENT ON TABLE visit_scheduler_queue_position IS 'How far the visit scheduler 
 COMMENT ON COLUMN visit_scheduler_queue_position.visit_type IS 'Kind of visit';
 
 COMMENT ON COLUMN visit_scheduler_queue_position."position" IS 'Largest place handed out so far';
-
-CREATE TABLE worker (
-    id bigint NOT NULL,
-    hostname text NOT NULL,
-    pid integer,
-    life text,
-    began timestamp with time zone NOT NULL,
-    online timestamp with time zone,
-    signed timestamp with time zone NOT NULL,
-    first_sign timestamp with time zone DEFAULT now() NOT NULL,
-    last_sign timestamp with time zone,
-    clock bigint,
-    processed bigint,
-    active bigint,
-    software text,
-    version text,
-    pool text,
-    blocks boolean,
-    heartbeat double precision,
-    queues text[],
-    inspected timestamp with time zone,
-    offline timestamp with time zone,
-    offline_active bigint,
-    clock_offset double precision,
-    events_clock bigint,
-    audit_from bigint,
-    audit_settled bigint,
-    audit_processed bigint,
-    audit_starts bigint DEFAULT 0 NOT NULL,
-    recent_starts bigint[] DEFAULT '{}'::bigint[] NOT NULL,
-    sample_clock bigint,
-    sample_processed bigint,
-    sample_active bigint,
-    sampled timestamp with time zone,
-    unmatched bigint,
-    missing bigint,
-    ended timestamp with time zone,
-    ended_by text,
-    CONSTRAINT worker_check CHECK (((ended IS NULL) = (ended_by IS NULL))),
-    CONSTRAINT worker_ended_by_check CHECK ((ended_by = ANY (ARRAY['succeeded'::text, 'closed'::text, 'left'::text, 'silent'::text, 'forgotten'::text])))
-)
-WITH (fillfactor='50');
-
-COMMENT ON TABLE worker IS 'Lives: one run of a worker process each, from what it signs to how it ended';
-
-COMMENT ON COLUMN worker.id IS 'Identifier of the life';
-
-COMMENT ON COLUMN worker.hostname IS 'Celery''s name of the worker; its first 255 characters';
-
-COMMENT ON COLUMN worker.pid IS 'Process id of the worker on its machine';
-
-COMMENT ON COLUMN worker.life IS 'Random id that the scheduler''s Events class sends; null for other workers';
-
-COMMENT ON COLUMN worker.began IS 'First sign of the life that is known, by the clock of its machine';
-
-COMMENT ON COLUMN worker.online IS 'Last worker-online, by the clock of its machine';
-
-COMMENT ON COLUMN worker.signed IS 'Last worker event or task-started, by the clock of its machine';
-
-COMMENT ON COLUMN worker.first_sign IS 'When the first of its signs arrived';
-
-COMMENT ON COLUMN worker.last_sign IS 'When the last heartbeat or answer arrived; null before the first';
-
-COMMENT ON COLUMN worker.clock IS 'Lamport clock of its last heartbeat, worker-online or worker-offline';
-
-COMMENT ON COLUMN worker.processed IS 'Executions that the life had begun by then, retries included, as it says';
-
-COMMENT ON COLUMN worker.active IS 'Tasks that it executed then, as it says';
-
-COMMENT ON COLUMN worker.software IS 'Name of its software';
-
-COMMENT ON COLUMN worker.version IS 'Version of its software';
-
-COMMENT ON COLUMN worker.pool IS 'Pool that executes its tasks, as inspect says';
-
-COMMENT ON COLUMN worker.blocks IS 'Whether a task keeps this pool from giving signs of life; null if unknown';
-
-COMMENT ON COLUMN worker.heartbeat IS 'Broker heartbeat that it is configured with, in seconds; null if unknown';
-
-COMMENT ON COLUMN worker.queues IS 'Queues that it consumes from; null if unknown';
-
-COMMENT ON COLUMN worker.inspected IS 'When it was last asked for pool, heartbeat and queues';
-
-COMMENT ON COLUMN worker.offline IS 'Last worker-offline, by the clock of its machine; it may go on working or come back';
-
-COMMENT ON COLUMN worker.offline_active IS 'Tasks that it executed when it said so';
-
-COMMENT ON COLUMN worker.clock_offset IS 'Arrival of its last heartbeat less its timestamp, in seconds; decides nothing';
-
-COMMENT ON COLUMN worker.events_clock IS 'Largest clock of its task events that is recorded: all before it are';
-
-COMMENT ON COLUMN worker.audit_from IS 'Clock from which on task-started are counted; null before the first heartbeat that can be compared';
-
-COMMENT ON COLUMN worker.audit_settled IS 'Clock up to which they are counted and compared';
-
-COMMENT ON COLUMN worker.audit_processed IS 'processed at audit_from';
-
-COMMENT ON COLUMN worker.audit_starts IS 'Distinct task-started between audit_from and audit_settled';
-
-COMMENT ON COLUMN worker.recent_starts IS 'Clocks of distinct task-started that are not settled yet';
-
-COMMENT ON COLUMN worker.sample_clock IS 'Clock of the heartbeat that is compared next';
-
-COMMENT ON COLUMN worker.sample_processed IS 'processed of that heartbeat';
-
-COMMENT ON COLUMN worker.sample_active IS 'active of that heartbeat';
-
-COMMENT ON COLUMN worker.sampled IS 'When that heartbeat arrived';
-
-COMMENT ON COLUMN worker.unmatched IS 'processed less task-started at the heartbeat that was compared last';
-
-COMMENT ON COLUMN worker.missing IS 'Executions whose task-started is missing at the last two heartbeats that were compared; null before them';
-
-COMMENT ON COLUMN worker.ended IS 'When the life was found to be over';
-
-COMMENT ON COLUMN worker.ended_by IS 'Why: succeeded, closed, left, silent or forgotten';
 
 CREATE SEQUENCE worker_id_seq
     START WITH 1
@@ -759,6 +813,9 @@ ALTER TABLE ONLY dispatch_type
 ALTER TABLE ONLY dispatcher_session
     ADD CONSTRAINT dispatcher_session_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY event_mark
+    ADD CONSTRAINT event_mark_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY listed_origins
     ADD CONSTRAINT listed_origins_pkey PRIMARY KEY (lister_id, url, visit_type);
 
@@ -785,6 +842,9 @@ ALTER TABLE ONLY task_run
 
 ALTER TABLE ONLY task_type
     ADD CONSTRAINT task_type_pkey PRIMARY KEY (type);
+
+ALTER TABLE ONLY undecided_run
+    ADD CONSTRAINT undecided_run_pkey PRIMARY KEY (run_id);
 
 ALTER TABLE ONLY visit_scheduler_queue_position
     ADD CONSTRAINT visit_scheduler_queue_position_pkey PRIMARY KEY (visit_type);

@@ -1,4 +1,4 @@
--- What the rescuer needs: marks in the event queue, what a leaving worker has finished, and the runs it can't judge.
+-- What the rescuer needs: marks in the event queue, when a worker left, and the runs it can't judge.
 
 create table event_mark (
   id           uuid primary key default gen_random_uuid(),
@@ -12,11 +12,8 @@ comment on column event_mark.dead_letters is 'Whether it was put into the dead-l
 comment on column event_mark.placed is 'When it was written here, before it was sent';
 comment on column event_mark.recorded is 'When a listener took it out of its queue and committed all before it';
 
-alter table worker
-  add column left_at timestamptz,
-  add column left_runs text[] not null default '{}';
-comment on column worker.left_at is 'When its last worker-offline was recorded; null after a later worker-online';
-comment on column worker.left_runs is 'Runs, also of others, with an end or task-cancelled that the life signed after its last worker-offline';
+alter table worker add column left_at timestamptz;
+comment on column worker.left_at is 'When its last worker-offline arrived; whether it has come back since, online says';
 
 create table undecided_run (
   run_id bigint primary key,
@@ -37,3 +34,10 @@ as $$
                       run.metadata) as text))
 $$;
 comment on function run_state(task_run) is 'Changes with all that events say of a run';
+
+create function life_state(life worker) returns text
+language sql stable parallel safe
+as $$
+  select md5(cast(row(life.signed, life.last_sign, life.online, life.offline, life.clock, life.ended, life.ended_by) as text))
+$$;
+comment on function life_state(worker) is 'Changes with each sign of the life, and with its end';

@@ -108,6 +108,24 @@ class PrunerSettings(Struct, frozen=True):
     period_seconds: Seconds = 3600.0
 
 
+class RescuerSettings(Struct, frozen=True):
+    """How the rescuer finds runs whose end nobody reports, and what it waits for: see docs/reference/rescuer.md.
+
+    ``max_lost_fraction``: of more of all open runs at once it judges none.
+    """
+
+    period_seconds: Seconds = 30.0
+    batch_size: Count = 100
+    flush_seconds: Seconds = 5.0
+    away_seconds: Seconds = 60.0
+    silent_seconds: Seconds = 600.0
+    leaving_seconds: Seconds = 3600.0
+    drain_seconds: Seconds = 30.0
+    waiting_seconds: Seconds = 600.0
+    between_looks_seconds: Seconds = 10.0
+    max_lost_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.5
+
+
 class VisitSettings(Struct, frozen=True):
     """How origins of one visit type are chosen: a weight for each policy, cooldowns (None is off), how often.
 
@@ -158,6 +176,7 @@ class Settings(Struct, frozen=True):
     listener: ListenerSettings = field(default_factory=ListenerSettings)
     visits: dict[str, VisitSettings] = field(default_factory=dict)
     pruner: PrunerSettings = field(default_factory=PrunerSettings)
+    rescuer: RescuerSettings = field(default_factory=RescuerSettings)
     web: WebSettings = field(default_factory=WebSettings)
     log: LogSettings = field(default_factory=LogSettings)
     data_directory: Name | None = None

@@ -66,6 +66,9 @@ class Instruments:
 
     def _measure_maintenance(self) -> None:
         self._pruned = self._counter("runs_pruned", "Ended runs that were deleted, as old as that", "task_type")
+        self._verdicts = self._counter("verdicts", "Runs that the rescuer ended, by verdict", "verdict")
+        self._undecided = self._gauge("undecided_runs", "Open runs that the rescuer can't judge, by rule", "rule")
+        self._withheld = self._gauge("verdicts_withheld", "Verdicts of the last round that were too many to be right")
 
     def dispatched(self, task_type: str, queue: str, messages: int) -> None:
         """So many messages of one task type were confirmed for the first time."""
@@ -159,6 +162,20 @@ class Instruments:
     def runs_pruned(self, task_type: str, n: int) -> None:
         """So many ended runs of a type were deleted."""
         self._pruned.labels(task_type).inc(n)
+
+    def verdict(self, verdict: str) -> None:
+        """The rescuer ended a run."""
+        self._verdicts.labels(verdict).inc()
+
+    def undecided(self, runs: Mapping[str, int]) -> None:
+        """So many runs can't be judged, by rule; of other rules none."""
+        self._undecided.clear()
+        for rule, n in runs.items():
+            self._undecided.labels(rule).set(n)
+
+    def verdicts_withheld(self, n: int) -> None:
+        """So many verdicts of a round were not applied, since they were too many."""
+        self._withheld.set(n)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, text, labels, registry=self.registry)

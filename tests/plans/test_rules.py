@@ -20,17 +20,21 @@ pytestmark = pytest.mark.slow
 
 # What is seen in a plan where the planner has put a function's body.
 SEEN = {"past_cooldowns": "last_visit_status", "tokens_at": "isfinite", "count_in_flight": "task_scheduled_idx"}
+SEEN |= {"run_state": "md5", "life_state": "md5"}
 BINDS: dict[str, Any] = {
     "absolute_before": NOW,
     "count": 10,
     "enabled": True,
     "failed_before": NOW,
+    "ended_by": "{}",
     "finished": NOW,
+    "ids": "{}",
     "limit": 10,
     "listers": [str(uuid.uuid4())],
     "not_found_before": NOW,
     "now": None,
     "scheduled_before": NOW,
+    "states": "{}",
     "tablesample": 50.0,
     "task_id": 1,
     "task_type": "load",

@@ -20,7 +20,8 @@ select r.id, r.backend_id, t.type as task_type, tt.backend_name, t.priority is n
        r.begun is not null as has_begun,
        r.worker, coalesce(jsonb_exists(r.metadata, 'attempts'), false) as received,
        coalesce(jsonb_exists(r.metadata, 'cancelled'), false) as cancelled,
-       cast(extract(epoch from clock_timestamp() - greatest(r.scheduled, r.begun, r.waits_since)) as float8) as seconds,
+       coalesce(cast(extract(epoch from clock_timestamp() - greatest(r.scheduled, r.begun, r.waits_since)) as float8),
+                float8 'infinity') as seconds,
        cast(extract(epoch from clock_timestamp() - r.begun) as float8) as running_seconds,
        c.max_run_seconds,
        run_state(r) as state
@@ -40,13 +41,11 @@ join task_run r on r.id = seen.id
 where r.ended is null and run_state(r) = seen.state
   and r.id not in (select unnest(runs) from dispatch_batch where runs is not null);
 
--- name: lock_lives
--- Last lock of a verdict: the lives it rests on, in order of id. Answers those that gave no sign since they were seen.
-select id
-from worker
-where id = any(cast(:ids as bigint[]))
-order by id
-for no key update;
+-- name: lives_now
+-- What verdicts rest on: the lives that are not over, and those named. Whoever writes lives is locked out by then.
+select id, queues, ended is null as lives, coalesce(cast(online as text), '') as came, life_state(w) as state
+from worker w
+where ended is null or id = any(cast(:ids as bigint[]));
 
 -- name: place_mark
 -- A mark that is about to be sent; those of an hour ago say nothing any more.
@@ -75,3 +74,7 @@ select run_id, rule, reason
 from unnest(cast(:run_ids as bigint[]), cast(:rules as text[]), cast(:reasons as text[])) as u (run_id, rule, reason)
 on conflict (run_id) do update set rule = excluded.rule, reason = excluded.reason
 where (undecided_run.rule, undecided_run.reason) is distinct from (excluded.rule, excluded.reason);
+
+-- name: run_ended
+-- Whether a run has ended; no row where there is none.
+select ended is not null as ended from task_run where id = :run_id;

@@ -7,7 +7,7 @@ select pg_advisory_xact_lock(:key);
 -- Third lock of an end, and that of heartbeats: rows of worker, in order of id. Those of the workers named that are not
 -- over, or that what is signed may be of.
 select id, hostname, pid, life, began, online, signed, first_sign, last_sign, clock, processed, active, software, version,
-       pool, offline, offline_active, clock_offset, events_clock, audit_from, audit_settled, audit_processed,
+       pool, offline, offline_active, left_at, clock_offset, events_clock, audit_from, audit_settled, audit_processed,
        audit_starts, recent_starts, sample_clock, sample_processed, sample_active, sampled, unmatched, missing, ended,
        ended_by
 from worker
@@ -20,7 +20,7 @@ for no key update;
 -- Lives of which a heartbeat has waited so long to be compared that all that its worker told before is recorded, if
 -- nothing is left to record.
 select id, hostname, pid, life, began, online, signed, first_sign, last_sign, clock, processed, active, software, version,
-       pool, offline, offline_active, clock_offset, events_clock, audit_from, audit_settled, audit_processed,
+       pool, offline, offline_active, left_at, clock_offset, events_clock, audit_from, audit_settled, audit_processed,
        audit_starts, recent_starts, sample_clock, sample_processed, sample_active, sampled, unmatched, missing, ended,
        ended_by
 from worker
@@ -32,11 +32,11 @@ for no key update;
 -- New lives and what became of known ones, whose rows are locked.
 insert into worker (
   id, hostname, pid, life, began, online, signed, first_sign, last_sign, clock, processed, active, software, version,
-  offline, offline_active, clock_offset, events_clock, audit_from, audit_settled, audit_processed, audit_starts,
+  offline, offline_active, left_at, clock_offset, events_clock, audit_from, audit_settled, audit_processed, audit_starts,
   recent_starts, sample_clock, sample_processed, sample_active, sampled, unmatched, missing, ended, ended_by
 )
 select coalesce(id, nextval('worker_id_seq')), hostname, pid, life, began, online, signed, first_sign, last_sign, clock,
-       processed, active, software, version, offline, offline_active, cast(clock_offset as double precision),
+       processed, active, software, version, offline, offline_active, left_at, cast(clock_offset as double precision),
        events_clock, audit_from, audit_settled, audit_processed, audit_starts, cast(recent_starts as bigint[]),
        sample_clock, sample_processed, sample_active, sampled, unmatched, missing, ended, ended_by
 from unnest(
@@ -44,7 +44,7 @@ from unnest(
   cast(:began as timestamptz[]), cast(:online as timestamptz[]), cast(:signed as timestamptz[]),
   cast(:first_sign as timestamptz[]), cast(:last_sign as timestamptz[]), cast(:clock as bigint[]),
   cast(:processed as bigint[]), cast(:active as bigint[]), cast(:software as text[]), cast(:version as text[]),
-  cast(:offline as timestamptz[]), cast(:offline_active as bigint[]), cast(:clock_offset as text[]),
+  cast(:offline as timestamptz[]), cast(:offline_active as bigint[]), cast(:left_at as timestamptz[]), cast(:clock_offset as text[]),
   cast(:events_clock as bigint[]), cast(:audit_from as bigint[]), cast(:audit_settled as bigint[]),
   cast(:audit_processed as bigint[]), cast(:audit_starts as bigint[]), cast(:recent_starts as text[]),
   cast(:sample_clock as bigint[]), cast(:sample_processed as bigint[]), cast(:sample_active as bigint[]),
@@ -52,13 +52,13 @@ from unnest(
   cast(:ended as timestamptz[]), cast(:ended_by as text[])
 ) as u (
   id, hostname, pid, life, began, online, signed, first_sign, last_sign, clock, processed, active, software, version,
-  offline, offline_active, clock_offset, events_clock, audit_from, audit_settled, audit_processed, audit_starts,
+  offline, offline_active, left_at, clock_offset, events_clock, audit_from, audit_settled, audit_processed, audit_starts,
   recent_starts, sample_clock, sample_processed, sample_active, sampled, unmatched, missing, ended, ended_by
 )
 on conflict (id) do update
 set began = excluded.began, online = excluded.online, signed = excluded.signed, last_sign = excluded.last_sign,
     clock = excluded.clock, processed = excluded.processed, active = excluded.active, software = excluded.software,
-    version = excluded.version, offline = excluded.offline, offline_active = excluded.offline_active,
+    version = excluded.version, offline = excluded.offline, offline_active = excluded.offline_active, left_at = excluded.left_at,
     clock_offset = excluded.clock_offset, events_clock = excluded.events_clock, audit_from = excluded.audit_from,
     audit_settled = excluded.audit_settled, audit_processed = excluded.audit_processed,
     audit_starts = excluded.audit_starts, recent_starts = excluded.recent_starts, sample_clock = excluded.sample_clock,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from swh_sched_runner.backend.columns import column
 from swh_sched_runner.backend.tasks import runs
 from swh_sched_runner.backend.tasks.runs import RunChange
+from swh_sched_runner.backend.workers import lives
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.model import Evidence
@@ -49,7 +51,9 @@ class Suspect:
 class Verdict:
     """That a run is lost: the rule that says so, in words, and its evidence; or its outcome, if that was ``recovered``.
 
-    ``lives`` are those that the rule rests on, with what was known of them: a sign of theirs since makes it void.
+    ``lives`` are those that are over, with their ``state``: a sign of theirs makes the verdict void. ``consumers`` are
+    those that may have consumed from the ``queue``, with their ``came``: another one, or one that came online again,
+    may have the message, and makes it void as well.
     """
 
     suspect: Suspect
@@ -57,6 +61,8 @@ class Verdict:
     verdict: str
     evidence: Mapping[str, Any]
     lives: Mapping[int, str] = attrs.field(factory=dict)
+    queue: str | None = None
+    consumers: Mapping[int, str] = attrs.field(factory=dict)
     recovered: RunChange | None = None
 
 
@@ -93,6 +99,10 @@ class Lost:
         """
         return self._db.run(_judge, verdicts)
 
+    def has_ended(self, run_id: int) -> bool | None:
+        """Whether a run has ended; None where there is no such run."""
+        return self._db.read(_has_ended, run_id)
+
     def write_undecided(self, undecided: Mapping[int, tuple[str, str]]) -> None:
         """Keep which runs can't be judged: the rule that waits and what for, by run, in place of those before."""
         self._db.run(_write_undecided, undecided)
@@ -125,21 +135,37 @@ def _mark_recorded(conn: Connection, mark: str) -> bool:
     return bool(conn.execute(_sql.mark_recorded, {"mark": mark}).scalar())
 
 
+def _has_ended(conn: Connection, run_id: int) -> bool | None:
+    ended: bool | None = conn.execute(_sql.run_ended, {"run_id": run_id}).scalar()
+    return ended
+
+
 def _judge(conn: Connection, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Locks tasks, runs, and who writes lives, in the order of every end."""
     if not verdicts:
         return []
     suspects = [verdict.suspect for verdict in verdicts]
     runs.lock(conn, [suspect.backend_id for suspect in suspects])
     seen = {"ids": column([s.id for s in suspects]), "states": column([s.state for s in suspects])}
     unmoved = set(conn.execute(_sql.still_open, seen).scalars())
-    lives = {life: state for verdict in verdicts for life, state in verdict.lives.items()}
-    ids = sorted(lives)
-    still = {row.id: row.state for row in conn.execute(_sql.lock_lives, {"ids": column(ids)})} if ids else {}
-    silent = {life for life, state in lives.items() if still.get(life) == state}
-    good = [v for v in verdicts if v.suspect.backend_id in unmoved and v.lives.keys() <= silent]
+    lives.lock(conn)
+    named = sorted({life for verdict in verdicts for life in verdict.lives})
+    now_known = conn.execute(_sql.lives_now, {"ids": column(named)}).all()
+    good = [v.suspect.backend_id in unmoved and _stands(v, now_known) for v in verdicts]
     now = conn.execute(Queries("tasks/runs").now).scalar_one()
-    runs.record(conn, [_change(verdict, now) for verdict in good])
-    return [verdict for verdict in verdicts if verdict not in good]
+    # As from events: what a result backend says of the end is held between the opening of the run and now.
+    runs.record(conn, [_change(verdict, now) for verdict in compress(verdicts, good)], from_events=True)
+    return [verdict for verdict, stands in zip(verdicts, good, strict=True) if not stands]
+
+
+def _stands(verdict: Verdict, now_known: Sequence[Row[Any]]) -> bool:
+    states = {life.id: life.state for life in now_known}
+    if any(states.get(life) != state for life, state in verdict.lives.items() if life in states):
+        return False
+    if verdict.queue is None:
+        return True
+    consuming = [life for life in now_known if life.lives and (life.queues is None or verdict.queue in life.queues)]
+    return all(verdict.consumers.get(life.id) == life.came for life in consuming)
 
 
 def _change(verdict: Verdict, now: Any) -> RunChange:

@@ -153,16 +153,23 @@ def record(
     """
     if from_events:
         conn.execute(_sql.plan_by_index)
-    backend_ids = column([validate.string("backend_id", change.backend_id) for change in changes])
-    found = conn.execute(_sql.lock_tasks_of_runs, {"backend_ids": backend_ids}).all() if changes else []
-    locked = set(conn.execute(_sql.lock_runs, {"ids": column([row.id for row in found])}).scalars()) if found else set()
-    ids = {row.backend_id: row.id for row in found if row.id in locked}
+    ids = lock(conn, [change.backend_id for change in changes])
     workers = lives.record(conn, signs) if signs else {}
     known = [change for change in changes if change.backend_id in ids]
     if not known:
         return Recorded(known=frozenset(), ended=Counter())
     ended = conn.execute(_sql.record, _columns(known, ids, workers) | {"from_events": from_events})
     return Recorded(known=frozenset(ids), ended=Counter({row.status: row.runs for row in ended}))
+
+
+def lock(conn: Connection, backend_ids: Sequence[str]) -> dict[str, int]:
+    """Lock the tasks of these runs, then the runs, as every end does; answers the ids of those that are there."""
+    if not backend_ids:
+        return {}
+    binds = {"backend_ids": column([validate.string("backend_id", backend_id) for backend_id in backend_ids])}
+    found = conn.execute(_sql.lock_tasks_of_runs, binds).all()
+    locked = set(conn.execute(_sql.lock_runs, {"ids": column([row.id for row in found])}).scalars()) if found else set()
+    return {row.backend_id: row.id for row in found if row.id in locked}
 
 
 def _columns(changes: Sequence[RunChange], ids: Mapping[str, int], workers: Mapping[WorkerKey, int]) -> dict[str, str]:

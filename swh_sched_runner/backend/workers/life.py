@@ -86,6 +86,7 @@ class Life:
     pool: str | None = None
     offline: datetime | None = None
     offline_active: int | None = None
+    left_at: datetime | None = None
     clock_offset: float | None = None
     events_clock: int | None = None
     audit_from: int | None = None
@@ -144,7 +145,7 @@ class Life:
                     self._sample(sign, now)
             case "offline":
                 if self.offline is None or sign.signed >= self.offline:
-                    self.offline, self.offline_active = sign.signed, sign.active
+                    self.offline, self.offline_active, self.left_at = sign.signed, sign.active, now
             case "heartbeat":
                 self._revive(is_newest, now)
                 self.last_sign = now

@@ -93,12 +93,17 @@ class WorkerMeasures:
     clock_offset_seconds: float | None
 
 
+def lock(conn: Connection) -> None:
+    """Until the end of the transaction nobody else writes lives. Comes after the locks of tasks and runs."""
+    conn.execute(_sql.lock_all, {"key": LIVES_LOCK})
+
+
 def record(conn: Connection, said: Signs) -> dict[WorkerKey, int]:
     """Record what workers signed; answers the rows of the lives that started something."""
     keys = {sign.key for sign in said.signs} | {start.key for start in said.starts}
     if not keys:
         return {}
-    conn.execute(_sql.lock_all, {"key": LIVES_LOCK})
+    lock(conn)
     binds = {
         "hostnames": column(sorted({key.hostname for key in keys})),
         "lives": column(sorted({key.life for key in keys if key.life is not None})),

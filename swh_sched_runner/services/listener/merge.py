@@ -61,7 +61,10 @@ class _Folded:
                 if event.exception and event.exception != NO_EXCEPTION:
                     self.noted["retried"] = cut(event.exception)
                 self._add_wait(event)
-            case TaskCancelled() | TaskRejected(requeue=True):
+            case TaskCancelled():
+                self.noted["cancelled"] = True
+                self._add_wait(event)
+            case TaskRejected(requeue=True):
                 self._add_wait(event)
             case _:
                 self._add_end(end_of(event), event.timestamp)

@@ -52,11 +52,19 @@ class Presence:
                     vanished.append(life)
                 self._absent[life] = Absence(now, silent_seconds)
         with_most = len(vanished) >= MOST_AT_ONCE and 2 * len(vanished) > len(self._present)
+        if with_most:  # whoever was away before may have been unable to come back
+            for absence in self._absent.values():
+                absence.since = now
         for life in vanished if with_most else ():
             self._absent[life].with_most = True
         self._present = {life for life, connected in seen.items() if connected}
         self._absent = {life: absence for life, absence in self._absent.items() if seen.get(life) is False}
         return not with_most
+
+    @property
+    def anybody_absent(self) -> bool:
+        """Whether a life is away."""
+        return bool(self._absent)
 
     def absence(self, life: int) -> Absence | None:
         """Since when a life is away; None while it is connected, or where that is unknown."""

@@ -1,0 +1,68 @@
+"""What the rescuer reads of lives, and how it ends those that are over."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import attrs
+from sqlalchemy import Connection
+
+from swh_sched_runner.backend.columns import column
+from swh_sched_runner.db.engine import Database
+from swh_sched_runner.db.queries import Queries
+
+_sql = Queries("workers/watched")
+
+
+@attrs.define(slots=True, frozen=True)
+class WatchedLife:
+    """A life, by the clock of the database: what tells whether it is over.
+
+    ``silent_seconds`` ago its last heartbeat or answer arrived, ``left_seconds`` ago its last worker-offline;
+    ``is_leaving``: it has not come back since. ``came`` changes when it comes online, ``state`` with each sign.
+    """
+
+    id: int
+    hostname: str
+    pid: int | None
+    queues: list[str] | None
+    blocks: bool | None
+    heartbeat: float | None
+    silent_seconds: float | None
+    is_leaving: bool
+    offline_active: int | None
+    left_seconds: float | None
+    ended_by: str | None
+    ended_seconds: float | None
+    came: str
+    state: str
+
+
+class WatchedLives:
+    """Reads and ends lives; shares the pool of its ``Database``."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def read(self, ids: Collection[int] = ()) -> list[WatchedLife]:
+        """The lives that are not over, and of these ids also those that are."""
+        return self._db.read(_read, ids)
+
+    def end(self, lives: Collection[WatchedLife], ended_by: Mapping[int, str]) -> dict[int, str]:
+        """End these lives unless they gave a sign since they were read; answers the new state of each that ended."""
+        return self._db.run(_end, lives, ended_by)
+
+
+def _read(conn: Connection, ids: Collection[int]) -> list[WatchedLife]:
+    return [WatchedLife(**row) for row in conn.execute(_sql.watched, {"ids": column(sorted(ids))}).mappings()]
+
+
+def _end(conn: Connection, lives: Collection[WatchedLife], ended_by: Mapping[int, str]) -> dict[int, str]:
+    if not lives:
+        return {}
+    binds = {
+        "ids": column([life.id for life in lives]),
+        "states": column([life.state for life in lives]),
+        "ended_by": column([ended_by[life.id] for life in lives]),
+    }
+    return {row.id: row.state for row in conn.execute(_sql.end_lives, binds)}

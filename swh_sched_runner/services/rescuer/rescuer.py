@@ -1,0 +1,315 @@
+"""The rescuer: ends the runs whose end nobody will report, by evidence."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import attrs
+import structlog
+
+from swh_sched_runner.backend.tasks.lost import PAGE, Lost, Suspect
+from swh_sched_runner.backend.workers.watched import WatchedLife, WatchedLives
+from swh_sched_runner.broker.interface import QueueInspector
+from swh_sched_runner.config import RescuerSettings, queue_name
+from swh_sched_runner.services.instruments import Instruments
+from swh_sched_runner.services.rescuer.ask import AskWorkers, ask_in_parts
+from swh_sched_runner.services.rescuer.evidence import Collector, Findings, StoredResults
+from swh_sched_runner.services.rescuer.look import HeldQueue, Look
+from swh_sched_runner.services.rescuer.marks import MARK_SECONDS, EventMarker, Marks
+from swh_sched_runner.services.rescuer.suspicion import Candidate, began_by_living, classify
+from swh_sched_runner.services.rescuer.watch import LifeWatch
+from swh_sched_runner.services.service import Heartbeat
+
+log = structlog.get_logger(__name__)
+
+# How often to look which workers are connected.
+LOOK_SECONDS = 5.0
+# Runs that are open though their task follows another one are searched so often, so many pages a round.
+MOVED_ON_SECONDS = 3_600.0
+MOVED_ON_PAGES = 50
+# Fewer verdicts at once are never too many.
+FEW_VERDICTS = 20
+# What could not be told is asked again after so many periods.
+UNDECIDED_PERIODS = 10
+
+
+class Leases(Protocol):
+    """Takes leases of queues under an identity of its own."""
+
+    def hold(self, queue: str, heartbeat: Heartbeat) -> HeldQueue | str:
+        """The lease of a queue, or why it is not to be had. Raises ``BrokerUnavailable``, ``SessionLost``."""
+
+    def keep_alive(self) -> None:
+        """Keep the connections; every second or so. Raises ``BrokerUnavailable``, ``SessionLost``."""
+
+    def close(self) -> None:
+        """End the connections. Never raises."""
+
+
+@attrs.frozen
+class BrokerAccess:
+    """What the rescuer uses of the broker. ``stored`` is None without a result backend."""
+
+    open_inspector: Callable[[], QueueInspector]
+    open_leases: Callable[[], Leases]
+    open_marker: Callable[[], EventMarker]
+    ask: AskWorkers
+    stored: StoredResults | None = None
+
+
+@attrs.frozen
+class Request:
+    """What an operator asks for: one run, at once, nothing written, more verdicts than ``max_lost_fraction``."""
+
+    run_id: int | None = None
+    at_once: bool = False
+    dry_run: bool = False
+    force: bool = False
+
+
+@attrs.define(slots=True)
+class _Pause:
+    """Until when a run that was searched in vain is left alone, unless it moves; ``undecided`` says why, if so."""
+
+    until: float
+    state: str
+    undecided: tuple[str, str] | None
+
+
+class Rescuer:
+    """A round looks at all runs in flight, collects evidence on those that may be lost, and ends those that are.
+
+    Between rounds it looks which workers are connected. When a connection of its own breaks it raises, and what it saw
+    is forgotten with it.
+    """
+
+    name = "rescuer"
+
+    def __init__(
+        self,
+        lost: Lost,
+        lives: WatchedLives,
+        broker: BrokerAccess,
+        settings: RescuerSettings,
+        priority_queue: str,
+        instruments: Instruments | None = None,
+        request: Request | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        mark_seconds: float = MARK_SECONDS,
+    ) -> None:
+        self._lost = lost
+        self._broker = broker
+        self._settings = settings
+        self._priority_queue = priority_queue
+        self._instruments = instruments or Instruments()
+        self._request = request or Request()
+        self._clock = clock
+        self._leases: Leases | None = None
+        self._inspector = broker.open_inspector()
+        self._watch = LifeWatch(lives, self._inspector.worker_is_connected, settings, clock)
+        look = Look(self._inspector.info, broker.ask, self._hold, settings)
+        marks = Marks(lost, broker.open_marker, mark_seconds)
+        self._collector = Collector(look, broker.ask, marks, broker.stored, settings)
+        self._missing: dict[int, str] = {}  # runs that their living worker did not have, a round ago: their state
+        self._pauses: dict[int, _Pause] = {}
+        self._queue_pauses: dict[str, float] = {}  # for runs that wait: until when a queue is not searched
+        self._moved_on_after: int | None = None
+        self._next_moved_on = clock()
+
+    def run_once(self, heartbeat: Heartbeat) -> bool:
+        """One round; raises what breaks its connections."""
+        findings = self.find(heartbeat)
+        heartbeat.trouble = findings.withheld
+        ended = 0 if findings.withheld else len(findings.verdicts) - len(findings.void)
+        heartbeat.beat(f"{ended} runs ended, {len(findings.undecided)} undecided")
+        return False
+
+    def wait_for_work(self, heartbeat: Heartbeat) -> None:
+        """Wait for the next round, and watch the workers' connections meanwhile."""
+        now = self._clock()
+        next_round, next_look = now + self._settings.period_seconds, now + LOOK_SECONDS
+        while self._clock() < next_round and not heartbeat.wait(min(1.0, self._settings.period_seconds)):
+            if self._leases is not None:
+                self._leases.keep_alive()
+            if self._clock() >= next_look:
+                next_look = self._clock() + LOOK_SECONDS
+                self._watch.look(heartbeat)
+
+    def observe(self, heartbeat: Heartbeat) -> None:
+        """Watch the workers' connections for long enough to judge those that are not connected, if there are any."""
+        until = self._clock() + self._settings.away_seconds + 1.0
+        self._watch.look(heartbeat, dry_run=self._request.dry_run)
+        while self._watch.anybody_absent and self._clock() < until and not heartbeat.wait(LOOK_SECONDS):
+            self._watch.look(heartbeat, dry_run=self._request.dry_run)
+
+    def close(self) -> None:
+        """End the connections."""
+        if self._leases is not None:
+            self._leases.close()
+        self._inspector.close()
+
+    def find(self, heartbeat: Heartbeat) -> Findings:
+        """Look at all runs in flight, or the one that is asked for, and judge."""
+        suspects = self._suspects(heartbeat)
+        workers = {s.worker for s in suspects if s.executes and s.worker is not None}
+        lives = self._watch.look(heartbeat, workers, dry_run=self._request.dry_run)
+        candidates = self._candidates(suspects, lives, heartbeat)
+        findings = self._collector.collect(candidates, lives, heartbeat)
+        self._pause(candidates, findings)
+        self._keep_undecided(suspects, findings)
+        self._judge(findings, len(suspects))
+        self._tell(findings)
+        return findings
+
+    # Which runs.
+
+    def _suspects(self, heartbeat: Heartbeat) -> list[Suspect]:
+        if self._request.run_id is not None:
+            return self._lost.suspects([self._request.run_id])
+        ids = sorted({*self._lost.runs_in_flight(), *self._moved_on()})
+        found: list[Suspect] = []
+        for at in range(0, len(ids), PAGE):
+            found += self._lost.suspects(ids[at : at + PAGE])
+            heartbeat.beat(f"looking at {len(ids)} runs")
+        return found
+
+    def _moved_on(self) -> list[int]:
+        """Open runs among all there are, a few pages a round: their tasks may follow other runs."""
+        found: list[int] = []
+        if self._moved_on_after is None and self._clock() < self._next_moved_on:
+            return found
+        for _ in range(MOVED_ON_PAGES):
+            self._moved_on_after, still_open = self._lost.open_runs_after(self._moved_on_after or 0, PAGE)
+            found += still_open
+            if self._moved_on_after is None:
+                self._next_moved_on = self._clock() + MOVED_ON_SECONDS
+                break
+        return found
+
+    def _candidates(
+        self, suspects: Sequence[Suspect], lives: Mapping[int, WatchedLife], heartbeat: Heartbeat
+    ) -> list[Candidate]:
+        answers = self._answers(suspects, lives, heartbeat)
+        missing: dict[int, str] = {}
+        found: list[Candidate] = []
+        for suspect in suspects:
+            queue = queue_name(suspect.backend_name, self._priority_queue, priority=suspect.priority)
+            candidate = classify(suspect, queue, lives, answers, self._settings, at_once=self._asked_at_once)
+            if candidate is None:
+                continue
+            if candidate.rule == "5":
+                # It may just have ended, and its event be on its way: only what is missing twice is searched.
+                missing[suspect.id] = suspect.state
+                if self._missing.get(suspect.id) != suspect.state and not self._request.at_once:
+                    continue
+            if not self._rests(candidate):
+                found.append(candidate)
+        self._missing = missing
+        return found
+
+    @property
+    def _asked_at_once(self) -> bool:
+        return self._request.run_id is not None
+
+    def _answers(
+        self, suspects: Iterable[Suspect], lives: Mapping[int, WatchedLife], heartbeat: Heartbeat
+    ) -> dict[str, Collection[str]]:
+        """Of each living worker that executes some of these runs and answers, which of them it has."""
+        executing: list[tuple[str, str]] = []
+        for suspect in suspects:
+            if (life := began_by_living(suspect, lives)) is not None:
+                executing.append((life.hostname, suspect.backend_id))
+        executing.sort()  # the runs of a worker together: fewer questions to each
+        answers: dict[str, set[str]] = {}
+        silent: set[str] = set()
+        for at in range(0, len(executing), PAGE):
+            page = executing[at : at + PAGE]
+            hostnames = sorted({hostname for hostname, _ in page})
+            said = ask_in_parts(self._broker.ask, hostnames, [run for _, run in page])
+            heartbeat.beat()
+            silent |= set(hostnames) - said.keys()
+            for hostname, has in said.items():
+                answers.setdefault(hostname, set()).update(has)
+        return {hostname: has for hostname, has in answers.items() if hostname not in silent}
+
+    # Runs that were searched in vain rest.
+
+    def _rests(self, candidate: Candidate) -> bool:
+        if self._request.at_once:
+            return False
+        now, pause = self._clock(), self._pauses.get(candidate.suspect.id)
+        if pause is not None and pause.state == candidate.suspect.state and now < pause.until:
+            return True
+        return candidate.rule == "3" and now < self._queue_pauses.get(candidate.queue, now)
+
+    def _pause(self, candidates: Iterable[Candidate], findings: Findings) -> None:
+        """Workers take messages meanwhile; and looks at a queue, during which nobody publishes to it, stay rare."""
+        now = self._clock()
+        settings = self._settings
+        for candidate in candidates:
+            run = candidate.suspect.id
+            if run in findings.held:
+                seconds = settings.waiting_seconds
+            elif run in findings.undecided:
+                seconds = UNDECIDED_PERIODS * settings.period_seconds
+            else:
+                continue
+            self._pauses[run] = _Pause(now + seconds, candidate.suspect.state, findings.undecided.get(run))
+            if candidate.rule == "3":
+                self._queue_pauses[candidate.queue] = now + seconds
+
+    def _keep_undecided(self, suspects: Iterable[Suspect], findings: Findings) -> None:
+        """Runs that rest are as undecided as they were; those that ended or moved are forgotten."""
+        states = {suspect.id: suspect.state for suspect in suspects}
+        self._pauses = {run: pause for run, pause in self._pauses.items() if states.get(run) == pause.state}
+        judged = {verdict.suspect.id for verdict in findings.verdicts}
+        for run, pause in self._pauses.items():
+            if pause.undecided is not None and run not in judged and run not in findings.held:
+                findings.undecided.setdefault(run, pause.undecided)
+
+    # Verdicts.
+
+    def _judge(self, findings: Findings, open_runs: int) -> None:
+        lost = sum(verdict.recovered is None for verdict in findings.verdicts)
+        limit = self._settings.max_lost_fraction * open_runs
+        if lost >= FEW_VERDICTS and lost > limit and not self._request.force and self._request.run_id is None:
+            findings.withheld = (
+                f"{lost} of {open_runs} open runs would be ended as lost, more than rescuer.max_lost_fraction allows: "
+                "if that is right, `swh-sched-runner rescue --once --force`"
+            )
+        if findings.withheld is not None or self._request.dry_run:
+            return
+        size = self._settings.batch_size
+        for at in range(0, len(findings.verdicts), size):
+            findings.void += self._lost.judge(findings.verdicts[at : at + size])
+        if self._request.run_id is None:
+            self._lost.write_undecided(findings.undecided)
+
+    def _tell(self, findings: Findings) -> None:
+        self._instruments.undecided(Counter(rule for rule, _ in findings.undecided.values()))
+        self._instruments.verdicts_withheld(len(findings.verdicts) if findings.withheld else 0)
+        if findings.withheld is not None:
+            log.error("runs not ended", reason=findings.withheld)
+            return
+        if self._request.dry_run:
+            return
+        void = {verdict.suspect.id for verdict in findings.void}
+        for verdict in findings.verdicts:
+            run = verdict.suspect
+            if run.id in void:
+                log.info("verdict void", run=run.id, backend_id=run.backend_id, rule=verdict.rule)
+                continue
+            self._instruments.verdict(verdict.verdict)
+            status = "lost" if verdict.recovered is None else str(verdict.recovered.status)
+            self._instruments.runs_ended(status, 1)
+            log.warning("run ended", run=run.id, backend_id=run.backend_id, verdict=verdict.verdict, rule=verdict.rule)
+        for run_id, (rule, reason) in findings.undecided.items():
+            log.debug("run undecided", run=run_id, rule=rule, reason=reason)
+
+    def _hold(self, queue: str, heartbeat: Heartbeat) -> HeldQueue | str:
+        if self._leases is None:
+            self._leases = self._broker.open_leases()
+        return self._leases.hold(queue, heartbeat)

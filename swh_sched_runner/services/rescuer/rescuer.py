@@ -72,9 +72,13 @@ class Request:
 
 @attrs.define(slots=True)
 class _Pause:
-    """Until when a run that was searched in vain is left alone, unless it moves; ``undecided`` says why, if so."""
+    """Until when a run that was searched in vain is left alone, unless it moves or another rule may judge it.
+
+    ``undecided`` says why, if so.
+    """
 
     until: float
+    rule: str
     state: str
     undecided: tuple[str, str] | None
 
@@ -241,7 +245,8 @@ class Rescuer:
         if self._request.at_once:
             return False
         now, pause = self._clock(), self._pauses.get(candidate.suspect.id)
-        if pause is not None and pause.state == candidate.suspect.state and now < pause.until:
+        seen = (candidate.rule, candidate.suspect.state)
+        if pause is not None and (pause.rule, pause.state) == seen and now < pause.until:
             return True
         return candidate.rule == "3" and now < self._queue_pauses.get(candidate.queue, now)
 
@@ -257,7 +262,9 @@ class Rescuer:
                 seconds = UNDECIDED_PERIODS * settings.period_seconds
             else:
                 continue
-            self._pauses[run] = _Pause(now + seconds, candidate.suspect.state, findings.undecided.get(run))
+            self._pauses[run] = _Pause(
+                now + seconds, candidate.rule, candidate.suspect.state, findings.undecided.get(run)
+            )
             if candidate.rule == "3":
                 self._queue_pauses[candidate.queue] = now + seconds
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 from sqlalchemy import Connection
 
 from swh_sched_runner.backend.columns import column
+from swh_sched_runner.backend.dispatch import turn
+from swh_sched_runner.backend.dispatch.turn import HeldTurn
 from swh_sched_runner.backend.tasks import runs
 from swh_sched_runner.backend.tasks.runs import RunChange
 from swh_sched_runner.db.engine import Database
@@ -98,10 +100,19 @@ class Lost:
         self._db.run(_write_undecided, undecided)
 
 
-def record_marks(conn: Connection, marks: Iterable[str], *, dead_letters: bool) -> None:
+@attrs.define(slots=True, frozen=True)
+class Marks:
+    """Marks that came out of a queue, all before them recorded. ``turn`` must still be held, where there is one."""
+
+    ids: frozenset[str]
+    dead_letters: bool = False
+    turn: HeldTurn | None = None
+
+
+def record_marks(conn: Connection, marks: Marks) -> None:
     """Note that these marks came out of their queue. Those that nobody placed are ignored."""
-    if known := sorted(marks):
-        conn.execute(_sql.record_marks, {"marks": column(known), "dead_letters": dead_letters})
+    if marks.ids and (marks.turn is None or turn.is_held(conn, marks.turn)):
+        conn.execute(_sql.record_marks, {"marks": column(sorted(marks.ids)), "dead_letters": marks.dead_letters})
 
 
 def _runs_in_flight(conn: Connection) -> list[int]:

@@ -133,6 +133,15 @@ class Publisher(Protocol):
         """
 
     @abstractmethod
+    def ready_ids(self, queue: str, most: int) -> frozenset[str] | None:
+        """The ids of the tasks whose messages are ready in a locked queue; on Redis also of those that workers hold.
+
+        RabbitMQ shows messages only to those that take them: they are taken, and ready again, in their order, when
+        this answers. None where that is not told: there are more than ``most``, or the queue gives no messages this
+        way, or counts how often it delivers one. A queue that does not exist has none.
+        """
+
+    @abstractmethod
     def session_is_gone(self, session_id: int) -> bool:
         """Whether another session's connection can send nothing any more.
 

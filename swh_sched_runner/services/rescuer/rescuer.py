@@ -12,13 +12,13 @@ import structlog
 
 from swh_sched_runner.backend.tasks.lost import PAGE, Lost, Suspect
 from swh_sched_runner.backend.workers.watched import WatchedLife, WatchedLives
-from swh_sched_runner.broker.interface import QueueInspector
+from swh_sched_runner.broker.interface import EventMarker, QueueInspector
 from swh_sched_runner.config import RescuerSettings, queue_name
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.rescuer.ask import AskWorkers, ask_in_parts
 from swh_sched_runner.services.rescuer.evidence import Collector, Findings, StoredResults
 from swh_sched_runner.services.rescuer.look import HeldQueue, Look
-from swh_sched_runner.services.rescuer.marks import MARK_SECONDS, EventMarker, Marks
+from swh_sched_runner.services.rescuer.marks import MARK_SECONDS, MarkSender
 from swh_sched_runner.services.rescuer.suspicion import Candidate, began_by_living, classify
 from swh_sched_runner.services.rescuer.watch import LifeWatch
 from swh_sched_runner.services.service import Heartbeat
@@ -115,7 +115,7 @@ class Rescuer:
         self._inspector = broker.open_inspector()
         self._watch = LifeWatch(lives, self._inspector.worker_is_connected, settings, clock)
         look = Look(self._inspector.info, broker.ask, self._hold, settings)
-        marks = Marks(lost, broker.open_marker, mark_seconds)
+        marks = MarkSender(lost, broker.open_marker, mark_seconds)
         self._collector = Collector(look, broker.ask, marks, broker.stored, settings)
         self._missing: dict[int, str] = {}  # runs that their living worker did not have, a round ago: their state
         self._pauses: dict[int, _Pause] = {}

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
-from swh_sched_runner.backend.tasks.lost import Lost, record_marks
+from swh_sched_runner.backend.tasks.lost import Lost, Marks, record_marks
 from swh_sched_runner.backend.workers.lives import Inspected
 from swh_sched_runner.backend.workers.registry import Workers
 from swh_sched_runner.backend.workers.watched import WatchedLives
@@ -107,7 +107,7 @@ class FakeBroker:
         self.marks.append(dead_letters)
         self.on_mark()
         if self.listens:
-            self._database.run(record_marks, [mark], dead_letters=dead_letters)
+            self._database.run(record_marks, Marks(frozenset([mark]), dead_letters=dead_letters))
 
 
 class Clock:

@@ -125,6 +125,10 @@ class BrokerUnavailable(SchedulerException):
     """The broker can't be reached: {reason}"""
 
 
+class ResultsUnavailable(BrokerUnavailable):
+    """The result backend can't be reached: {reason}"""
+
+
 class SchemaError(SchedulerException):
     """{reason}"""
 

@@ -61,6 +61,18 @@ class UnknownTask(InvalidArgument):
     """No task has the id {value}"""
 
 
+class UnknownRun(InvalidArgument):
+    """No run has the id or backend_id {value}"""
+
+
+class RunEnded(SchedulerException):
+    """Run {run} has ended: only open runs can be lost"""
+
+
+class VerdictsWithheld(SchedulerException):
+    """{reason}"""
+
+
 class UnknownRejectedEvent(InvalidArgument):
     """No rejected event has the id {value}"""
 
@@ -111,6 +123,10 @@ class DataRefused(StatementRefused):
 
 class BrokerUnavailable(SchedulerException):
     """The broker can't be reached: {reason}"""
+
+
+class ResultsUnavailable(BrokerUnavailable):
+    """The result backend can't be reached: {reason}"""
 
 
 class SchemaError(SchedulerException):

@@ -9,12 +9,21 @@ from swh_sched_runner.broker.amqp.consumer import AmqpConsumer
 from swh_sched_runner.broker.amqp.dead_letters import AmqpDeadLetters
 from swh_sched_runner.broker.amqp.event_queue import declare_events
 from swh_sched_runner.broker.amqp.inspector import AmqpInspector
+from swh_sched_runner.broker.amqp.marker import AmqpMarker
 from swh_sched_runner.broker.amqp.publisher import AmqpPublisher
 from swh_sched_runner.broker.celery.app import kind_of
 from swh_sched_runner.broker.celery.messages import SizeLimit
-from swh_sched_runner.broker.interface import MAX_EVENT_BYTES, DeadLetters, EventConsumer, Publisher, QueueInspector
+from swh_sched_runner.broker.interface import (
+    MAX_EVENT_BYTES,
+    DeadLetters,
+    EventConsumer,
+    EventMarker,
+    Publisher,
+    QueueInspector,
+)
 from swh_sched_runner.broker.redis.consumer import RedisConsumer
 from swh_sched_runner.broker.redis.inspector import RedisInspector
+from swh_sched_runner.broker.redis.marker import RedisMarker
 from swh_sched_runner.broker.redis.publisher import RedisPublisher
 from swh_sched_runner.config.settings import BrokerSettings
 
@@ -72,6 +81,15 @@ def open_dead_letters(
 ) -> DeadLetters:
     """A consumer of what fell out of the event queue, where there is such a thing. Errors as in ``open_consumer``."""
     return AmqpDeadLetters(app, settings, prefetch, max_bytes)
+
+
+def open_marker(app: Celery, settings: BrokerSettings) -> EventMarker:
+    """What puts marks into the event queue, which is declared. Raises ``BrokerUnavailable``, ``QueueRefused``."""
+    match kind_of(app):
+        case "redis":
+            return RedisMarker(app, settings)
+        case "amqp":
+            return AmqpMarker(app, settings)
 
 
 def open_inspector(app: Celery) -> QueueInspector:

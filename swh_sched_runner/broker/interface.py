@@ -19,6 +19,7 @@ __all__ = [
     "DeadLetters",
     "Delivery",
     "EventConsumer",
+    "EventMarker",
     "Message",
     "PublishResult",
     "Publisher",
@@ -132,6 +133,15 @@ class Publisher(Protocol):
         """
 
     @abstractmethod
+    def ready_ids(self, queue: str, most: int) -> frozenset[str] | None:
+        """The ids of the tasks whose messages are ready in a locked queue; on Redis also of those that workers hold.
+
+        RabbitMQ shows messages only to those that take them: they are taken, and ready again, in their order, when
+        this answers. None where that is not told: there are more than ``most``, or the queue gives no messages this
+        way, or counts how often it delivers one. A queue that does not exist has none.
+        """
+
+    @abstractmethod
     def session_is_gone(self, session_id: int) -> bool:
         """Whether another session's connection can send nothing any more.
 
@@ -196,6 +206,14 @@ class EventConsumer(Protocol):
 
     @property
     @abstractmethod
+    def in_order(self) -> bool:
+        """Whether all that was in the queue before what ``receive`` answered last is acknowledged, or in hand here.
+
+        Not while a former event queue is drained, nor on Redis while another consumer has anything in hand.
+        """
+
+    @property
+    @abstractmethod
     def standing_by(self) -> bool:
         """Whether another consumer had the queue when this one came, and nothing was delivered to this one since."""
 
@@ -241,6 +259,11 @@ class DeadLetters(Protocol):
     For one thread. After ``BrokerUnavailable`` open another one.
     """
 
+    @property
+    @abstractmethod
+    def in_order(self) -> bool:
+        """Whether all that was in the queue before what ``receive`` answered is acknowledged, or in hand here."""
+
     @abstractmethod
     def receive(self, timeout_seconds: float) -> list[Delivery]:
         """What has arrived, as soon as anything has; no more than the prefetch is ever unacknowledged.
@@ -259,6 +282,27 @@ class DeadLetters(Protocol):
     @abstractmethod
     def close(self) -> None:
         """End the connection. Never raises. What is unacknowledged goes back to the queue."""
+
+
+class EventMarker(Protocol):
+    """Puts marks into the event queue, on a connection of its own. For one thread.
+
+    After ``BrokerUnavailable`` open another one.
+    """
+
+    # Whether there is a queue of dead letters, so that a second mark is needed.
+    has_dead_letters: bool
+
+    @abstractmethod
+    def place(self, mark: str, *, dead_letters: bool) -> None:
+        """Put a mark behind all that is in the event queue now, or in that of its dead letters; wait for the confirm.
+
+        It may have arrived even if this raises ``BrokerUnavailable``. Raises ``QueueRefused`` where the queue is gone.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the connection. Never raises."""
 
 
 @attrs.define(slots=True, frozen=True)

@@ -26,6 +26,7 @@ class Shelf(EventConsumer):
     queue = "events"
     alone = True
     standing_by = False
+    in_order = True
 
     def __init__(self) -> None:
         self.waiting: list[Delivery] = []
@@ -73,7 +74,7 @@ class Gate(Dispatch):
     def let(self, batches: int = 1) -> None:
         self._permits.release(batches)
 
-    def record_events(self, changes: Sequence[RunChange], rejected: Sequence[Any] = ()) -> Recorded:
+    def record_events(self, changes: Sequence[RunChange], *_: Any) -> Recorded:
         self.reached.set()
         assert self._permits.acquire(timeout=20)
         if self.error is not None:

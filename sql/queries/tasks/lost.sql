@@ -75,6 +75,10 @@ from unnest(cast(:run_ids as bigint[]), cast(:rules as text[]), cast(:reasons as
 on conflict (run_id) do update set rule = excluded.rule, reason = excluded.reason
 where (undecided_run.rule, undecided_run.reason) is distinct from (excluded.rule, excluded.reason);
 
--- name: run_ended
--- Whether a run has ended; no row where there is none.
-select ended is not null as ended from task_run where id = :run_id;
+-- name: find_run
+-- The run with this id or backend id, and whether it has ended.
+select id, ended is not null as ended
+from task_run
+where backend_id = :given or id = cast(:run_id as bigint)
+order by backend_id = :given desc nulls last
+limit 1;

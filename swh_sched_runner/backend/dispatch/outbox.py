@@ -22,7 +22,8 @@ from swh_sched_runner.backend.dispatch.turn import ListenerTurn
 from swh_sched_runner.backend.dispatch.visit_batches import VisitPlan
 from swh_sched_runner.backend.events import rejected as rejected_events
 from swh_sched_runner.backend.events.rejected import Rejection
-from swh_sched_runner.backend.tasks import runs
+from swh_sched_runner.backend.tasks import lost, runs
+from swh_sched_runner.backend.tasks.lost import Marks
 from swh_sched_runner.backend.tasks.runs import Recorded, RunChange
 from swh_sched_runner.backend.workers import lives
 from swh_sched_runner.backend.workers.lives import Signs
@@ -193,14 +194,18 @@ class Dispatch:
         return ListenerTurn(self._db.engine, queue)
 
     def record_events(
-        self, changes: Sequence[RunChange], rejected: Sequence[Rejection] = (), signs: Signs | None = None
+        self,
+        changes: Sequence[RunChange],
+        rejected: Sequence[Rejection] = (),
+        signs: Signs | None = None,
+        marks: Marks | None = None,
     ) -> Recorded:
         """Record what events say of runs, one change a run, and of workers; and keep what could not be read.
 
-        All or nothing. Raises ``DataRefused`` or ``InvalidArgument`` where a value is wrong, ``StatementRefused`` where
-        the database takes none for now.
+        ``marks`` are noted with it: all before them is recorded then. All or nothing. Raises ``DataRefused`` or
+        ``InvalidArgument`` where a value is wrong, ``StatementRefused`` where the database takes none for now.
         """
-        return self._db.run(_record_events, changes, rejected, signs)
+        return self._db.run(_record_events, changes, rejected, signs, marks)
 
     def compare_at_rest(self) -> None:
         """Compare what heartbeats count with the starts that came; when all events that there are were recorded."""
@@ -345,7 +350,14 @@ def _put_in_outbox(conn: Connection, session_id: int, runs_by_queue: Mapping[str
 
 
 def _record_events(
-    conn: Connection, changes: Sequence[RunChange], rejected: Sequence[Rejection], signs: Signs | None
+    conn: Connection,
+    changes: Sequence[RunChange],
+    rejected: Sequence[Rejection],
+    signs: Signs | None,
+    marks: Marks | None,
 ) -> Recorded:
     rejected_events.insert(conn, rejected)
-    return runs.record(conn, changes, from_events=True, signs=signs)
+    recorded = runs.record(conn, changes, from_events=True, signs=signs)
+    if marks is not None:
+        lost.record_marks(conn, marks)
+    return recorded

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import attrs
 import sqlalchemy.exc
-from sqlalchemy import Engine, TextClause
+from sqlalchemy import Connection, Engine, TextClause
 
 from swh_sched_runner.db.engine import translate
 from swh_sched_runner.db.queries import Queries
@@ -21,6 +22,14 @@ TURN_LOCK = 0x5C4EF
 
 _sql = Queries("dispatch/turn")
 _session = Queries("dispatch/outbox")
+
+
+@attrs.define(slots=True, frozen=True)
+class HeldTurn:
+    """A lock that was taken: of which queue, and by which process of the database."""
+
+    queue: str
+    backend_pid: int
 
 
 class ListenerTurn:
@@ -41,6 +50,7 @@ class ListenerTurn:
                     "holds a lock in its session and needs a direct connection (or a pooler in session mode)"
                 )
             self._conn.execute(_session.harden_session)
+            self.held = HeldTurn(queue, int(driver.info.backend_pid))
         except sqlalchemy.exc.DBAPIError as error:
             raise translate(error) from error.orig
 
@@ -64,3 +74,9 @@ class ListenerTurn:
             return self._conn.execute(statement, binds).scalar_one()
         except sqlalchemy.exc.DBAPIError as error:
             raise translate(error) from error.orig
+
+
+def is_held(conn: Connection, turn: HeldTurn) -> bool:
+    """Whether that session holds the lock now, as another transaction sees it."""
+    binds = {"backend_pid": turn.backend_pid, "lock_class": TURN_LOCK, "queue": turn.queue}
+    return bool(conn.execute(_sql.turn_is_held, binds).scalar_one())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any
 
@@ -10,6 +10,8 @@ import attrs
 from sqlalchemy import Connection, Row
 
 from swh_sched_runner.backend.columns import column
+from swh_sched_runner.backend.dispatch import turn
+from swh_sched_runner.backend.dispatch.turn import HeldTurn
 from swh_sched_runner.backend.tasks import runs
 from swh_sched_runner.backend.tasks.runs import RunChange
 from swh_sched_runner.backend.workers import lives
@@ -99,19 +101,28 @@ class Lost:
         """
         return self._db.run(_judge, verdicts)
 
-    def has_ended(self, run_id: int) -> bool | None:
-        """Whether a run has ended; None where there is no such run."""
-        return self._db.read(_has_ended, run_id)
+    def find(self, given: str) -> tuple[int, bool] | None:
+        """The id of the run with this id or backend id, and whether it has ended; None where there is no such run."""
+        return self._db.read(_find, given)
 
     def write_undecided(self, undecided: Mapping[int, tuple[str, str]]) -> None:
         """Keep which runs can't be judged: the rule that waits and what for, by run, in place of those before."""
         self._db.run(_write_undecided, undecided)
 
 
-def record_marks(conn: Connection, marks: Iterable[str], *, dead_letters: bool) -> None:
+@attrs.define(slots=True, frozen=True)
+class Marks:
+    """Marks that came out of a queue, all before them recorded. ``turn`` must still be held, where there is one."""
+
+    ids: frozenset[str]
+    dead_letters: bool = False
+    turn: HeldTurn | None = None
+
+
+def record_marks(conn: Connection, marks: Marks) -> None:
     """Note that these marks came out of their queue. Those that nobody placed are ignored."""
-    if known := sorted(marks):
-        conn.execute(_sql.record_marks, {"marks": column(known), "dead_letters": dead_letters})
+    if marks.ids and (marks.turn is None or turn.is_held(conn, marks.turn)):
+        conn.execute(_sql.record_marks, {"marks": column(sorted(marks.ids)), "dead_letters": marks.dead_letters})
 
 
 def _runs_in_flight(conn: Connection) -> list[int]:
@@ -135,9 +146,10 @@ def _mark_recorded(conn: Connection, mark: str) -> bool:
     return bool(conn.execute(_sql.mark_recorded, {"mark": mark}).scalar())
 
 
-def _has_ended(conn: Connection, run_id: int) -> bool | None:
-    ended: bool | None = conn.execute(_sql.run_ended, {"run_id": run_id}).scalar()
-    return ended
+def _find(conn: Connection, given: str) -> tuple[int, bool] | None:
+    run_id = int(given) if given.isascii() and given.isdigit() and len(given) < 19 else None
+    row = conn.execute(_sql.find_run, {"given": given, "run_id": run_id}).first()
+    return None if row is None else (row.id, row.ended)
 
 
 def _judge(conn: Connection, verdicts: Sequence[Verdict]) -> list[Verdict]:

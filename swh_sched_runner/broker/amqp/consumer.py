@@ -69,6 +69,11 @@ class AmqpConsumer(EventConsumer):
             self._channel.basic_consume(self.queue)
 
     @property
+    def in_order(self) -> bool:
+        # Another listener may drain the old queue while this one takes from the new.
+        return not self._old.exists
+
+    @property
     def standing_by(self) -> bool:
         return not self._drains and self._was_taken and not self._delivered
 

@@ -48,6 +48,10 @@ class AmqpDeadLetters(DeadLetters):
             self._link.close()
             raise
 
+    @property
+    def in_order(self) -> bool:
+        return not self._reads_old
+
     def receive(self, timeout_seconds: float) -> list[Delivery]:
         deadline = time.monotonic() + timeout_seconds
         self._link.check()

@@ -12,6 +12,7 @@ from celery import Celery
 
 from swh_sched_runner.broker.amqp import connection as amqp_connection
 from swh_sched_runner.broker.amqp.connection import AmqpLink
+from swh_sched_runner.broker.amqp.inventory import counts_deliveries, ready_ids
 from swh_sched_runner.broker.celery.messages import REFUSALS, AmqpTemplate, Message, SizeLimit, Templates, refused
 from swh_sched_runner.broker.interface import Publisher, PublishResult
 from swh_sched_runner.exc import BrokerUnavailable
@@ -41,6 +42,7 @@ class AmqpPublisher(Publisher):
         self._templates = Templates(app, limit)
         self._frames: dict[tuple[str, str], AmqpTemplate] = {}
         self._locked: set[str] = set()
+        self._counting: set[str] = set()  # queues that were found to count deliveries
         self._results: dict[str, list[PublishResult]] = {}
         try:
             if not self.link.hold(f"{SESSION_QUEUE}{session_id}"):
@@ -108,6 +110,15 @@ class AmqpPublisher(Publisher):
             self._take_confirms(lambda: result.done)
         if not result.done:
             result.give_up()
+
+    def ready_ids(self, queue: str, most: int) -> frozenset[str] | None:
+        assert queue in self._locked, "without the lock, a look of another session makes the queue seem empty"
+        if queue in self._counting or counts_deliveries(self._app, queue):
+            return None
+        found, counts = ready_ids(self.link, queue, most)
+        if counts:
+            self._counting.add(queue)
+        return found
 
     def session_is_gone(self, session_id: int) -> bool:
         return session_id != self._session_id and self.link.hold(f"{SESSION_QUEUE}{session_id}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta, Struct
@@ -120,6 +121,16 @@ class WorkerHeartbeat(_Worker, frozen=True, tag="worker-heartbeat"):
     """A worker lives."""
 
 
+class Mark(Struct, frozen=True, tag_field="type", tag="scheduler-mark"):
+    """Put into the event queue, or into that of its dead letters, by the scheduler itself.
+
+    Once it is recorded out of the queue that it was put into, so is all that was there before it.
+    """
+
+    id: UUID
+    dead_letters: bool
+
+
 class Other(Struct, frozen=True):
     """An event that the scheduler has no use for."""
 
@@ -146,12 +157,12 @@ TaskEvent = (
     | TaskCancelled
 )
 WorkerEvent = WorkerOnline | WorkerOffline | WorkerHeartbeat
-Event = TaskEvent | WorkerEvent | Other
+Event = TaskEvent | WorkerEvent | Mark | Other
 
-_Known = TaskEvent | WorkerEvent
+_Known = TaskEvent | WorkerEvent | Mark
 _one = msgspec.json.Decoder(_Known)
 _many = msgspec.json.Decoder(list[_Known])
-_KNOWN_TYPES = frozenset(kind.__struct_config__.tag for kind in (*TaskEvent.__args__, *WorkerEvent.__args__))
+_KNOWN_TYPES = frozenset(kind.__struct_config__.tag for kind in (*TaskEvent.__args__, *WorkerEvent.__args__, Mark))
 _REFUSALS = (msgspec.MsgspecError, UnicodeError, ValueError, RecursionError)
 
 
@@ -170,6 +181,11 @@ def parse(body: bytes, size: int | None = None) -> list[Event | Unreadable]:
         except _REFUSALS:
             pass  # one of many may be to blame, or a type that is not ours
     return _parse_warily(body)
+
+
+def mark_body(mark: str, *, dead_letters: bool) -> bytes:
+    """The body of a message with this mark."""
+    return msgspec.json.encode(Mark(UUID(mark), dead_letters))
 
 
 def _is_plain(body: bytes) -> bool:

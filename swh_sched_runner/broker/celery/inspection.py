@@ -1,8 +1,9 @@
-"""What workers answer of themselves over remote control: pool, heartbeat, queues."""
+"""What workers answer over remote control: pool, heartbeat, queues, and which tasks they have."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -17,6 +18,9 @@ ANSWER_SECONDS = 2.0
 CONCURRENT_POOLS = ("prefork", "threads")
 LONGEST_NAME = 255
 MOST_QUEUES = 1_000
+# Ids in one question: a message of 20 kB.
+CHUNK_IDS = 500
+RATE_LIMIT = "rate_limit"
 
 
 @attrs.frozen
@@ -37,24 +41,105 @@ def inspect(app: Celery, hostnames: Sequence[str], seconds: float = ANSWER_SECON
     """
     if not hostnames:
         return {}
-    connection = connect(app)
-    errors = (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)
-    try:
+    with _asking(app) as connection:
         stats = _ask(app, connection, "stats", hostnames, seconds)
         queues = _ask(app, connection, "active_queues", list(stats), seconds)
-    except errors as error:
-        raise BrokerUnavailable(reason=reason_of(error)) from error
-    finally:
-        connection.release()
     answers = {hostname: read(answer, queues.get(hostname)) for hostname, answer in stats.items()}
     return {hostname: answer for hostname, answer in answers.items() if answer is not None}
 
 
-def _ask(app: Celery, connection: Any, question: str, hostnames: Sequence[str], seconds: float) -> dict[str, Any]:
+def held_by(
+    app: Celery, hostnames: Sequence[str], backend_ids: Sequence[str], seconds: float = ANSWER_SECONDS
+) -> dict[str, frozenset[str]]:
+    """Which of these tasks each worker has: it executes them, or keeps them for later. Raises ``BrokerUnavailable``.
+
+    Of workers that answered every question once, and with the right shape. One that limits the rate of any task is left
+    out: it tells nobody what waits for that. Each question takes ``seconds``: two, and one for each 500 ids.
+    """
+    if not hostnames:
+        return {}
+    with _asking(app) as connection:
+        limits = _ask(app, connection, "registered", hostnames, seconds, taskinfoitems=[RATE_LIMIT])
+        asked = [hostname for hostname, answer in limits.items() if limits_no_rate(answer)]
+        # Before the question for each id: what is due in between is found by that one.
+        scheduled = _ask(app, connection, "scheduled", asked, seconds)
+        wanted = frozenset(backend_ids)
+        held = {
+            hostname: ids & wanted
+            for hostname, answer in scheduled.items()
+            if (ids := scheduled_ids(answer)) is not None
+        }
+        for at in range(0, len(backend_ids), CHUNK_IDS):
+            chunk = list(backend_ids[at : at + CHUNK_IDS])
+            answers = _ask(app, connection, "query_task", list(held), seconds, ids=chunk)
+            held = {
+                hostname: held[hostname] | (ids & wanted)
+                for hostname, answer in answers.items()
+                if (ids := queried_ids(answer)) is not None
+            }
+    return held
+
+
+def limits_no_rate(answer: Any) -> bool:
+    """Whether an answer to ``registered`` tells of no limited task; False for a wrong shape."""
+    if not isinstance(answer, list):
+        return False
+    return all(isinstance(task, str) and f"[{RATE_LIMIT}=" not in task for task in answer)
+
+
+def scheduled_ids(answer: Any) -> frozenset[str] | None:
+    """The ids in an answer to ``scheduled``, None for a wrong shape."""
+    if not isinstance(answer, list):
+        return None
+    ids = set()
+    for entry in answer:
+        match entry:
+            case {"request": {"id": str(identifier)}}:
+                ids.add(identifier)
+            case _:
+                return None
+    return frozenset(ids)
+
+
+def queried_ids(answer: Any) -> frozenset[str] | None:
+    """The ids in an answer to ``query_task``, None for a wrong shape."""
+    if not isinstance(answer, Mapping):
+        return None
+    for identifier, found in answer.items():
+        match identifier, found:
+            case str(), [str(), dict()]:
+                pass
+            case _:  # an error that the worker met
+                return None
+    return frozenset(answer)
+
+
+@contextmanager
+def _asking(app: Celery) -> Iterator[Any]:
+    """A connection to ask over. What breaks is raised as ``BrokerUnavailable``."""
+    connection = connect(app)
+    errors = (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)
+    try:
+        yield connection
+    except errors as error:
+        raise BrokerUnavailable(reason=reason_of(error)) from error
+    finally:
+        connection.release()
+
+
+def _ask(
+    app: Celery, connection: Any, question: str, hostnames: Sequence[str], seconds: float, **arguments: Any
+) -> dict[str, Any]:
     if not hostnames:
         return {}
     replies = app.control.broadcast(
-        question, destination=list(hostnames), reply=True, timeout=seconds, limit=None, connection=connection
+        question,
+        arguments=arguments,
+        destination=list(hostnames),
+        reply=True,
+        timeout=seconds,
+        limit=None,
+        connection=connection,
     )
     return single(replies, hostnames)
 

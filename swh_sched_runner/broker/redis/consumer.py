@@ -28,7 +28,8 @@ ENVELOPE_BYTES = 65_536
 TAKE = """
 -- Take the oldest messages, first those of dead listeners, until they are enough, or so many bytes. KEYS: list, hash
 -- of messages in hand, their times, counter. ARGV: how many, seconds until what is in hand comes back, how many bytes;
--- bytes that a message may have, and how many of a longer one are handed out. Returns tag, size, message, tag, …
+-- bytes that a message may have, and how many of a longer one are handed out. Returns how many are in hand, with those
+-- of other consumers, then tag, size, message, tag, …
 local now = tonumber(redis.call('time')[1])
 local limit = tonumber(ARGV[1])
 local bytes_left = tonumber(ARGV[3])
@@ -65,6 +66,7 @@ while #taken / 3 < limit and bytes_left > 0 do
   redis.call('zadd', KEYS[3], now, tag)
   hand_out(tag, message)
 end
+table.insert(taken, 1, redis.call('hlen', KEYS[2]))
 return taken
 """
 
@@ -126,6 +128,7 @@ class RedisConsumer(EventConsumer):
 
     alone = False
     standing_by = False
+    in_order = False
 
     def __init__(self, app: Celery, settings: BrokerSettings, max_bytes: int) -> None:
         self._link = RedisLink(app)
@@ -162,6 +165,7 @@ class RedisConsumer(EventConsumer):
         deadline = time.monotonic() + timeout_seconds
         taken: list[Delivery] = []
         self.keep_alive()
+        self.in_order = True
         while True:
             taken += self._receive(limit - len(taken), limit_bytes - bytes_of(taken))
             left = deadline - time.monotonic()
@@ -172,8 +176,11 @@ class RedisConsumer(EventConsumer):
     def _receive(self, limit: int, limit_bytes: int) -> list[Delivery]:
         longest = self._max_bytes * 4 // 3 + ENVELOPE_BYTES
         with self._link.guard():
-            parts = self._take(keys=self._keys, args=[limit, VISIBILITY_SECONDS, limit_bytes, longest, KEPT_BYTES])
+            args = [limit, VISIBILITY_SECONDS, limit_bytes, longest, KEPT_BYTES]
+            in_hand, *parts = self._take(keys=self._keys, args=args)
         self._in_hand |= dict.fromkeys(parts[::3])
+        # A consumer that lost its turn while it was paused, and then took something, has what came before.
+        self.in_order = self.in_order and int(in_hand) == len(self._in_hand)
         return [self._delivery(parts[at], parts[at + 1], parts[at + 2], longest) for at in range(0, len(parts), 3)]
 
     def _delivery(self, tag: bytes | str, size: int, message: bytes, longest: int) -> Delivery:

@@ -24,6 +24,7 @@ from swh_sched_runner.broker.celery.messages import (
 )
 from swh_sched_runner.broker.interface import Publisher, PublishResult
 from swh_sched_runner.broker.redis import connection as redis_connection
+from swh_sched_runner.broker.redis import inventory
 from swh_sched_runner.broker.redis.connection import RedisLink
 from swh_sched_runner.exc import BrokerUnavailable, MessageUnsendable, SessionLost
 
@@ -134,6 +135,9 @@ class RedisPublisher(Publisher):
 
     def wait_for_confirms(self, result: PublishResult) -> None:
         """Nothing to wait for: the answers of the script are the confirms."""
+
+    def ready_ids(self, queue: str, most: int) -> frozenset[str] | None:
+        return inventory.ready_ids(self._link, queue, most)
 
     def session_is_gone(self, session_id: int) -> bool:
         if session_id == self._session_id:

@@ -69,6 +69,10 @@ class QueueLease:
         self._counted = time.monotonic()
         self._reserved -= len(result.confirmed) + len(result.unsendable)
 
+    def ready_ids(self, most: int) -> frozenset[str] | None:
+        """The ids of all ready messages. See ``Publisher.ready_ids``."""
+        return self._publisher.ready_ids(self.queue, most)
+
     def seen(self) -> QueueSeen:
         """The queue as it looks by our own count."""
         return QueueSeen(self.queue, self.depth, self.drain_rate)

@@ -11,7 +11,8 @@ import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.events.rejected import Rejection
-from swh_sched_runner.broker.celery.events import TaskEvent, Unreadable, WorkerEvent, parse
+from swh_sched_runner.backend.tasks.lost import Marks
+from swh_sched_runner.broker.celery.events import Mark, TaskEvent, Unreadable, WorkerEvent, parse
 from swh_sched_runner.broker.interface import DeadLetters, Delivery
 from swh_sched_runner.config import ListenerSettings
 from swh_sched_runner.exc import DatabaseUnavailable, DepthUnreadable, StatementRefused
@@ -39,19 +40,27 @@ LAST_AGAIN_SECONDS = 30.0
 
 @attrs.define(slots=True, frozen=True)
 class Letter:
-    """A message of the dead-letter queue: why it fell out, its events, and what of it is rejected."""
+    """A message of the dead-letter queue: why it fell out, its events, and what of it is rejected.
+
+    Or a ``mark`` that was put there: it did not fall out of anything.
+    """
 
     delivery: Delivery
     reason: str | None
     events: list[TaskEvent]
     rejected: list[Rejection]
     worker_events: list[WorkerEvent] = attrs.field(factory=list)
+    mark: Mark | None = None
 
     @classmethod
     def read(cls, delivery: Delivery) -> Letter:
         """What a delivery says. Never raises."""
         properties = delivery.properties()
         reason = properties.get("first_death_reason")
+        if reason is None:
+            match parse(delivery.body, delivery.size):
+                case [Mark(dead_letters=True) as mark]:
+                    return cls(delivery, None, [], [], mark=mark)
         if reason != TOO_LONG:
             said = "it was put there without a reason" if reason is None else f"it was dead-lettered: {reason}"
             return cls(delivery, reason, [], [Rejection(said, delivery.body, delivery.size, properties)])
@@ -135,8 +144,10 @@ class DeadLetterReader:
         events = [event for letter in self._in_hand for event in letter.events]
         unreadable = [one for letter in self._in_hand for one in letter.rejected]
         told = (event for letter in self._in_hand for event in letter.worker_events)
-        recording = Recording(self._dispatch, signs_of([*events, *told]))
+        recording = Recording(self._dispatch, signs_of([*events, *told]), self._marks())
         recording.run(fold(events), unreadable, events)
+        marks = sum(letter.mark is not None for letter in self._in_hand)
+        only_marks = marks == len(self._in_hand)
         done, kept = [], []
         for letter in self._in_hand:
             if any(event.uuid in recording.waiting for event in letter.events):
@@ -145,8 +156,14 @@ class DeadLetterReader:
                 done.append(letter.delivery)
         self._queue.acknowledge(done)
         self._in_hand = kept
-        self._tell(recording, len(done))
+        if not only_marks:
+            self._tell(recording, len(done) - marks)
         return next(iter(recording.waiting.values()), None)
+
+    def _marks(self) -> Marks | None:
+        """All before them is in hand: what had to wait is tried again each time."""
+        ids = frozenset(str(letter.mark.id) for letter in self._in_hand if letter.mark is not None)
+        return Marks(ids, dead_letters=True) if ids and self._queue.in_order else None
 
     def _tell(self, recording: Recording, messages: int) -> None:
         self._rejected.added(recording.rejected)
@@ -156,7 +173,8 @@ class DeadLetterReader:
         log.warning("dead letters recorded", messages=messages, runs=runs, rejected=rejected)
 
     def _count(self, arrived: Sequence[Letter]) -> None:
-        reasons = Counter(letter.reason if letter.reason in REASONS else OTHER for letter in arrived)
+        fallen = (letter for letter in arrived if letter.mark is None)
+        reasons = Counter(letter.reason if letter.reason in REASONS else OTHER for letter in fallen)
         for reason, n in reasons.items():
             self._instruments.dead_letters(str(reason), n)
         if time.monotonic() < self._next_look:

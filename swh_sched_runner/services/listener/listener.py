@@ -75,7 +75,7 @@ class Listener:
         if not self._may_work(heartbeat):
             return False
         messages = self._receive(heartbeat)
-        batch = Batch.of(messages) if messages else None  # while the batch before is written
+        batch = Batch.of(messages, turn=self._turn.held) if messages else None  # while the batch before is written
         finished = self._finish(heartbeat)
         again = self._held.due()
         if batch is not None and (again or self._held):
@@ -138,8 +138,9 @@ class Listener:
                 settings.batch_size - len(messages), settings.flush_seconds, settings.batch_bytes - size
             )
             size += bytes_of(deliveries)
+            in_order = self._consumer.in_order
             for delivery in deliveries:
-                messages.append(Message.read(delivery))
+                messages.append(Message.read(delivery, in_order=in_order))
                 self._consumer.keep_alive()
             if not self._writer.busy or self._writer.is_done:
                 break

@@ -9,11 +9,14 @@ from typing import Any
 
 import attrs
 
+from swh_sched_runner.backend.dispatch.turn import HeldTurn
 from swh_sched_runner.backend.events.rejected import Rejection
+from swh_sched_runner.backend.tasks.lost import Marks
 from swh_sched_runner.backend.tasks.runs import MOST_EXECUTIONS, RunChange
 from swh_sched_runner.backend.workers.lives import Signs
 from swh_sched_runner.broker.celery.events import (
     Event,
+    Mark,
     TaskCancelled,
     TaskEvent,
     TaskReceived,
@@ -139,18 +142,22 @@ def fold(events: Iterable[TaskEvent]) -> list[RunChange]:
 
 @attrs.define(slots=True, frozen=True)
 class Message:
-    """A message that was read: its events, and those of tasks among them by run. Its body is not kept."""
+    """A message that was read: its events, and those of tasks among them by run. Its body is not kept.
+
+    ``in_order``: all that was in the queue before it is acknowledged, or in hand; else its marks prove nothing.
+    """
 
     delivery: Delivery
     events: list[Event | Unreadable]
     runs: set[str]
+    in_order: bool = False
 
     @classmethod
-    def read(cls, delivery: Delivery) -> Message:
+    def read(cls, delivery: Delivery, *, in_order: bool = False) -> Message:
         """What a delivery says. Never raises."""
         events = parse(delivery.body, delivery.size)
         without_body = Delivery(b"", delivery.tag, delivery.size, delivery.properties)
-        return cls(without_body, events, {event.uuid for event in events if isinstance(event, TaskEvent)})
+        return cls(without_body, events, {event.uuid for event in events if isinstance(event, TaskEvent)}, in_order)
 
     def events_of(self, runs: Collection[str]) -> list[TaskEvent]:
         """What is told of these runs."""
@@ -166,6 +173,7 @@ class Batch:
     """Messages, and what is to be recorded: changes, and the ``events`` that they were merged from.
 
     ``signs`` are what the events say of workers. ``tries_again``: with it what the database refused before.
+    ``marks`` are noted with it if nothing of it has to wait.
     ``compares``: nothing is left to record, so what heartbeats count can be compared with the starts that came.
     """
 
@@ -176,10 +184,20 @@ class Batch:
     signs: Signs | None = None
     tries_again: bool = False
     compares: bool = False
+    marks: Marks | None = None
 
     @classmethod
-    def of(cls, messages: Sequence[Message], waiting: Collection[str] = (), again: Sequence[TaskEvent] = ()) -> Batch:
-        """All that the messages say, but of runs that wait already, and what is to be tried again."""
+    def of(
+        cls,
+        messages: Sequence[Message],
+        waiting: Collection[str] = (),
+        again: Sequence[TaskEvent] = (),
+        turn: HeldTurn | None = None,
+    ) -> Batch:
+        """All that the messages say, but of runs that wait already, and what is to be tried again.
+
+        While anything waits, marks prove nothing: what came before them is not recorded.
+        """
         events = list(again)
         tries_again = bool(events)
         for message in messages:
@@ -191,4 +209,17 @@ class Batch:
             if isinstance(event, Unreadable)
         ]
         signs = signs_of([*again, *(event for message in messages for event in message.events)])
-        return cls(messages, fold(events), unreadable, events, signs, tries_again)
+        marks = None if waiting or again else marks_of(messages, turn)
+        return cls(messages, fold(events), unreadable, events, signs, tries_again, marks=marks)
+
+
+def marks_of(messages: Iterable[Message], turn: HeldTurn | None) -> Marks | None:
+    """The marks of the event queue in these messages that prove something."""
+    ids = frozenset(
+        str(event.id)
+        for message in messages
+        if message.in_order
+        for event in message.events
+        if isinstance(event, Mark) and not event.dead_letters
+    )
+    return Marks(ids, turn=turn) if ids else None

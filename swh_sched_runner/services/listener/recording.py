@@ -17,6 +17,7 @@ import msgspec
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.events.rejected import Rejection
+from swh_sched_runner.backend.tasks.lost import Marks
 from swh_sched_runner.backend.tasks.runs import RunChange
 from swh_sched_runner.backend.workers.lives import Signs
 from swh_sched_runner.broker.celery.events import TaskEvent
@@ -33,8 +34,8 @@ MOST_REFUSALS = 64
 class Recording:
     """One batch: what was recorded of it, which changes were rejected, and which runs have to wait, and why."""
 
-    def __init__(self, dispatch: Dispatch, signs: Signs | None = None) -> None:
-        """``signs`` are recorded with each statement: twice is as good as once."""
+    def __init__(self, dispatch: Dispatch, signs: Signs | None = None, marks: Marks | None = None) -> None:
+        """``signs`` are recorded with each statement: twice is as good as once. ``marks`` once nothing has to wait."""
         self.known: set[str] = set()
         self.foreign = 0  # runs that are none of ours
         self.ended: Counter[str] = Counter()
@@ -42,6 +43,7 @@ class Recording:
         self.waiting: dict[str, str] = {}
         self._dispatch = dispatch
         self._signs = signs
+        self._marks = marks
         self._refusals_left = MOST_REFUSALS
         self._events: Sequence[TaskEvent] = ()
 
@@ -55,17 +57,19 @@ class Recording:
         anything, or does not keep what is rejected: then nothing may be acknowledged.
         """
         try:
-            self._record(changes, unreadable)
+            self._record(changes, unreadable, self._marks)
         except (StatementRefused, InvalidArgument) as error:
             self._events = events
             self._narrow(changes, error)
             self.rejected += unreadable
-            self._dispatch.record_events([], self.rejected)
+            self._dispatch.record_events([], self.rejected, None, None if self.waiting else self._marks)
         else:
             self.rejected += unreadable
 
-    def _record(self, changes: Sequence[RunChange], unreadable: Sequence[Rejection] = ()) -> None:
-        recorded = self._dispatch.record_events(changes, unreadable, self._signs)
+    def _record(
+        self, changes: Sequence[RunChange], unreadable: Sequence[Rejection] = (), marks: Marks | None = None
+    ) -> None:
+        recorded = self._dispatch.record_events(changes, unreadable, self._signs, marks)
         self.known |= recorded.known
         self.foreign += len(changes) - len(recorded.known)
         self.ended += recorded.ended
@@ -173,8 +177,8 @@ class Writer:
         began = time.monotonic()
         try:
             self._rejected.trim()
-            recording = Recording(self._dispatch, batch.signs)
-            if batch.changes or batch.unreadable or batch.signs:
+            recording = Recording(self._dispatch, batch.signs, batch.marks)
+            if batch.changes or batch.unreadable or batch.signs or batch.marks:
                 recording.run(batch.changes, batch.unreadable, batch.events)
             if batch.compares:
                 self._dispatch.compare_at_rest()

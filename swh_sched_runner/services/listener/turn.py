@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
-from swh_sched_runner.backend.dispatch.turn import ListenerTurn
+from swh_sched_runner.backend.dispatch.turn import HeldTurn, ListenerTurn
 from swh_sched_runner.broker.interface import EventConsumer
 
 
@@ -32,6 +32,11 @@ class Turn:
         if self._mine:
             self._consumer.recover()
         return self._mine
+
+    @property
+    def held(self) -> HeldTurn | None:
+        """The lock that has to be held for what was received to be all that there was; None where there is none."""
+        return None if self._held is None else self._held.held
 
     def close(self) -> None:
         """Let others have it."""

@@ -15,7 +15,7 @@ from swh_sched_runner.config import RescuerSettings
 from swh_sched_runner.model import Evidence
 from swh_sched_runner.services.rescuer.ask import AskWorkers, ask_in_parts, parts
 from swh_sched_runner.services.rescuer.look import Look, Looked, Wanted
-from swh_sched_runner.services.rescuer.marks import Marks
+from swh_sched_runner.services.rescuer.marks import MarkSender
 from swh_sched_runner.services.rescuer.suspicion import Candidate
 from swh_sched_runner.services.service import Heartbeat
 
@@ -51,7 +51,7 @@ class Collector:
         self,
         look: Look,
         ask: AskWorkers,
-        marks: Marks,
+        marks: MarkSender,
         stored: StoredResults | None,
         settings: RescuerSettings,
     ) -> None:

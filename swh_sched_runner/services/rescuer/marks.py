@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from swh_sched_runner.backend.tasks.lost import Lost
+from swh_sched_runner.broker.interface import EventMarker
 from swh_sched_runner.services.service import Heartbeat
 
 # So long a mark is waited for; a backlog is worked off first.
@@ -13,20 +13,7 @@ MARK_SECONDS = 60.0
 MARK_LOOK_SECONDS = 0.1
 
 
-class EventMarker(Protocol):
-    """Puts marks into the queues of events."""
-
-    # Whether the broker keeps what falls out of the event queue.
-    has_dead_letters: bool
-
-    def place(self, mark: str, *, dead_letters: bool) -> None:
-        """Put a mark into the event queue, or into that of its dead letters. Raises ``BrokerUnavailable``."""
-
-    def close(self) -> None:
-        """End the connection. Never raises."""
-
-
-class Marks:
+class MarkSender:
     """Sends marks through the event queue and waits for them."""
 
     def __init__(self, lost: Lost, open_marker: Callable[[], EventMarker], seconds: float = MARK_SECONDS) -> None:

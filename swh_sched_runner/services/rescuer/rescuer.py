@@ -12,13 +12,13 @@ import structlog
 
 from swh_sched_runner.backend.tasks.lost import PAGE, Lost, Suspect
 from swh_sched_runner.backend.workers.watched import WatchedLife, WatchedLives
-from swh_sched_runner.broker.interface import QueueInspector
+from swh_sched_runner.broker.interface import EventMarker, QueueInspector
 from swh_sched_runner.config import RescuerSettings, queue_name
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.rescuer.ask import AskWorkers, ask_in_parts
 from swh_sched_runner.services.rescuer.evidence import Collector, Findings, StoredResults
 from swh_sched_runner.services.rescuer.look import HeldQueue, Look
-from swh_sched_runner.services.rescuer.marks import MARK_SECONDS, EventMarker, Marks
+from swh_sched_runner.services.rescuer.marks import MARK_SECONDS, MarkSender
 from swh_sched_runner.services.rescuer.suspicion import Candidate, began_by_living, classify
 from swh_sched_runner.services.rescuer.watch import LifeWatch
 from swh_sched_runner.services.service import Heartbeat
@@ -72,9 +72,13 @@ class Request:
 
 @attrs.define(slots=True)
 class _Pause:
-    """Until when a run that was searched in vain is left alone, unless it moves; ``undecided`` says why, if so."""
+    """Until when a run that was searched in vain is left alone, unless it moves or another rule may judge it.
+
+    ``undecided`` says why, if so.
+    """
 
     until: float
+    rule: str
     state: str
     undecided: tuple[str, str] | None
 
@@ -111,7 +115,7 @@ class Rescuer:
         self._inspector = broker.open_inspector()
         self._watch = LifeWatch(lives, self._inspector.worker_is_connected, settings, clock)
         look = Look(self._inspector.info, broker.ask, self._hold, settings)
-        marks = Marks(lost, broker.open_marker, mark_seconds)
+        marks = MarkSender(lost, broker.open_marker, mark_seconds)
         self._collector = Collector(look, broker.ask, marks, broker.stored, settings)
         self._missing: dict[int, str] = {}  # runs that their living worker did not have, a round ago: their state
         self._pauses: dict[int, _Pause] = {}
@@ -241,7 +245,8 @@ class Rescuer:
         if self._request.at_once:
             return False
         now, pause = self._clock(), self._pauses.get(candidate.suspect.id)
-        if pause is not None and pause.state == candidate.suspect.state and now < pause.until:
+        seen = (candidate.rule, candidate.suspect.state)
+        if pause is not None and (pause.rule, pause.state) == seen and now < pause.until:
             return True
         return candidate.rule == "3" and now < self._queue_pauses.get(candidate.queue, now)
 
@@ -257,7 +262,9 @@ class Rescuer:
                 seconds = UNDECIDED_PERIODS * settings.period_seconds
             else:
                 continue
-            self._pauses[run] = _Pause(now + seconds, candidate.suspect.state, findings.undecided.get(run))
+            self._pauses[run] = _Pause(
+                now + seconds, candidate.rule, candidate.suspect.state, findings.undecided.get(run)
+            )
             if candidate.rule == "3":
                 self._queue_pauses[candidate.queue] = now + seconds
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import attrs
+import msgspec
 import pytest
 
 from swh_sched_runner.broker.factory import open_consumer
@@ -41,7 +41,7 @@ class Dropping:
         if len(kept) == len(events):
             return delivery
         body = json.dumps(kept).encode()
-        return attrs.evolve(delivery, body=body, size=len(body))
+        return msgspec.structs.replace(delivery, body=body, size=len(body))
 
 
 @pytest.fixture

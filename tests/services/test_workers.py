@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import attrs
+import msgspec
 import pytest
 from celery import Celery
 from sqlalchemy import text
@@ -56,7 +56,7 @@ class Dropping:
         told = json.loads(delivery.body)
         kept = [event for event in (told if isinstance(told, list) else [told]) if self._is_kept(event)]
         body = json.dumps(kept).encode()
-        return attrs.evolve(delivery, body=body, size=len(body))
+        return msgspec.structs.replace(delivery, body=body, size=len(body))
 
     def _is_kept(self, event: dict[str, Any]) -> bool:
         if event["type"] != "task-started":

@@ -49,6 +49,7 @@ COMMANDS = {
     "listen": "swh_sched_runner.cli.services:listen",
     "visits": "swh_sched_runner.cli.services:visits",
     "prune": "swh_sched_runner.cli.services:prune",
+    "rescue": "swh_sched_runner.cli.rescue:rescue",
     "worker": "swh_sched_runner.cli.worker:worker",
     "queue": "swh_sched_runner.cli.queue:queue",
     "task-type": "swh_sched_runner.cli.task_type:task_type",

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
+from typing import Any
 
 import click
 import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.tasks.lost import Lost
 from swh_sched_runner.backend.tasks.retention import Retention
 from swh_sched_runner.backend.workers.registry import Workers
+from swh_sched_runner.backend.workers.watched import WatchedLives
+from swh_sched_runner.broker.celery import results
 from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.celery.heartbeats import HeartbeatConsumer
-from swh_sched_runner.broker.celery.inspection import inspect
+from swh_sched_runner.broker.celery.inspection import held_by, inspect
 from swh_sched_runner.broker.celery.messages import SizeLimit
-from swh_sched_runner.broker.factory import has_dead_letters, open_consumer, open_dead_letters, open_publisher
+from swh_sched_runner.broker.factory import (
+    has_dead_letters,
+    open_consumer,
+    open_dead_letters,
+    open_inspector,
+    open_marker,
+    open_publisher,
+)
 from swh_sched_runner.cli import web
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.db import migrate
 from swh_sched_runner.services.dispatch.runner import Runner
+from swh_sched_runner.services.dispatch.sender import Sender
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.listener.dead_letters import PREFETCH, DeadLetterReader
 from swh_sched_runner.services.listener.heartbeats import Heartbeats
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.maintenance.retention import Pruner
+from swh_sched_runner.services.rescuer.leases import SenderLeases
+from swh_sched_runner.services.rescuer.rescuer import BrokerAccess, Request, Rescuer
 from swh_sched_runner.services.service import Heartbeat, Service
 from swh_sched_runner.services.supervisor import Supervisor
 from swh_sched_runner.services.visits.scheduler import VisitScheduler
@@ -48,12 +63,41 @@ def factories(context: Context, instruments: Instruments | None = None) -> Mappi
             Workers(context.database), partial(HeartbeatConsumer, app, broker), partial(inspect, app)
         ),
         "visits": lambda: VisitScheduler(dispatch, publisher, settings.visits, instruments),
+        "rescuer": lambda: make_rescuer(context, instruments),
         "pruner": lambda: Pruner(Retention(context.database), settings.pruner, instruments),
     }
     if has_dead_letters(app):
         dead_letters = partial(open_dead_letters, app, broker, PREFETCH, settings.listener.max_event_bytes)
         services["dead-letters"] = lambda: DeadLetterReader(dispatch, dead_letters, settings.listener, instruments)
     return services
+
+
+def make_rescuer(context: Context, instruments: Instruments, request: Request | None = None) -> Rescuer:
+    """A rescuer with connections of its own."""
+    broker, database = context.broker, context.database
+    app, dispatch = create_app(broker), Dispatch(database)
+    publisher = partial(open_publisher, app, broker)
+
+    def stored(backend_ids: Sequence[str]) -> Mapping[str, tuple[str, Mapping[str, Any], datetime | None]]:
+        found = results.stored(app, backend_ids)
+        return {run: (result.status, result.note, result.ended) for run, result in found.items()}
+
+    access = BrokerAccess(
+        open_inspector=partial(open_inspector, app),
+        open_leases=lambda: SenderLeases(Sender(dispatch, publisher, "rescuer", Instruments())),
+        open_marker=partial(open_marker, app, broker),
+        ask=partial(held_by, app),
+        stored=stored if broker.result_backend is not None else None,
+    )
+    return Rescuer(
+        Lost(database),
+        WatchedLives(database),
+        access,
+        context.settings.rescuer,
+        broker.priority_queue,
+        instruments,
+        request,
+    )
 
 
 def supervise(context: Context, command: str, *names: str) -> None:

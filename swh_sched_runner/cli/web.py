@@ -22,7 +22,7 @@ from swh_sched_runner.web.server import Pages, Server
 
 # One each, so that all of them can run on one host. Those of Prometheus' list that nobody is likely to run beside us:
 # https://github.com/prometheus/prometheus/wiki/Default-port-allocations has no free ones any more.
-PORTS = {"up": 9460, "run": 9461, "listen": 9462, "visits": 9463, "prune": 9465}
+PORTS = {"up": 9460, "run": 9461, "listen": 9462, "visits": 9463, "prune": 9465, "rescue": 9466}
 
 port_option = click.option(
     "--web-port",

@@ -93,6 +93,8 @@ def _missing_events(run: Run, seen: BrokerFacts) -> Iterator[Reason]:
     if seen.worker_lives is False:
         text = f"worker {run.worker} is not connected: it crashed, is reconnecting, or runs without remote control"
         yield Reason("worker_gone", text, f"if it crashed: {END_AS_LOST.format(run=run.backend_id)}")
+    if run.undecided is not None:
+        yield Reason("undecided", f"the rescuer can't tell whether it is lost, by {run.undecided}")
     events = seen.events
     if events is not None and events.consumers == 0:
         text = (

@@ -36,6 +36,7 @@ ReasonCode = Literal[
     "started",
     # These never answer alone.
     "worker_gone",
+    "undecided",
     "no_listener",
     "events_waiting",
 ]

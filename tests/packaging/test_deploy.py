@@ -52,7 +52,7 @@ def complaints(unit: Path, folder: Path, changed: tuple[str, str] = ("", "")) ->
 def test_there_is_a_unit_for_each_way_to_run() -> None:
     commands = [unit.stem.removeprefix("swh-sched-runner-") for unit in UNITS]
 
-    assert commands == ["listen", "prune", "run", "up", "visits"]
+    assert commands == ["listen", "prune", "rescue", "run", "up", "visits"]
     assert commands == [service(unit)["Service"]["ExecStart"].split()[-1] for unit in UNITS]
 
 

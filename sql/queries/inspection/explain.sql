@@ -10,11 +10,13 @@ select t.id, t.type, t.status, t.policy, t.priority, t.next_run, t.run_id, tt.ba
        coalesce(r.metadata ->> 'error', r.metadata ->> 'reason') as error, r.metadata ->> 'worker' as worker,
        case when jsonb_typeof(r.metadata -> 'attempts') = 'number'
             then cast(least(greatest(cast(r.metadata -> 'attempts' as numeric), 0), 1000000) as bigint) end as attempts,
-       r.retries_before is not null as moved
+       r.retries_before is not null as moved,
+       case when r.ended is null then 'rule ' || u.rule || ': ' || u.reason end as undecided
 from task t
 join task_type tt on tt.type = t.type
 left join dispatch_type c on c.type = t.type
 left join task_run r on r.id = t.run_id
+left join undecided_run u on u.run_id = r.id
 where t.id = :task_id;
 
 -- name: queue

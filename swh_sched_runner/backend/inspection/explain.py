@@ -27,6 +27,7 @@ class Run:
     """The run that owns a task. ``moved``: its end is what the task's state comes from.
 
     ``worker`` is the one that told last of it, ``error`` what a failure said, ``attempts`` None unless told.
+    ``undecided``: why the rescuer can't tell whether it is lost, if that is so.
     """
 
     id: int
@@ -39,6 +40,7 @@ class Run:
     worker: str | None
     attempts: int | None
     error: str | None
+    undecided: str | None = None
 
 
 @attrs.define(slots=True, frozen=True)
@@ -179,6 +181,7 @@ def _run(row: Row[Any]) -> Run | None:
         worker=row.worker,
         attempts=row.attempts,
         error=row.error,
+        undecided=row.undecided,
     )
 
 

@@ -143,7 +143,7 @@ def test_a_frozen_worker_is_lost_and_its_result_corrects_that(make_fleet: MakeFl
 
 def test_a_frozen_solo_worker_stays_undecided_until_its_result(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(silent_seconds=8)
-    frozen = fleet.worker("w1", pool="solo", config={"broker_heartbeat": 2})
+    frozen = fleet.worker("w1", pool="solo")
     held = fleet.begun("held")
 
     fleet.freeze(frozen)
@@ -152,6 +152,21 @@ def test_a_frozen_solo_worker_stays_undecided_until_its_result(make_fleet: MakeF
     fleet.thaw(frozen)
     fleet.let_end("held")
 
-    assert fleet.run(held)["id"] in undecided
+    assert undecided[fleet.run(held)["id"]] == ("3", "w1@test may have the message and does not answer")
+    assert fleet.end(held)["status"] == "eventful"
+    assert fleet.verdicts() == []
+
+
+def test_a_frozen_solo_worker_that_the_broker_gave_up_loses_nothing(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(silent_seconds=8)
+    frozen = fleet.worker("w1", pool="solo", config={"broker_heartbeat": 2})
+    held = fleet.begun("held")
+
+    fleet.freeze(frozen)
+    fleet.queued()  # solo acknowledges after the task: the message is back
+    fleet.untouched(held)
+    fleet.thaw(frozen)
+    fleet.let_end("held")
+
     assert fleet.end(held)["status"] == "eventful"
     assert fleet.verdicts() == []

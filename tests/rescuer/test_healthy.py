@@ -7,6 +7,7 @@ from tests.support.processes.programs import Programs
 from tests.support.wait import until
 
 ROUNDS = 4
+NONE = "no run is lost, as far as can be told\n"
 
 
 def test_a_healthy_fleet_under_load_has_no_verdicts(fleet: Fleet, programs: Programs) -> None:
@@ -20,7 +21,7 @@ def test_a_healthy_fleet_under_load_has_no_verdicts(fleet: Fleet, programs: Prog
     fleet.let_end(*"abcdef")
 
     assert [(done.returncode, done.stderr) for done in printed if done.returncode] == []
-    assert all("no verdict" in done.stdout for done in printed), printed
+    assert [done.stdout for done in printed] == [NONE] * ROUNDS
     assert under_load
     assert [fleet.end(task)["status"] for task in slow] == ["eventful"] * len(slow)
     until(lambda: all(run["ended"] for run in fleet.all_runs(quick)), 60)

@@ -49,8 +49,8 @@ class Dropping:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
 
-    def receive(self, limit: int, timeout_seconds: float) -> list[Delivery]:
-        return [self._filtered(delivery) for delivery in self._consumer.receive(limit, timeout_seconds)]
+    def receive(self, *limits: float) -> list[Delivery]:
+        return [self._filtered(delivery) for delivery in self._consumer.receive(*limits)]
 
     def _filtered(self, delivery: Delivery) -> Delivery:
         told = json.loads(delivery.body)

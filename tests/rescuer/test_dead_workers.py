@@ -1,4 +1,4 @@
-"""Workers that die or are told to end: their started runs are lost and due again, all others are untouched."""
+"""Workers that are killed: their started runs are lost and due again, all others are untouched."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from collections import Counter
 
 import pytest
 
-from tests.rescuer.conftest import MakeFleet
-from tests.support.fleet import Fleet
+from tests.support.fleet import LATE_ACKS, ONE_RESERVED, Fleet
 from tests.support.wait import until
-
-ONE_RESERVED = {"worker_prefetch_multiplier": 1}
-LATE_ACKS = {"task_acks_late": True}
 
 
 def test_the_started_run_of_a_killed_worker_is_lost_and_due_again(fleet: Fleet) -> None:
@@ -67,49 +63,7 @@ def test_a_run_that_is_delivered_again_keeps_its_id_and_its_end(fleet: Fleet) ->
     assert fleet.verdicts() == []
 
 
-def test_a_warm_shutdown_with_a_running_task_loses_nothing(fleet: Fleet) -> None:
-    worker = fleet.worker("w1")
-    held = fleet.started("held")
-
-    worker.kill("SIGTERM")
-    until(lambda: any(life.is_leaving for life in fleet.lives()), 30)
-    fleet.untouched(held)
-    fleet.let_end("held")
-
-    assert fleet.end(held)["status"] == "eventful"
-    assert fleet.verdicts() == []
-
-
-def test_a_cold_shutdown_cancels_its_run(fleet: Fleet) -> None:
-    worker = fleet.worker("w1")
-    held = fleet.started("held")
-
-    worker.kill("SIGQUIT")
-    until(lambda: worker.status == "exited", 30)
-    fleet.let_end("held")
-    fleet.worker("w2")
-
-    assert fleet.rescue_lost(held) == "cancelled"
-    until(lambda: [run["status"] for run in fleet.runs(held)] == ["lost", "eventful"], 30)
-
-
-def test_a_cold_shutdown_with_late_acks_loses_nothing(fleet: Fleet) -> None:
-    worker = fleet.worker("w1", config=LATE_ACKS)
-    held = fleet.started("held")
-
-    worker.kill("SIGQUIT")
-    until(lambda: worker.status == "exited", 30)
-    second = fleet.worker("w2", config=LATE_ACKS)
-    until(second.executions, 30)
-    fleet.untouched(held)
-    fleet.let_end("held")
-
-    assert fleet.end(held)["status"] == "eventful"
-    assert len(fleet.runs(held)) == 1
-    assert fleet.verdicts() == []
-
-
-@pytest.mark.parametrize("stock", [False, True], ids=["ours", "stock"])
+@pytest.mark.parametrize("stock", [False, pytest.param(True, marks=pytest.mark.trial)], ids=["ours", "stock"])
 def test_a_worker_killed_and_back_under_its_name_loses_its_old_run_only(fleet: Fleet, stock: bool) -> None:
     worker = fleet.worker("w1", stock=stock)
     old = fleet.started("old")
@@ -118,55 +72,8 @@ def test_a_worker_killed_and_back_under_its_name_loses_its_old_run_only(fleet: F
     worker = fleet.worker("w1", stock=stock)
     new = fleet.started("new")
 
-    assert fleet.rescue_lost(old) == "worker died"
-    fleet.untouched(new)
+    fleet.rescue_until(lambda: fleet.verdict(old), 90, new, what="a verdict")
+    assert fleet.verdicts() == ["worker died"]
     fleet.let_end("old", "new")
     assert fleet.end(new)["status"] == "eventful"
     assert len(fleet.runs(new)) == 1
-
-
-def test_a_frozen_worker_is_lost_and_its_result_corrects_that(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(silent_seconds=12)
-    frozen = fleet.worker("w1", config={"broker_heartbeat": 2})
-    held = fleet.started("held")
-
-    fleet.freeze(frozen)
-    fleet.worker("w2")
-
-    assert fleet.rescue_lost(held) == "worker died"
-    assert fleet.run(held)["status"] == "lost"
-    fleet.thaw(frozen)
-    fleet.let_end("held")
-    until(lambda: fleet.run(held)["status"] == "eventful", 30)
-    assert fleet.verdict(held) == "worker died"
-
-
-def test_a_frozen_solo_worker_stays_undecided_until_its_result(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(silent_seconds=8)
-    frozen = fleet.worker("w1", pool="solo")
-    held = fleet.begun("held")
-
-    fleet.freeze(frozen)
-    fleet.untouched(held)
-    undecided = fleet.undecided()
-    fleet.thaw(frozen)
-    fleet.let_end("held")
-
-    assert undecided[fleet.run(held)["id"]] == ("3", "w1@test may have the message and does not answer")
-    assert fleet.end(held)["status"] == "eventful"
-    assert fleet.verdicts() == []
-
-
-def test_a_frozen_solo_worker_that_the_broker_gave_up_loses_nothing(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(silent_seconds=8)
-    frozen = fleet.worker("w1", pool="solo", config={"broker_heartbeat": 2})
-    held = fleet.begun("held")
-
-    fleet.freeze(frozen)
-    fleet.queued()  # solo acknowledges after the task: the message is back
-    fleet.untouched(held)
-    fleet.thaw(frozen)
-    fleet.let_end("held")
-
-    assert fleet.end(held)["status"] == "eventful"
-    assert fleet.verdicts() == []

@@ -43,6 +43,8 @@ OTHER_QUEUE = "echo"
 CONTROL_QUEUE = "control"  # nobody consumes from it
 # Longer than any rule waits: a run that is untouched for so long stays so.
 LONG_SECONDS = 2.5 * LIMITS["away_seconds"]
+ONE_RESERVED = {"worker_prefetch_multiplier": 1}
+LATE_ACKS = {"task_acks_late": True}
 BEATS = ("--heartbeat-interval", "1")
 
 VERDICTS = """
@@ -256,11 +258,13 @@ class Fleet:
         self.purge(CONTROL_QUEUE)
         self.rescue_for(LONG_SECONDS, *tasks, until_judged=control)
 
-    def rescue_until(self, condition: Callable[[], Any], seconds: float = 60, *, what: str = "") -> None:
-        """Rounds until ``condition`` holds."""
+    def rescue_until(self, condition: Callable[[], Any], seconds: float = 60, *tasks: Task, what: str = "") -> None:
+        """Rounds until ``condition`` holds, after each of which the first runs of these tasks must be open."""
         deadline = time.monotonic() + seconds
         while not condition():
             self.rescue()
+            for task in tasks:
+                assert self.run(task)["ended"] is None, self.run(task)
             assert time.monotonic() < deadline, f"not within {seconds} s: {what}; undecided: {self.undecided()}"
 
     def rescue_lost(self, task: Task, seconds: float = 60) -> str | None:

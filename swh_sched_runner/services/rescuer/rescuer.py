@@ -19,6 +19,7 @@ from swh_sched_runner.services.rescuer.ask import AskWorkers, ask_in_parts
 from swh_sched_runner.services.rescuer.evidence import Collector, Findings, StoredResults
 from swh_sched_runner.services.rescuer.look import HeldQueue, Look
 from swh_sched_runner.services.rescuer.marks import MARK_SECONDS, MarkSender
+from swh_sched_runner.services.rescuer.pauses import Pauses
 from swh_sched_runner.services.rescuer.suspicion import Candidate, began_by_living, classify
 from swh_sched_runner.services.rescuer.watch import LifeWatch
 from swh_sched_runner.services.service import Heartbeat, TendedHeartbeat
@@ -34,8 +35,6 @@ MOVED_ON_SECONDS = 3_600.0
 MOVED_ON_PAGES = 50
 # Fewer verdicts at once are never too many.
 FEW_VERDICTS = 20
-# What could not be told is asked again after so many periods.
-UNDECIDED_PERIODS = 10
 
 
 class Leases(Protocol):
@@ -70,19 +69,6 @@ class Request:
     at_once: bool = False
     dry_run: bool = False
     force: bool = False
-
-
-@attrs.define(slots=True)
-class _Pause:
-    """Until when a run that was searched in vain is left alone, unless it moves or another rule may judge it.
-
-    ``undecided`` says why, if so.
-    """
-
-    until: float
-    rule: str
-    state: str
-    undecided: tuple[str, str] | None
 
 
 class Rescuer:
@@ -120,8 +106,7 @@ class Rescuer:
         marks = MarkSender(lost, broker.open_marker, MARK_SECONDS if mark_seconds is None else mark_seconds)
         self._collector = Collector(look, self._ask, marks, broker.stored, settings)
         self._missing: dict[int, str] = {}  # runs that their living worker did not have, a round ago: their state
-        self._pauses: dict[int, _Pause] = {}
-        self._queue_pauses: dict[str, float] = {}  # for runs that wait: until when a queue is not searched
+        self._pauses = Pauses(settings, clock)
         self._moved_on_after: int | None = None
         self._next_moved_on = self._next_look = self._next_tending = clock()
         self._heartbeat = Heartbeat()
@@ -174,8 +159,7 @@ class Rescuer:
         candidates = self._candidates(suspects, lives, heartbeat)
         findings = self._collector.collect(candidates, lives, heartbeat)
         self._explain_asked(suspects, candidates, findings)
-        self._pause(candidates, findings)
-        self._keep_undecided(suspects, findings)
+        self._pauses.take_in(suspects, candidates, findings)
         self._judge(findings, len(suspects))
         self._tell(findings)
         return findings
@@ -221,7 +205,7 @@ class Rescuer:
                 missing[suspect.id] = suspect.state
                 if self._missing.get(suspect.id) != suspect.state and not self._request.at_once:
                     continue
-            if not self._rests(candidate):
+            if self._request.at_once or not self._pauses.rests(candidate):
                 found.append(candidate)
         self._missing = missing
         return found
@@ -261,44 +245,6 @@ class Rescuer:
             findings.held[run] = "the worker that began it has it, or is not known to be over for long enough"
         else:
             findings.undecided[run] = ("0", "its message is in the outbox, or it ended meanwhile")
-
-    # Runs that were searched in vain rest.
-
-    def _rests(self, candidate: Candidate) -> bool:
-        if self._request.at_once:
-            return False
-        now, pause = self._clock(), self._pauses.get(candidate.suspect.id)
-        seen = (candidate.rule, candidate.suspect.state)
-        if pause is not None and (pause.rule, pause.state) == seen and now < pause.until:
-            return True
-        return candidate.rule == "3" and now < self._queue_pauses.get(candidate.queue, now)
-
-    def _pause(self, candidates: Iterable[Candidate], findings: Findings) -> None:
-        """Workers take messages meanwhile; and looks at a queue, during which nobody publishes to it, stay rare."""
-        now = self._clock()
-        settings = self._settings
-        for candidate in candidates:
-            run = candidate.suspect.id
-            if run in findings.held:
-                seconds = settings.waiting_seconds
-            elif run in findings.undecided:
-                seconds = UNDECIDED_PERIODS * settings.period_seconds
-            else:
-                continue
-            self._pauses[run] = _Pause(
-                now + seconds, candidate.rule, candidate.suspect.state, findings.undecided.get(run)
-            )
-            if candidate.rule == "3":
-                self._queue_pauses[candidate.queue] = now + seconds
-
-    def _keep_undecided(self, suspects: Iterable[Suspect], findings: Findings) -> None:
-        """Runs that rest are as undecided as they were; those that ended or moved are forgotten."""
-        states = {suspect.id: suspect.state for suspect in suspects}
-        self._pauses = {run: pause for run, pause in self._pauses.items() if states.get(run) == pause.state}
-        judged = {verdict.suspect.id for verdict in findings.verdicts}
-        for run, pause in self._pauses.items():
-            if pause.undecided is not None and run not in judged and run not in findings.held:
-                findings.undecided.setdefault(run, pause.undecided)
 
     # Verdicts.
 

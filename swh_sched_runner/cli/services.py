@@ -1,4 +1,4 @@
-"""The long-running services: ``run``, ``listen``, ``visits``, ``prune``; and how each is put together."""
+"""The long-running services: ``run``, ``listen``, ``visits``, ``prune``; how each is put together, and the rescuer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from swh_sched_runner.backend.tasks.lost import Lost
 from swh_sched_runner.backend.tasks.retention import Retention
 from swh_sched_runner.backend.workers.registry import Workers
 from swh_sched_runner.backend.workers.watched import WatchedLives
-from swh_sched_runner.broker.celery import results
 from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.celery.heartbeats import HeartbeatConsumer
 from swh_sched_runner.broker.celery.inspection import held_by, inspect
 from swh_sched_runner.broker.celery.messages import SizeLimit
+from swh_sched_runner.broker.celery.results import stored
 from swh_sched_runner.broker.factory import (
     has_dead_letters,
     open_consumer,
@@ -78,8 +78,8 @@ def make_rescuer(context: Context, instruments: Instruments, request: Request | 
     app, dispatch = create_app(broker), Dispatch(database)
     publisher = partial(open_publisher, app, broker)
 
-    def stored(backend_ids: Sequence[str]) -> Mapping[str, tuple[str, Mapping[str, Any], datetime | None]]:
-        found = results.stored(app, backend_ids)
+    def stored_outcomes(backend_ids: Sequence[str]) -> Mapping[str, tuple[str, Mapping[str, Any], datetime | None]]:
+        found = stored(app, backend_ids)
         return {run: (result.status, result.note, result.ended) for run, result in found.items()}
 
     access = BrokerAccess(
@@ -87,7 +87,7 @@ def make_rescuer(context: Context, instruments: Instruments, request: Request | 
         open_leases=lambda: SenderLeases(Sender(dispatch, publisher, "rescuer", Instruments())),
         open_marker=partial(open_marker, app, broker),
         ask=partial(held_by, app),
-        stored=stored if broker.result_backend is not None else None,
+        stored=stored_outcomes if broker.result_backend is not None else None,
     )
     return Rescuer(
         Lost(database),

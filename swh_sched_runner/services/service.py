@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 # A waiting service gives a sign of life this often.
@@ -42,6 +43,34 @@ class Heartbeat:
             self.beat()
             if self._stop.wait(min(left, BEAT_SECONDS)):
                 break
+        return self.stopping
+
+
+class TendedHeartbeat(Heartbeat):
+    """A service's heartbeat, at each beat of which ``tend`` is called: for connections that must not be left alone."""
+
+    def __init__(self, service: Heartbeat, tend: Callable[[], object]) -> None:
+        super().__init__()
+        self._service = service
+        self._tend = tend
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the service is to stop."""
+        return self._service.stopping
+
+    def beat(self, status: str | None = None) -> None:
+        """Give a sign of life, and tend."""
+        self._service.beat(status)
+        self._tend()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, tending meanwhile; returns at once, and True, when the service is to stop."""
+        while seconds > 0:
+            self.beat()
+            if self._service.wait(min(seconds, BEAT_SECONDS)):
+                break
+            seconds -= BEAT_SECONDS
         return self.stopping
 
 

@@ -17,6 +17,7 @@ from swh_sched_runner.backend.dispatch import ready
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.dispatch.ready import TaskGroup
 from swh_sched_runner.backend.dispatch.session import DispatcherSession
+from swh_sched_runner.backend.tasks.lost import Lost
 from swh_sched_runner.broker.celery.app import connect, create_app, kind_of
 from swh_sched_runner.broker.factory import event_queue_name
 from swh_sched_runner.broker.queues import Queues
@@ -645,6 +646,23 @@ def test_a_queue_that_can_not_be_read_is_a_cause_of_its_own(
 
     assert codes(found) == ["queue_unreadable"]
     assert found.text.startswith(f"nothing is sent to queue {QUEUE} because its length can't be read: ")
+
+
+def test_a_run_that_cannot_be_judged_says_by_which_rule_it_waits(
+    backend: SchedulerBackend, database: Database, send: Send, why: Why
+) -> None:
+    task = a_due_task(backend)
+    send()
+    backend.start_task_run(run_id(backend, task))
+    [run] = backend.get_task_runs([task])
+    lost = Lost(database)
+
+    lost.write_undecided({run["id"]: ("2b", "w1@here does not answer")})
+    told = [reason.text for reason in why(task).also if reason.code == "undecided"]
+    lost.write_undecided({})
+
+    assert told == ["the rescuer can't tell whether it is lost, by rule 2b: w1@here does not answer"]
+    assert "undecided" not in codes(why(task))
 
 
 def test_an_unknown_task_is_an_error(why: Why) -> None:

@@ -156,3 +156,16 @@ def test_several_threads_lose_no_count_and_scrapes_meanwhile_never_fail(instrume
         generate_latest(instruments.registry)
 
     assert value(instruments, "dispatched_total", task_type="t", queue="q") == 6000
+
+
+def test_verdicts_are_counted_and_what_is_undecided_is_as_in_the_last_round(instruments: Instruments) -> None:
+    instruments.verdict("worker died")
+    instruments.verdict("worker died")
+    instruments.undecided({"3": 4, "5": 1})
+    instruments.undecided({"3": 2})
+    instruments.verdicts_withheld(25)
+
+    assert value(instruments, "verdicts_total", verdict="worker died") == 2
+    assert value(instruments, "undecided_runs", rule="3") == 2
+    assert value(instruments, "undecided_runs", rule="5") is None
+    assert value(instruments, "verdicts_withheld") == 25

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import attrs
+import structlog
 
 from swh_sched_runner.backend.tasks.lost import Verdict
 from swh_sched_runner.backend.tasks.runs import RunChange
@@ -18,6 +19,8 @@ from swh_sched_runner.services.rescuer.look import Look, Looked, Wanted
 from swh_sched_runner.services.rescuer.marks import MarkSender
 from swh_sched_runner.services.rescuer.suspicion import Candidate
 from swh_sched_runner.services.service import Heartbeat
+
+log = structlog.get_logger(__name__)
 
 RECOVERED = "event lost, outcome recovered"
 
@@ -76,6 +79,7 @@ class Collector:
         if looked.gone or has_outcome:
             why_not = self._marks.pass_through(self._settings.flush_seconds, heartbeat)
             if why_not is not None:
+                log.warning("nothing judged", reason=why_not, runs=len(looked.gone) + len(has_outcome))
                 _leave_undecided(looked, has_outcome, why_not)
             else:
                 # A worker may have stored its result, and died, after the first question.

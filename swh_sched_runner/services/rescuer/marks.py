@@ -16,7 +16,7 @@ MARK_LOOK_SECONDS = 0.1
 class MarkSender:
     """Sends marks through the event queue and waits for them."""
 
-    def __init__(self, lost: Lost, open_marker: Callable[[], EventMarker], seconds: float = MARK_SECONDS) -> None:
+    def __init__(self, lost: Lost, open_marker: Callable[[], EventMarker], seconds: float) -> None:
         self._lost = lost
         self._open_marker = open_marker
         self._seconds = seconds

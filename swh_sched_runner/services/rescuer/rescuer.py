@@ -19,21 +19,22 @@ from swh_sched_runner.services.rescuer.ask import AskWorkers, ask_in_parts
 from swh_sched_runner.services.rescuer.evidence import Collector, Findings, StoredResults
 from swh_sched_runner.services.rescuer.look import HeldQueue, Look
 from swh_sched_runner.services.rescuer.marks import MARK_SECONDS, MarkSender
+from swh_sched_runner.services.rescuer.pauses import Pauses
 from swh_sched_runner.services.rescuer.suspicion import Candidate, began_by_living, classify
 from swh_sched_runner.services.rescuer.watch import LifeWatch
-from swh_sched_runner.services.service import Heartbeat
+from swh_sched_runner.services.service import Heartbeat, TendedHeartbeat
 
 log = structlog.get_logger(__name__)
 
 # How often to look which workers are connected.
 LOOK_SECONDS = 5.0
+# How often to keep our own connections alive.
+TEND_SECONDS = 1.0
 # Runs that are open though their task follows another one are searched so often, so many pages a round.
 MOVED_ON_SECONDS = 3_600.0
 MOVED_ON_PAGES = 50
 # Fewer verdicts at once are never too many.
 FEW_VERDICTS = 20
-# What could not be told is asked again after so many periods.
-UNDECIDED_PERIODS = 10
 
 
 class Leases(Protocol):
@@ -70,19 +71,6 @@ class Request:
     force: bool = False
 
 
-@attrs.define(slots=True)
-class _Pause:
-    """Until when a run that was searched in vain is left alone, unless it moves or another rule may judge it.
-
-    ``undecided`` says why, if so.
-    """
-
-    until: float
-    rule: str
-    state: str
-    undecided: tuple[str, str] | None
-
-
 class Rescuer:
     """A round looks at all runs in flight, collects evidence on those that may be lost, and ends those that are.
 
@@ -102,7 +90,7 @@ class Rescuer:
         instruments: Instruments | None = None,
         request: Request | None = None,
         clock: Callable[[], float] = time.monotonic,
-        mark_seconds: float = MARK_SECONDS,
+        mark_seconds: float | None = None,
     ) -> None:
         self._lost = lost
         self._broker = broker
@@ -114,14 +102,14 @@ class Rescuer:
         self._leases: Leases | None = None
         self._inspector = broker.open_inspector()
         self._watch = LifeWatch(lives, self._inspector.worker_is_connected, settings, clock)
-        look = Look(self._inspector.info, broker.ask, self._hold, settings)
-        marks = MarkSender(lost, broker.open_marker, mark_seconds)
-        self._collector = Collector(look, broker.ask, marks, broker.stored, settings)
+        look = Look(self._inspector.info, self._ask, self._hold, settings)
+        marks = MarkSender(lost, broker.open_marker, MARK_SECONDS if mark_seconds is None else mark_seconds)
+        self._collector = Collector(look, self._ask, marks, broker.stored, settings)
         self._missing: dict[int, str] = {}  # runs that their living worker did not have, a round ago: their state
-        self._pauses: dict[int, _Pause] = {}
-        self._queue_pauses: dict[str, float] = {}  # for runs that wait: until when a queue is not searched
+        self._pauses = Pauses(settings, clock)
         self._moved_on_after: int | None = None
-        self._next_moved_on = clock()
+        self._next_moved_on = self._next_look = self._next_tending = clock()
+        self._heartbeat = Heartbeat()
 
     def run_once(self, heartbeat: Heartbeat) -> bool:
         """One round; raises what breaks its connections."""
@@ -133,21 +121,28 @@ class Rescuer:
 
     def wait_for_work(self, heartbeat: Heartbeat) -> None:
         """Wait for the next round, and watch the workers' connections meanwhile."""
-        now = self._clock()
-        next_round, next_look = now + self._settings.period_seconds, now + LOOK_SECONDS
-        while self._clock() < next_round and not heartbeat.wait(min(1.0, self._settings.period_seconds)):
-            if self._leases is not None:
-                self._leases.keep_alive()
-            if self._clock() >= next_look:
-                next_look = self._clock() + LOOK_SECONDS
-                self._watch.look(heartbeat)
+        TendedHeartbeat(heartbeat, self._tend).wait(self._settings.period_seconds)
+
+    def _tend(self) -> None:
+        """At each beat: watch the workers' connections, which keeps ours alive as well."""
+        if self._clock() < self._next_tending:
+            return
+        self._next_tending = self._clock() + TEND_SECONDS
+        if self._leases is not None:
+            self._leases.keep_alive()
+        if self._clock() >= self._next_look:
+            self._look(Heartbeat())
+
+    def _look(self, heartbeat: Heartbeat, workers: Collection[int] = ()) -> dict[int, WatchedLife]:
+        self._next_look = self._clock() + LOOK_SECONDS
+        return self._watch.look(heartbeat, workers, dry_run=self._request.dry_run)
 
     def observe(self, heartbeat: Heartbeat) -> None:
         """Watch the workers' connections for long enough to judge those that are not connected, if there are any."""
         until = self._clock() + self._settings.away_seconds + 1.0
-        self._watch.look(heartbeat, dry_run=self._request.dry_run)
+        self._look(heartbeat)
         while self._watch.anybody_absent and self._clock() < until and not heartbeat.wait(LOOK_SECONDS):
-            self._watch.look(heartbeat, dry_run=self._request.dry_run)
+            self._look(heartbeat)
 
     def close(self) -> None:
         """End the connections."""
@@ -157,13 +152,14 @@ class Rescuer:
 
     def find(self, heartbeat: Heartbeat) -> Findings:
         """Look at all runs in flight, or the one that is asked for, and judge."""
+        self._heartbeat = heartbeat = TendedHeartbeat(heartbeat, self._tend)
         suspects = self._suspects(heartbeat)
         workers = {s.worker for s in suspects if s.executes and s.worker is not None}
-        lives = self._watch.look(heartbeat, workers, dry_run=self._request.dry_run)
+        lives = self._look(heartbeat, workers)
         candidates = self._candidates(suspects, lives, heartbeat)
         findings = self._collector.collect(candidates, lives, heartbeat)
-        self._pause(candidates, findings)
-        self._keep_undecided(suspects, findings)
+        self._explain_asked(suspects, candidates, findings)
+        self._pauses.take_in(suspects, candidates, findings)
         self._judge(findings, len(suspects))
         self._tell(findings)
         return findings
@@ -209,7 +205,7 @@ class Rescuer:
                 missing[suspect.id] = suspect.state
                 if self._missing.get(suspect.id) != suspect.state and not self._request.at_once:
                     continue
-            if not self._rests(candidate):
+            if self._request.at_once or not self._pauses.rests(candidate):
                 found.append(candidate)
         self._missing = missing
         return found
@@ -232,50 +228,23 @@ class Rescuer:
         for at in range(0, len(executing), PAGE):
             page = executing[at : at + PAGE]
             hostnames = sorted({hostname for hostname, _ in page})
-            said = ask_in_parts(self._broker.ask, hostnames, [run for _, run in page])
+            said = ask_in_parts(self._ask, hostnames, [run for _, run in page])
             heartbeat.beat()
             silent |= set(hostnames) - said.keys()
             for hostname, has in said.items():
                 answers.setdefault(hostname, set()).update(has)
         return {hostname: has for hostname, has in answers.items() if hostname not in silent}
 
-    # Runs that were searched in vain rest.
-
-    def _rests(self, candidate: Candidate) -> bool:
-        if self._request.at_once:
-            return False
-        now, pause = self._clock(), self._pauses.get(candidate.suspect.id)
-        seen = (candidate.rule, candidate.suspect.state)
-        if pause is not None and (pause.rule, pause.state) == seen and now < pause.until:
-            return True
-        return candidate.rule == "3" and now < self._queue_pauses.get(candidate.queue, now)
-
-    def _pause(self, candidates: Iterable[Candidate], findings: Findings) -> None:
-        """Workers take messages meanwhile; and looks at a queue, during which nobody publishes to it, stay rare."""
-        now = self._clock()
-        settings = self._settings
-        for candidate in candidates:
-            run = candidate.suspect.id
-            if run in findings.held:
-                seconds = settings.waiting_seconds
-            elif run in findings.undecided:
-                seconds = UNDECIDED_PERIODS * settings.period_seconds
-            else:
-                continue
-            self._pauses[run] = _Pause(
-                now + seconds, candidate.rule, candidate.suspect.state, findings.undecided.get(run)
-            )
-            if candidate.rule == "3":
-                self._queue_pauses[candidate.queue] = now + seconds
-
-    def _keep_undecided(self, suspects: Iterable[Suspect], findings: Findings) -> None:
-        """Runs that rest are as undecided as they were; those that ended or moved are forgotten."""
-        states = {suspect.id: suspect.state for suspect in suspects}
-        self._pauses = {run: pause for run, pause in self._pauses.items() if states.get(run) == pause.state}
-        judged = {verdict.suspect.id for verdict in findings.verdicts}
-        for run, pause in self._pauses.items():
-            if pause.undecided is not None and run not in judged and run not in findings.held:
-                findings.undecided.setdefault(run, pause.undecided)
+    def _explain_asked(
+        self, suspects: Collection[Suspect], candidates: Collection[Candidate], findings: Findings
+    ) -> None:
+        """Of the run that an operator asks for something is said in any case."""
+        if (run := self._request.run_id) is None or candidates:
+            return
+        if suspects:
+            findings.held[run] = "the worker that began it has it, or is not known to be over for long enough"
+        else:
+            findings.undecided[run] = ("0", "its message is in the outbox, or it ended meanwhile")
 
     # Verdicts.
 
@@ -315,6 +284,10 @@ class Rescuer:
             log.warning("run ended", run=run.id, backend_id=run.backend_id, verdict=verdict.verdict, rule=verdict.rule)
         for run_id, (rule, reason) in findings.undecided.items():
             log.debug("run undecided", run=run_id, rule=rule, reason=reason)
+
+    def _ask(self, hostnames: Sequence[str], backend_ids: Sequence[str]) -> Mapping[str, Collection[str]]:
+        self._heartbeat.beat()
+        return self._broker.ask(hostnames, backend_ids)
 
     def _hold(self, queue: str, heartbeat: Heartbeat) -> HeldQueue | str:
         if self._leases is None:

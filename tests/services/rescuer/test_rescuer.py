@@ -18,6 +18,7 @@ from swh_sched_runner.broker.celery.events import (
     WorkerOffline,
     WorkerOnline,
 )
+from swh_sched_runner.exc import BrokerUnavailable
 from swh_sched_runner.services.rescuer.rescuer import Request
 from swh_sched_runner.services.service import Heartbeat
 from tests.services.rescuer.conftest import AT, QUEUE, QUICK, FakeWorker, Scene
@@ -531,15 +532,41 @@ def test_what_is_in_the_outbox_is_not_judged(scene: Scene) -> None:
     assert (findings.verdicts, findings.undecided) == ([], {})
 
 
-def test_a_broken_connection_ends_the_round_and_what_was_seen(scene: Scene) -> None:
+def test_a_broken_connection_ends_the_round_and_nothing_is_judged(scene: Scene) -> None:
+    a_worker(scene)
+    run_of_a_task(scene.backend)
+
+    def breaks(queue: str, message: str | None = None) -> Any:
+        raise BrokerUnavailable(reason="connection reset")
+
+    scene.broker.info = breaks  # type: ignore[method-assign]
+    with pytest.raises(BrokerUnavailable):
+        scene.make().find(Heartbeat())
+
+    assert scene.run_of() == ("scheduled", None)
+
+
+def test_another_rescuer_knows_nothing_of_what_the_one_before_saw(scene: Scene) -> None:
     a_worker(scene)
     a_started_run(scene)
     dies(scene)
     scene.rounds(scene.make(), 1)
 
-    scene.rounds(scene.make(), 1)  # the supervisor makes another one, which has to watch anew
+    scene.rounds(scene.make(), 1)
 
     assert scene.run_of() == ("started", None)
+
+
+def test_what_keeps_a_rescuer_waiting_does_not_keep_it_from_watching(scene: Scene) -> None:
+    a_worker(scene)
+    run_of_a_task(scene.backend)
+    kept_alive: list[float] = []
+    scene.broker.keep_alive = lambda: kept_alive.append(scene.clock.now)  # type: ignore[method-assign]
+
+    scene.make(msgspec.structs.replace(QUICK, between_looks_seconds=10, flush_seconds=5)).find(Hurried(scene))
+
+    assert scene.run_of() == ("lost", "never delivered")
+    assert len(kept_alive) >= 15
 
 
 class Hurried(Heartbeat):
@@ -566,7 +593,7 @@ def test_between_rounds_the_connections_of_workers_are_watched(scene: Scene) -> 
 
     scene.make(msgspec.structs.replace(QUICK, period_seconds=20)).wait_for_work(Hurried(scene))
 
-    assert looks == [1005.0, 1010.0, 1015.0, 1020.0]
+    assert looks == [1000.0, 1005.0, 1010.0, 1015.0]
 
 
 def test_who_looks_once_watches_first_for_long_enough(scene: Scene) -> None:

@@ -73,7 +73,9 @@ class Gate(Dispatch):
     def let(self, batches: int = 1) -> None:
         self._permits.release(batches)
 
-    def record_events(self, changes: Sequence[RunChange], rejected: Sequence[Any] = ()) -> Recorded:
+    def record_events(
+        self, changes: Sequence[RunChange], rejected: Sequence[Any] = (), signs: object = None
+    ) -> Recorded:
         self.reached.set()
         assert self._permits.acquire(timeout=20)
         if self.error is not None:
@@ -84,6 +86,9 @@ class Gate(Dispatch):
 
     def trim_rejected_events(self, rows: int, size: int, seconds: float) -> int:
         return 0
+
+    def compare_at_rest(self) -> None:
+        pass
 
 
 @pytest.fixture

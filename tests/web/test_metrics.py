@@ -71,6 +71,7 @@ def used(instruments: Instruments) -> Instruments:
     instruments.dead_letters("maxlen", 1)
     instruments.event_queue("q", 1)
     instruments.event_lag(0.1)
+    instruments.runs_pruned("look", 1)
     return instruments
 
 

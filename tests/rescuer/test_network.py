@@ -26,14 +26,19 @@ def test_a_connection_that_is_cut_loses_nothing(make_fleet: MakeFleet, proxy: Pr
 
 @pytest.mark.trial
 @pytest.mark.timeout(300)
-def test_a_connection_half_open_for_twenty_seconds_loses_nothing(make_fleet: MakeFleet, proxy: Proxy) -> None:
-    fleet = make_fleet(worker_url=proxy.url, away_seconds=30)
-    fleet.worker("w1", config={"broker_heartbeat": 4})
+@pytest.mark.parametrize("cut", [False, True], ids=["half-open", "cut"])
+def test_a_worker_cut_off_for_25_seconds_loses_nothing(make_fleet: MakeFleet, proxy: Proxy, cut: bool) -> None:
+    fleet = make_fleet(worker_url=proxy.url, away_seconds=60)  # the default: it pauses up to 30 s between attempts
+    worker = fleet.worker("w1", config={"broker_heartbeat": 4})
     held = fleet.started("held")
 
     proxy.silence(new_ones=True)
-    fleet.rescue_for(20, held)
+    if cut:
+        proxy.cut()
+    fleet.rescue_for(25, held)
+    assert not fleet.is_connected(worker)
     proxy.speak()
+    fleet.rescue_for(50, held)
     fleet.untouched(held)
     fleet.let_end("held")
 

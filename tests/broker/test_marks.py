@@ -15,10 +15,18 @@ from sqlalchemy import text
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.tasks.lost import Lost, Marks
-from swh_sched_runner.broker.amqp.event_queue import dead_queue_name, old_queue_arguments, queue_name
+from swh_sched_runner.broker.amqp.event_queue import (
+    DEAD_ARGUMENTS,
+    dead_queue_name,
+    old_dead_queue_name,
+    old_queue_arguments,
+    queue_name,
+)
+from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.celery.events import mark_body
 from swh_sched_runner.broker.factory import open_consumer, open_dead_letters, open_marker
 from swh_sched_runner.broker.interface import EventMarker
+from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.broker.redis.connection import RedisLink
 from swh_sched_runner.broker.redis.consumer import RedisConsumer
 from swh_sched_runner.config import BrokerSettings, ListenerSettings
@@ -144,8 +152,6 @@ def push(settings: BrokerSettings, bodies: list[bytes]) -> None:
     if settings.url.startswith("amqp"):
         put(settings, bodies)
         return
-    from swh_sched_runner.broker.celery.app import connect, create_app
-
     app = create_app(settings)
     with connect(app) as connection:
         producer = connection.Producer(auto_declare=False)
@@ -333,6 +339,31 @@ def test_no_mark_counts_while_another_listener_drains_the_old_event_queue(
 
 
 @amqp_only
+def test_no_mark_counts_while_the_old_dead_letter_queue_is_read(
+    settings: BrokerSettings, app: Celery, marker: EventMarker, lost: Lost, dispatch: Dispatch, closing: Any
+) -> None:
+    with raw_channel(settings) as channel:
+        arguments = old_queue_arguments(settings)
+        channel.queue_declare(settings.event_queue, durable=True, auto_delete=False, arguments=arguments)
+        channel.queue_declare(old_dead_queue_name(settings), durable=True, auto_delete=False, arguments=DEAD_ARGUMENTS)
+        reader = DeadLetterReader(dispatch, partial(open_dead_letters, app, settings, PREFETCH), SETTINGS)
+        closing(reader)
+        early = lost.place_mark(dead_letters=True)
+        marker.place(early, dead_letters=True)
+        until(lambda: reader.run_once(Heartbeat()) and ready_dead(settings) == 0)
+        reader.run_once(Heartbeat())
+        assert not lost.mark_recorded(early)
+        channel.queue_delete(settings.event_queue)
+
+    with Queues(app) as queues:
+        listen(reader, lambda: not queues.info(old_dead_queue_name(settings)).exists)
+    mark = lost.place_mark(dead_letters=True)
+    marker.place(mark, dead_letters=True)
+    listen(reader, lambda: lost.mark_recorded(mark))
+    assert not lost.mark_recorded(early)
+
+
+@amqp_only
 def test_a_mark_for_a_queue_that_is_gone_is_refused(
     settings: BrokerSettings, marker: EventMarker, lost: Lost, app: Celery
 ) -> None:
@@ -348,8 +379,6 @@ def test_a_mark_for_a_queue_that_is_gone_is_refused(
 def test_a_marker_whose_connection_is_cut_says_so(
     broker_url: str, proxy: Callable[..., Proxy], closing: Callable[[EventMarker], None]
 ) -> None:
-    from swh_sched_runner.broker.celery.app import create_app
-
     between = proxy(broker_url)
     settings = BrokerSettings(url=between.url, confirm_timeout_seconds=5)
     marker = open_marker(create_app(settings), settings)

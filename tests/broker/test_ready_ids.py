@@ -175,10 +175,18 @@ def test_a_queue_that_counts_deliveries_is_not_looked_at(
 
 
 @amqp_only
-def test_a_queue_that_gives_no_messages_this_way_tells_nothing(app: Celery, publisher: Publisher, queue: str) -> None:
+@pytest.mark.parametrize("why", ["another connection's own", "a single active consumer"])
+def test_a_queue_that_gives_no_messages_this_way_tells_nothing(
+    app: Celery, publisher: Publisher, queue: str, why: str
+) -> None:
     with connect(app) as connection:
         channel = connection.default_channel
-        channel.queue_declare(queue, exclusive=True, auto_delete=False)
+        if why == "a single active consumer":  # of a quorum queue
+            arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True}
+            channel.queue_declare(queue, durable=True, auto_delete=False, arguments=arguments)
+            channel.basic_consume(queue)
+        else:
+            channel.queue_declare(queue, exclusive=True, auto_delete=False)
         assert publisher.lock(queue)
 
         assert publisher.ready_ids(queue, 10) is None

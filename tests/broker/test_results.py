@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -185,3 +186,14 @@ def test_a_result_backend_that_is_away_is_no_answer(rabbitmq_url: str) -> None:
 
     assert isinstance(caught.value, BrokerUnavailable)
     assert time.monotonic() - began < 30
+
+
+def test_a_result_backend_that_is_silent_is_no_answer(rabbitmq_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as server:
+        port = server.getsockname()[1]
+        app = create_app(BrokerSettings(url=rabbitmq_url, result_backend=f"redis://127.0.0.1:{port}/0"))
+        assert app.conf.redis_socket_timeout == app.conf.redis_socket_connect_timeout == 20
+        app.conf.redis_socket_timeout = 1
+
+        with pytest.raises(ResultsUnavailable, match="Timeout"):
+            stored(app, ["x"])

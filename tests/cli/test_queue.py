@@ -395,6 +395,8 @@ def test_status_shows_what_is_throttled(run: Run, due: SchedulerBackend, app: Ce
             "max_in_flight": 7,
             "rate_limit": 0.5,
             "pause": None,
+            "max_run_seconds": None,
+            "keep_runs": None,
         }
     ]
     assert re.search(rf"{QUEUE} +0 +100 +\S+ \S+ by ada: looking +load-git", for_people)

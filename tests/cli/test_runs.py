@@ -59,7 +59,7 @@ def test_runs_prune_takes_a_type_and_an_age(run: Run, backend: SchedulerBackend)
     [
         (("--task-type", "nosuch"), 1, "Unknown task type 'nosuch'"),
         (("--older-than", "400000d"), 1, "older_than: must be at most 365000 days"),
-        (("--older-than", "long"), 64, "'long' is no duration"),
+        (("--older-than", "long"), 64, "'long' is not a duration"),
     ],
 )
 def test_what_runs_prune_can_not_follow_is_refused(

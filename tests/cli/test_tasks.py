@@ -112,6 +112,8 @@ def test_task_types_are_listed_for_programs_in_seconds(run: Run, load_git: str) 
         "max_in_flight": None,
         "rate_limit": None,
         "pause": None,
+        "max_run_seconds": None,
+        "keep_runs": None,
     }
 
 
@@ -119,8 +121,8 @@ def test_task_types_are_listed_for_people_in_columns(run: Run, load_git: str) ->
     header, row = run("task-type", "list").out.splitlines()
 
     assert header.split()[:4] == ["type", "queue", "limit", "interval"]
-    assert row.split(maxsplit=12) == [
-        "load-git", "swh.loader.git", "1000", "1d", *"--------", "Load a git repository",
+    assert row.split(maxsplit=14) == [
+        "load-git", "swh.loader.git", "1000", "1d", *"----------", "Load a git repository",
     ]  # fmt: skip
 
 

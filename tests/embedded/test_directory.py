@@ -41,7 +41,7 @@ def test_a_second_owner_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> 
 
         assert (
             str(refused.value)
-            == f"{tmp_path}/d is in use by process {first.process.pid}: another `swh-sched-runner up`, or `demo`"
+            == f"{tmp_path}/d is in use by process {first.process.pid}: another `swh-sched-runner up` or `demo`"
         )
 
 

@@ -17,6 +17,8 @@ from swh_sched_runner.model import Evidence
 from tests.support.plans import explained
 from tests.support.servers import databases
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 RUNS = 50_000
 TASKS = 10_000
@@ -42,8 +44,6 @@ select n, 1 + (n - 1) % :tasks, 'run-' || lpad(cast(n as text), 8, '0'), time,
        cast(case when n <= :runs - :open then 'eventful' else 'scheduled' end as task_run_status)
 from (select n, cast(:now as timestamptz) - (:runs - n) * interval '1 minute' as time
       from generate_series(1, :runs) as n) as u
-
-pytestmark = pytest.mark.slow
 """
 
 
@@ -68,7 +68,7 @@ def ends(conn: Connection) -> object:
         RunChange(f"run-{n:08}", status="eventful", ended=NOW, evidence=Evidence.RESULT)
         for n in range(RUNS - OPEN + 1, RUNS + 1)
     ]
-    return runs.record(conn, changes)
+    return runs.record(conn, changes, from_events=True)
 
 
 @pytest.mark.parametrize("rows", [100, 1000])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import attrs
+import msgspec
 import pytest
 from celery import Celery
 from sqlalchemy import text
@@ -49,14 +49,14 @@ class Dropping:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
 
-    def receive(self, limit: int, timeout_seconds: float) -> list[Delivery]:
-        return [self._filtered(delivery) for delivery in self._consumer.receive(limit, timeout_seconds)]
+    def receive(self, *limits: float) -> list[Delivery]:
+        return [self._filtered(delivery) for delivery in self._consumer.receive(*limits)]
 
     def _filtered(self, delivery: Delivery) -> Delivery:
         told = json.loads(delivery.body)
         kept = [event for event in (told if isinstance(told, list) else [told]) if self._is_kept(event)]
         body = json.dumps(kept).encode()
-        return attrs.evolve(delivery, body=body, size=len(body))
+        return msgspec.structs.replace(delivery, body=body, size=len(body))
 
     def _is_kept(self, event: dict[str, Any]) -> bool:
         if event["type"] != "task-started":

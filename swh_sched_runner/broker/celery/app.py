@@ -18,6 +18,8 @@ from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import BrokerUnavailable, ConfigurationError
 
 HEARTBEAT_SECONDS = 10
+# Celery waits two minutes for the answer of a result backend.
+RESULT_SECONDS = 20.0
 # What kombu, py-amqp and redis-py raise for options that they don't know, or whose values are of a wrong kind.
 WRONG_OPTION = (TypeError, ValueError, LookupError, AttributeError, ImportError)
 Kind = Literal["amqp", "redis"]
@@ -42,6 +44,8 @@ def create_app(settings: BrokerSettings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_transport_options=dict(settings.transport_options),
         broker_use_ssl=tls(settings),
+        redis_socket_timeout=RESULT_SECONDS,  # of a result backend
+        redis_socket_connect_timeout=RESULT_SECONDS,
         task_queues=[
             Queue(name, Exchange(name, type="direct"), routing_key=name, queue_arguments=dict(queue.arguments))
             for name, queue in settings.queues.items()

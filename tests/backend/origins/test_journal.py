@@ -45,7 +45,7 @@ def test_no_messages_are_no_error(backend: SchedulerBackend) -> None:
 
 
 def test_other_types_of_messages_are_refused_and_nothing_is_written(backend: SchedulerBackend) -> None:
-    with pytest.raises(InvalidArgument, match=r"origin_visit_status alone.*'origin'"):
+    with pytest.raises(InvalidArgument, match=r"only contain origin_visit_status.*'origin'"):
         process_journal_objects({"origin_visit_status": [a_message()], "origin": [{}]}, scheduler=backend)
 
     assert backend.origin_visit_stats_get([(url_of(0), "git")]) == []

@@ -72,11 +72,8 @@ def used(instruments: Instruments) -> Instruments:
     instruments.event_queue("q", 1)
     instruments.event_lag(0.1)
     instruments.runs_pruned("look", 1)
-<<<<<<< HEAD
     instruments.verdict("worker died")
     instruments.undecided({"3": 1})
-=======
->>>>>>> marks
     return instruments
 
 

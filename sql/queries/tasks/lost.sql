@@ -22,13 +22,15 @@ select r.id, r.backend_id, t.type as task_type, tt.backend_name, t.priority is n
        coalesce(jsonb_exists(r.metadata, 'cancelled'), false) as cancelled,
        coalesce(cast(extract(epoch from clock_timestamp() - greatest(r.scheduled, r.begun, r.waits_since)) as float8),
                 float8 'infinity') as seconds,
-       cast(extract(epoch from clock_timestamp() - r.begun) as float8) as running_seconds,
+       -- The start is by the clock of the worker's machine: if that is late, the run began later than it says.
+       cast(extract(epoch from clock_timestamp() - r.begun) - greatest(w.clock_offset, 0) as float8) as running_seconds,
        c.max_run_seconds,
        run_state(r) as state
 from task_run r
 join task t on t.id = r.task
 join task_type tt on tt.type = t.type
 left join dispatch_type c on c.type = t.type
+left join worker w on w.id = r.worker
 where r.id = any(cast(:ids as bigint[])) and r.ended is null and r.backend_id is not null
   and r.id not in (select unnest(runs) from dispatch_batch where runs is not null)
 order by r.id;

@@ -29,7 +29,8 @@ class MarkSender:
                 return f"no mark came back from the event queue within {self._seconds:.0f} s: is a listener running?"
             if not marker.has_dead_letters:
                 return None
-            heartbeat.wait(flush_seconds)
+            if heartbeat.wait(flush_seconds):
+                return "the rescuer is stopping"
             if not self._passes(marker, heartbeat, dead_letters=True):
                 return f"no mark came back from the dead-letter queue within {self._seconds:.0f} s"
             return None

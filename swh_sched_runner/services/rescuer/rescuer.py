@@ -158,6 +158,8 @@ class Rescuer:
         lives = self._look(heartbeat, workers)
         candidates = self._candidates(suspects, lives, heartbeat)
         findings = self._collector.collect(candidates, lives, heartbeat)
+        if heartbeat.stopping:  # waits were cut short, and prove nothing
+            return Findings()
         self._explain_asked(suspects, candidates, findings)
         self._pauses.take_in(suspects, candidates, findings)
         self._judge(findings, len(suspects))

@@ -14,7 +14,7 @@ from swh_sched_runner.services.rescuer.lives import is_over
 
 Rule = Literal["1", "2", "2a", "2b", "2c", "2d", "3", "4", "5"]
 
-# An event of the end may be so late.
+# So long beyond its time a run may still be about to end.
 TIMED_OUT_MARGIN_SECONDS = 60.0
 
 RULES_OF_ENDS: Mapping[str, Rule] = {"succeeded": "2a", "closed": "2b", "left": "2c", "silent": "2d"}
@@ -100,7 +100,7 @@ def classify(
 
 
 def _timed_out(suspect: Suspect) -> bool:
-    """Rule 4, by the arrival of events and our own clock alone in so far as the margin is long enough."""
+    """Whether it has been executing for too long; the margin covers an event of its end that is on its way."""
     if suspect.max_run_seconds is None or suspect.running_seconds is None:
         return False
     return suspect.running_seconds > suspect.max_run_seconds + TIMED_OUT_MARGIN_SECONDS

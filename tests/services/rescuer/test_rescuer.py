@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -36,6 +37,7 @@ def a_worker(scene: Scene, host: str = W1, pool: str = "prefork", **more: Any) -
     """A worker that gave a sign just now and consumes the queue."""
     scene.tell(an_event(WorkerHeartbeat, 1, host, processed=0))
     scene.answered(host, pool)
+    scene.query("update worker set clock_offset = 0")  # its signs of long ago arrived in time
     worker = scene.broker.workers[host] = FakeWorker(**more)
     return worker
 
@@ -357,6 +359,18 @@ def test_a_run_that_takes_too_long_is_lost_though_its_worker_has_it(scene: Scene
     assert scene.run_of() == ("lost", "timed out")
 
 
+def test_a_worker_whose_clock_is_late_did_not_begin_as_early_as_it_says(scene: Scene) -> None:
+    a_worker(scene)
+    a_started_run(scene)
+    scene.query("insert into dispatch_type (type, max_run_seconds) values ('load-git', 7000)")
+    scene.query("update worker set clock_offset = 3600")
+
+    findings = scene.rounds(scene.make(), 1)
+
+    assert findings.verdicts == []
+    assert scene.run_of() == ("started", None)
+
+
 def test_a_run_that_takes_too_long_and_came_back_is_not_lost(scene: Scene) -> None:
     a_worker(scene)
     a_started_run(scene)
@@ -543,6 +557,18 @@ def test_a_broken_connection_ends_the_round_and_nothing_is_judged(scene: Scene) 
     with pytest.raises(BrokerUnavailable):
         scene.make().find(Heartbeat())
 
+    assert scene.run_of() == ("scheduled", None)
+
+
+def test_a_rescuer_that_is_told_to_stop_judges_nothing(scene: Scene) -> None:
+    a_worker(scene)
+    run_of_a_task(scene.backend)
+    stop = threading.Event()
+    scene.broker.on_mark = stop.set
+
+    scene.make().find(Heartbeat(stop))
+
+    assert scene.broker.marks == [False]
     assert scene.run_of() == ("scheduled", None)
 
 

@@ -1,4 +1,7 @@
-"""A fleet in which nothing is wrong: the rescuer finds nothing."""
+"""A fleet in which nothing is wrong: the rescuer finds nothing.
+
+The tests took, in their order, on two loaded cores: 60 s, 109 s (trial).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,8 @@ import pytest
 from swh_sched_runner.model import Task
 from tests.support.fleet import OTHER_QUEUE, Fleet
 from tests.support.processes.programs import Programs
-from tests.support.wait import until
 
-PER_ROUND = 2_000  # more than the workers do during a look
+PER_ROUND = 5_000  # more than the workers do during a look
 NONE = "no run is lost, as far as can be told"
 
 
@@ -33,7 +35,6 @@ def test_a_healthy_fleet_under_load_has_no_verdicts(fleet: Fleet, programs: Prog
     assert [(each.returncode, each.stderr) for each in done if each.returncode] == []
     assert [line for each in done for line in _verdicts(each.stdout)] == []
     assert [fleet.end(task)["status"] for task in slow] == ["eventful"] * len(slow)
-    until(lambda: fleet.count_ended(OTHER_QUEUE) == len(quick), 60)
     assert fleet.verdicts() == []
 
 

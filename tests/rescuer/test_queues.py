@@ -1,4 +1,7 @@
-"""Messages that are nowhere, and messages that somebody holds."""
+"""Messages that are nowhere, and messages that somebody holds.
+
+The tests took, in their order, on two loaded cores: 7 s, 7 s, 10 s, 20 s, 26 s.
+"""
 
 from __future__ import annotations
 

@@ -54,6 +54,10 @@ where jsonb_exists(r.metadata, 'verdict') and t.type <> :control
 order by r.id
 """
 
+COUNT_ENDED = (
+    "select count(*) from task_run r join task t on t.id = r.task where t.type = :type and r.ended is not null"
+)
+
 
 def environment(
     database_url: str, broker_url: str, result_backend: str | None = None, **limits: float
@@ -177,7 +181,8 @@ class Fleet:
     def create_quick(self, count: int) -> list[Task]:
         """Create tasks that end at once, of another type."""
         return self.backend.create_tasks(
-            Task(type=OTHER_QUEUE, arguments={"args": [n], "kwargs": {}}, next_run=NOW) for n in range(count)
+            Task(type=OTHER_QUEUE, arguments={"args": [str(uuid.uuid4())], "kwargs": {}}, next_run=NOW)
+            for _ in range(count)
         )
 
     def create_other(self, name: str) -> Task:
@@ -195,9 +200,10 @@ class Fleet:
         """The runs of a task, in order."""
         return sorted(self.backend.get_task_runs([task["id"]]), key=lambda run: run["id"])
 
-    def all_runs(self, tasks: list[Task]) -> list[TaskRun]:
-        """The runs of these tasks."""
-        return self.backend.get_task_runs([task["id"] for task in tasks])
+    def count_ended(self, task_type: str) -> int:
+        """How many runs of tasks of this type have ended."""
+        with self._context.database.engine.connect() as conn:
+            return int(conn.execute(text(COUNT_ENDED), {"type": task_type}).scalar_one())
 
     def run(self, task: Task) -> TaskRun:
         """The first run of a task; waits until there is one."""

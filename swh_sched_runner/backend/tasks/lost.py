@@ -101,6 +101,10 @@ class Lost:
         """
         return self._db.run(_judge, verdicts)
 
+    def unmoved(self, suspects: Sequence[Suspect]) -> set[str]:
+        """The backend ids of those that have not moved since they were looked at; what ``judge`` would ask first."""
+        return self._db.read(_unmoved, suspects)
+
     def find(self, given: str) -> tuple[int, bool] | None:
         """The id of the run with this id or backend id, and whether it has ended; None where there is no such run."""
         return self._db.read(_find, given)
@@ -158,8 +162,7 @@ def _judge(conn: Connection, verdicts: Sequence[Verdict]) -> list[Verdict]:
         return []
     suspects = [verdict.suspect for verdict in verdicts]
     runs.lock(conn, [suspect.backend_id for suspect in suspects])
-    seen = {"ids": column([s.id for s in suspects]), "states": column([s.state for s in suspects])}
-    unmoved = set(conn.execute(_sql.still_open, seen).scalars())
+    unmoved = _unmoved(conn, suspects)
     lives.lock(conn)
     named = sorted({life for verdict in verdicts for life in verdict.lives})
     now_known = conn.execute(_sql.lives_now, {"ids": column(named)}).all()
@@ -168,6 +171,11 @@ def _judge(conn: Connection, verdicts: Sequence[Verdict]) -> list[Verdict]:
     # As from events: what a result backend says of the end is held between the opening of the run and now.
     runs.record(conn, [_change(verdict, now) for verdict in compress(verdicts, good)], from_events=True)
     return [verdict for verdict, stands in zip(verdicts, good, strict=True) if not stands]
+
+
+def _unmoved(conn: Connection, suspects: Sequence[Suspect]) -> set[str]:
+    seen = {"ids": column([s.id for s in suspects]), "states": column([s.state for s in suspects])}
+    return set(conn.execute(_sql.still_open, seen).scalars())
 
 
 def _stands(verdict: Verdict, now_known: Sequence[Row[Any]]) -> bool:

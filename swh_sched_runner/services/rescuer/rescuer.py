@@ -258,7 +258,11 @@ class Rescuer:
                 f"{lost} of {open_runs} open runs would be ended as lost, more than rescuer.max_lost_fraction allows: "
                 "if that is right, `swh-sched-runner rescue --once --force`"
             )
-        if findings.withheld is not None or self._request.dry_run:
+        if findings.withheld is not None:
+            return
+        if self._request.dry_run:
+            unmoved = self._lost.unmoved([verdict.suspect for verdict in findings.verdicts])
+            findings.verdicts = [v for v in findings.verdicts if v.suspect.backend_id in unmoved]
             return
         size = self._settings.batch_size
         for at in range(0, len(findings.verdicts), size):

@@ -525,6 +525,17 @@ def test_a_dry_run_changes_nothing(scene: Scene) -> None:
     assert scene.query("select ended_by from worker") == [(None,)]
 
 
+def test_a_dry_run_shows_no_verdict_on_a_run_that_moved_meanwhile(scene: Scene) -> None:
+    a_worker(scene)
+    run_of_a_task(scene.backend)
+    scene.broker.on_mark = lambda: scene.tell(an_event(TaskReceived, 50, uuid="run-1"))
+
+    findings = scene.rounds(scene.make(request=Request(at_once=True, dry_run=True)), 1)
+
+    assert findings.looked.gone
+    assert findings.verdicts == []
+
+
 def test_a_run_whose_task_has_moved_on_is_found_too(scene: Scene) -> None:
     run_of_a_task(scene.backend)
     scene.query("update task set status = 'next_run_not_scheduled'")

@@ -18,7 +18,7 @@ test: venv releases old-program  ## run all tests, on private servers
 	@$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: rescue-trials
-rescue-trials: venv  ## run the tests of the rescuer with real workers, those over a minute too, and say how long each takes
+rescue-trials: venv  ## run all tests of the rescuer with real workers, those that CI leaves out too, and say how long each takes
 	@$(BIN)/pytest tests/rescuer -m "" --durations=0 --durations-min=1 $(ARGS)
 
 # In memory where there is enough of it: most of the time goes into making databases.

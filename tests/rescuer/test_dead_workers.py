@@ -66,7 +66,8 @@ def test_a_run_that_is_delivered_again_keeps_its_id_and_its_end(fleet: Fleet) ->
     assert fleet.verdicts() == []
 
 
-@pytest.mark.parametrize("stock", [False, pytest.param(True, marks=pytest.mark.trial)], ids=["ours", "stock"])
+@pytest.mark.trial
+@pytest.mark.parametrize("stock", [False, True], ids=["ours", "stock"])
 def test_a_worker_killed_and_back_under_its_name_loses_its_old_run_only(fleet: Fleet, stock: bool) -> None:
     worker = fleet.worker("w1", stock=stock)
     old = fleet.started("old")

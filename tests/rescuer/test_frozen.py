@@ -5,6 +5,8 @@ The tests took, in their order, on two loaded cores: 25 s, 25 s, 29 s.
 
 from __future__ import annotations
 
+import pytest
+
 from tests.rescuer.conftest import MakeFleet
 from tests.support.wait import until
 
@@ -25,6 +27,7 @@ def test_a_frozen_worker_is_lost_and_its_result_corrects_that(make_fleet: MakeFl
     assert fleet.verdict(held) == "worker died"
 
 
+@pytest.mark.trial
 def test_a_frozen_solo_worker_stays_undecided_until_its_result(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(silent_seconds=8)
     frozen = fleet.worker("w1", pool="solo")
@@ -41,6 +44,7 @@ def test_a_frozen_solo_worker_stays_undecided_until_its_result(make_fleet: MakeF
     assert fleet.verdicts() == []
 
 
+@pytest.mark.trial
 def test_a_frozen_solo_worker_that_the_broker_gave_up_loses_nothing(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(silent_seconds=8)
     frozen = fleet.worker("w1", pool="solo", config={"broker_heartbeat": 2})

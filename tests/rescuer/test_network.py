@@ -14,6 +14,7 @@ from tests.support.servers.rabbitmq import RabbitMQ
 from tests.support.wait import until
 
 
+@pytest.mark.trial
 def test_a_connection_that_is_cut_loses_nothing(make_fleet: MakeFleet, proxy: Proxy) -> None:
     fleet = make_fleet(worker_url=proxy.url)
     fleet.worker("w1")
@@ -49,6 +50,7 @@ def test_a_worker_cut_off_for_25_seconds_loses_nothing(make_fleet: MakeFleet, pr
     assert fleet.verdicts() == []
 
 
+@pytest.mark.trial
 def test_a_broker_that_is_restarted_loses_nothing(own_rabbitmq: RabbitMQ, make_fleet: MakeFleet) -> None:
     fleet = make_fleet(own_rabbitmq.url())
     fleet.worker("w1")
@@ -65,6 +67,7 @@ def test_a_broker_that_is_restarted_loses_nothing(own_rabbitmq: RabbitMQ, make_f
     assert fleet.verdicts() == []
 
 
+@pytest.mark.trial
 def test_a_solo_worker_busy_for_six_broker_heartbeats_loses_nothing(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(silent_seconds=5)
     worker = fleet.worker("w1", pool="solo", config={"broker_heartbeat": 2})

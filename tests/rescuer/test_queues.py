@@ -53,7 +53,7 @@ def test_a_run_whose_message_a_foreign_consumer_holds_is_untouched(fleet: Fleet,
     assert fleet.verdicts() == []
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.trial)])
 def test_messages_that_wait_in_a_queue_and_in_a_worker_are_untouched(fleet: Fleet, pool: str) -> None:
     fleet.worker("w1", pool=pool, config={"worker_prefetch_multiplier": 1})
     held = fleet.started("held")

@@ -5,6 +5,8 @@ The tests took, in their order, on two loaded cores: 29 s, 14 s, 23 s.
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.fleet import LATE_ACKS, Fleet
 from tests.support.wait import until
 
@@ -35,6 +37,7 @@ def test_a_cold_shutdown_cancels_its_run(fleet: Fleet) -> None:
     until(lambda: [run["status"] for run in fleet.runs(held)] == ["lost", "eventful"], 30)
 
 
+@pytest.mark.trial
 def test_a_cold_shutdown_with_late_acks_loses_nothing(fleet: Fleet) -> None:
     worker = fleet.worker("w1", config=LATE_ACKS)
     held = fleet.started("held")

@@ -10,6 +10,7 @@ from statistics import median
 
 import pytest
 from celery import Celery
+from sqlalchemy import text
 
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
@@ -50,9 +51,16 @@ def asleep(runner: Runner, app: Celery, backend: SchedulerBackend) -> Iterator[N
     """A runner that has dispatched two tasks, one after the other, and sleeps."""
     with running(runner):
         for n in (1, 2):
+            until(lambda: sleeps(backend))  # only who sleeps is told that others ask
             backend.create_tasks([a_task(n)])
             until(lambda n=n: depth(app, QUEUE) == n)  # type: ignore[misc]
         yield
+
+
+def sleeps(backend: SchedulerBackend) -> bool:
+    """Whether the runner has announced that it sleeps."""
+    announced = text("select exists (select from dispatcher_session where sleeps_until > now())")
+    return bool(backend._db.read(lambda conn: conn.execute(announced).scalar()))
 
 
 def free(publisher: Publisher) -> bool:

@@ -18,7 +18,7 @@ from tests.support.dice import CI_SEED, dice
 
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
 # Faults beside the kinds of crashes that stand here. With a fault in every round they would take too long. Silent
-# connections to PostgreSQL have tests of their own (tests/hostile/test_silent_database.py); `make faults` draws them too.
+# connections to PostgreSQL have tests of their own (tests/hostile/test_silent_database.py); `make faults` draws them.
 FAULTS = (
     *("none", "refused", "none", "none", "unsendable"),
     *("none", "cut-in-grab", "none", "none", "none"),

@@ -8,6 +8,7 @@ from swh_sched_runner.broker.amqp import event_queue
 from swh_sched_runner.broker.amqp.consumer import AmqpConsumer
 from swh_sched_runner.broker.amqp.dead_letters import AmqpDeadLetters
 from swh_sched_runner.broker.amqp.event_queue import declare_events
+from swh_sched_runner.broker.amqp.heartbeats import AmqpHeartbeats
 from swh_sched_runner.broker.amqp.inspector import AmqpInspector
 from swh_sched_runner.broker.amqp.marker import AmqpMarker
 from swh_sched_runner.broker.amqp.publisher import AmqpPublisher
@@ -18,10 +19,12 @@ from swh_sched_runner.broker.interface import (
     DeadLetters,
     EventConsumer,
     EventMarker,
+    HeartbeatConsumer,
     Publisher,
     QueueInspector,
 )
 from swh_sched_runner.broker.redis.consumer import RedisConsumer
+from swh_sched_runner.broker.redis.heartbeats import RedisHeartbeats
 from swh_sched_runner.broker.redis.inspector import RedisInspector
 from swh_sched_runner.broker.redis.marker import RedisMarker
 from swh_sched_runner.broker.redis.publisher import RedisPublisher
@@ -81,6 +84,18 @@ def open_dead_letters(
 ) -> DeadLetters:
     """A consumer of what fell out of the event queue, where there is such a thing. Errors as in ``open_consumer``."""
     return AmqpDeadLetters(app, settings, prefetch, max_bytes)
+
+
+def open_heartbeats(app: Celery, settings: BrokerSettings) -> HeartbeatConsumer:
+    """A consumer of workers' heartbeats. Raises ``BrokerUnavailable``.
+
+    And ``QueueRefused`` where the queue exists and was declared otherwise.
+    """
+    match kind_of(app):
+        case "redis":
+            return RedisHeartbeats(app, settings)
+        case "amqp":
+            return AmqpHeartbeats(app, settings)
 
 
 def open_marker(app: Celery, settings: BrokerSettings) -> EventMarker:

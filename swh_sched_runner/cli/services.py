@@ -16,7 +16,6 @@ from swh_sched_runner.backend.tasks.retention import Retention
 from swh_sched_runner.backend.workers.registry import Workers
 from swh_sched_runner.backend.workers.watched import WatchedLives
 from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.celery.heartbeats import HeartbeatConsumer
 from swh_sched_runner.broker.celery.inspection import held_by, inspect
 from swh_sched_runner.broker.celery.messages import SizeLimit
 from swh_sched_runner.broker.celery.results import stored
@@ -24,6 +23,7 @@ from swh_sched_runner.broker.factory import (
     has_dead_letters,
     open_consumer,
     open_dead_letters,
+    open_heartbeats,
     open_inspector,
     open_marker,
     open_publisher,
@@ -60,7 +60,7 @@ def factories(context: Context, instruments: Instruments | None = None) -> Mappi
         "runner": lambda: Runner(dispatch, publisher, settings.runner, broker.priority_queue, instruments),
         "listener": lambda: Listener(dispatch, consumer, settings.listener, instruments),
         "heartbeats": lambda: Heartbeats(
-            Workers(context.database), partial(HeartbeatConsumer, app, broker), partial(inspect, app)
+            Workers(context.database), partial(open_heartbeats, app, broker), partial(inspect, app)
         ),
         "visits": lambda: VisitScheduler(dispatch, publisher, settings.visits, instruments),
         "rescuer": lambda: make_rescuer(context, instruments),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu.exceptions import ContentDisallowed
 
 from swh_sched_runner.broker.celery.app import create_app
 from swh_sched_runner.broker.celery.inspection import held_by, limits_no_rate, queried_ids, scheduled_ids
@@ -92,3 +93,16 @@ def test_tasks_of_a_wrong_shape_are_no_answer(answer: Any) -> None:
 def test_ids_are_read_from_answers() -> None:
     assert queried_ids({"a": ["active", {"id": "a"}], "b": ["ready", {}]}) == {"a", "b"}
     assert scheduled_ids([{"eta": "x", "priority": 6, "request": {"id": "a"}}]) == {"a"}
+
+
+@pytest.mark.parametrize("broker_url", ["rabbitmq_url"], indirect=True)
+@pytest.mark.parametrize("error", [ContentDisallowed("pickle"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "?")])
+def test_an_answer_that_kombu_can_not_read_ends_the_question_alone(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broadcast(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app.control, "broadcast", broadcast)
+    with pytest.raises(BrokerUnavailable):
+        held_by(app, ["w1@test"], ["x"], 10.0)

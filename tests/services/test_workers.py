@@ -15,9 +15,8 @@ from sqlalchemy import text
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
 from swh_sched_runner.backend.workers.lives import LifeListed
 from swh_sched_runner.backend.workers.registry import Workers
-from swh_sched_runner.broker.celery.heartbeats import HeartbeatConsumer
 from swh_sched_runner.broker.celery.inspection import inspect, read, single
-from swh_sched_runner.broker.factory import open_consumer
+from swh_sched_runner.broker.factory import open_consumer, open_heartbeats
 from swh_sched_runner.broker.interface import Delivery
 from swh_sched_runner.config import BrokerSettings, ListenerSettings
 from swh_sched_runner.db.engine import Database
@@ -109,7 +108,7 @@ def make_fleet(
         settings = ListenerSettings(batch_size=100, flush_seconds=0.1, prefetch=200)
         listener = Listener(Dispatch(database), lambda: wrap(open_consumer(app, broker, settings.prefetch)), settings)
         heartbeats = Heartbeats(
-            Workers(database), partial(HeartbeatConsumer, app, broker), partial(inspect, app), record_seconds=0.5
+            Workers(database), partial(open_heartbeats, app, broker), partial(inspect, app), record_seconds=0.5
         )
         closing(listener)
         closing(heartbeats)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import structlog
 
@@ -12,6 +11,7 @@ from swh_sched_runner.backend.workers.lives import Inspected, Uninspected
 from swh_sched_runner.backend.workers.registry import Workers
 from swh_sched_runner.broker.celery.events import parse
 from swh_sched_runner.broker.celery.inspection import WorkerAnswer
+from swh_sched_runner.broker.interface import HeartbeatConsumer
 from swh_sched_runner.exc import BrokerUnavailable
 from swh_sched_runner.services.listener.signs import signs_of
 from swh_sched_runner.services.service import Heartbeat
@@ -22,18 +22,6 @@ TRIM_SECONDS = 3_600.0
 log = structlog.get_logger(__name__)
 
 
-class Consumer(Protocol):
-    """Where heartbeats come from."""
-
-    def receive(self, seconds: float) -> list[bytes]:
-        """The bodies that arrive within so many seconds."""
-        ...
-
-    def close(self) -> None:
-        """End the connection."""
-        ...
-
-
 class Heartbeats:
     """Folds a second's heartbeats and records them in one transaction, however many workers there are."""
 
@@ -42,7 +30,7 @@ class Heartbeats:
     def __init__(
         self,
         workers: Workers,
-        open_consumer: Callable[[], Consumer],
+        open_consumer: Callable[[], HeartbeatConsumer],
         inspect: Callable[[Sequence[str]], Mapping[str, WorkerAnswer]],
         record_seconds: float = RECORD_SECONDS,
     ) -> None:

@@ -31,6 +31,10 @@ log = structlog.get_logger(__name__)
 IDLE_SECONDS = 0.5
 # While a batch is written the connection to the broker is looked after this often.
 KEEP_SECONDS = 0.2
+# Messages may hold lists: no batch has more events, but for the rest of a message. They take ten times their bytes in
+# memory, so that few bytes are read before they are counted.
+MOST_EVENTS = 10_000
+RECEIVED_BYTES = 524_288
 # The table of rejected events is bounded, in age as well: without any event it is looked at this often.
 TRIM_SECONDS = 60.0
 
@@ -127,20 +131,23 @@ class Listener:
 
     def _receive(self, heartbeat: Heartbeat) -> list[Message]:
         """A batch: as large as the settings let it, or as old; and older while there is another to be written."""
-        settings, size = self._settings, 0
+        settings, size, events = self._settings, 0, 0
         messages: list[Message] = []
         # What failed before comes again in a moment; until then nothing shows that the trouble is over.
         in_trouble = not self._proven and heartbeat.trouble is not None
         if not self._consumer.wait(IDLE_SECONDS if in_trouble else settings.flush_seconds):
             return messages
-        while len(messages) < settings.batch_size and size < settings.batch_bytes:
+        while len(messages) < settings.batch_size and size < settings.batch_bytes and events < MOST_EVENTS:
             deliveries = self._consumer.receive(
-                settings.batch_size - len(messages), settings.flush_seconds, settings.batch_bytes - size
+                settings.batch_size - len(messages),
+                settings.flush_seconds,
+                min(settings.batch_bytes - size, RECEIVED_BYTES),
             )
             size += bytes_of(deliveries)
             in_order = self._consumer.in_order
             for delivery in deliveries:
                 messages.append(Message.read(delivery, in_order=in_order))
+                events += len(messages[-1].events)
                 self._consumer.keep_alive()
             if not self._writer.busy or self._writer.is_done:
                 break

@@ -12,7 +12,7 @@ from swh_sched_runner.cli.services import make_rescuer, supervise
 from swh_sched_runner.exc import RunEnded, UnknownRun, VerdictsWithheld
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.rescuer.evidence import Findings
-from swh_sched_runner.services.rescuer.rescuer import Request
+from swh_sched_runner.services.rescuer.selection import Request
 from swh_sched_runner.services.service import Heartbeat
 
 

@@ -39,7 +39,8 @@ from swh_sched_runner.services.listener.heartbeats import Heartbeats
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.maintenance.retention import Pruner
 from swh_sched_runner.services.rescuer.leases import SenderLeases
-from swh_sched_runner.services.rescuer.rescuer import BrokerAccess, Request, Rescuer
+from swh_sched_runner.services.rescuer.rescuer import BrokerAccess, Rescuer
+from swh_sched_runner.services.rescuer.selection import Request
 from swh_sched_runner.services.service import Heartbeat, Service
 from swh_sched_runner.services.supervisor import Supervisor
 from swh_sched_runner.services.visits.scheduler import VisitScheduler

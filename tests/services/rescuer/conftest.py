@@ -22,7 +22,8 @@ from swh_sched_runner.db.engine import Database
 from swh_sched_runner.services.listener.merge import fold
 from swh_sched_runner.services.listener.signs import signs_of
 from swh_sched_runner.services.rescuer.evidence import Findings
-from swh_sched_runner.services.rescuer.rescuer import BrokerAccess, Request, Rescuer
+from swh_sched_runner.services.rescuer.rescuer import BrokerAccess, Rescuer
+from swh_sched_runner.services.rescuer.selection import Request
 from swh_sched_runner.services.service import Heartbeat
 from tests.support.samples import a_type
 

@@ -20,7 +20,7 @@ from swh_sched_runner.broker.celery.events import (
     WorkerOnline,
 )
 from swh_sched_runner.exc import BrokerUnavailable
-from swh_sched_runner.services.rescuer.rescuer import Request
+from swh_sched_runner.services.rescuer.selection import Request
 from swh_sched_runner.services.service import Heartbeat
 from tests.services.rescuer.conftest import AT, QUEUE, QUICK, FakeWorker, Scene
 from tests.support.samples import run_of_a_task

@@ -2,7 +2,7 @@
 -- The lives that are not over, and those named: what tells whether they are. ``state`` is all that a sign moves.
 select id, hostname, pid, queues, blocks, heartbeat,
        cast(extract(epoch from now() - last_sign) as float8) as silent_seconds,
-       coalesce(offline > coalesce(online, began), false) as is_leaving, offline_active,
+       coalesce(offline > coalesce(online, began), false) as is_leaving, left_running,
        cast(extract(epoch from now() - left_at) as float8) as left_seconds,
        ended_by, cast(extract(epoch from now() - ended) as float8) as ended_seconds,
        coalesce(cast(online as text), '') as came, life_state(w) as state

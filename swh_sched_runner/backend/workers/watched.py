@@ -19,7 +19,8 @@ class WatchedLife:
     """A life, by the clock of the database: what tells whether it is over.
 
     ``silent_seconds`` ago its last heartbeat or answer arrived, ``left_seconds`` ago its last worker-offline;
-    ``is_leaving``: it has not come back since. ``came`` changes when it comes online, ``state`` with each sign.
+    ``is_leaving``: it has not come back since, and executes ``left_running`` tasks; None where that can't be counted.
+    ``came`` changes when it comes online, ``state`` with each sign.
     """
 
     id: int
@@ -30,7 +31,7 @@ class WatchedLife:
     heartbeat: float | None
     silent_seconds: float | None
     is_leaving: bool
-    offline_active: int | None
+    left_running: int | None
     left_seconds: float | None
     ended_by: str | None
     ended_seconds: float | None

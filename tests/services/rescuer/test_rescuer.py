@@ -12,6 +12,7 @@ import pytest
 
 from swh_sched_runner.broker.celery.events import (
     TaskCancelled,
+    TaskFailed,
     TaskReceived,
     TaskResult,
     TaskStarted,
@@ -132,6 +133,37 @@ def test_a_worker_that_left_with_nothing_in_hand_loses_its_run(scene: Scene) -> 
     scene.rounds(scene.make(), 1)
 
     assert scene.run_of() == ("lost", "left and not returned")
+
+
+def test_a_worker_whose_last_task_has_ended_since_it_left_loses_its_run(scene: Scene) -> None:
+    """The end of the run was lost before; a task of another application was executed until now."""
+    a_worker(scene)
+    a_started_run(scene)
+    scene.tell(an_event(WorkerOffline, 5, active=1))
+    dies(scene)
+    rescuer = scene.make()
+    scene.rounds(rescuer, 1)
+    assert scene.run_of() == ("started", None)
+    scene.tell(an_event(TaskFailed, 7, uuid="another"))
+
+    scene.rounds(rescuer, 1)
+
+    assert scene.run_of() == ("lost", "left and not returned")
+
+
+def test_a_worker_that_began_something_after_it_left_is_not_over(scene: Scene) -> None:
+    """With the mark comes its start: a run that was handed to the pool before."""
+    a_worker(scene)
+    a_started_run(scene)
+    scene.tell(an_event(WorkerOffline, 5, active=1), an_event(TaskFailed, 6, uuid="another"))
+    dies(scene)
+    scene.broker.on_mark = lambda: scene.tell(an_event(TaskStarted, 7, uuid="a third"))
+
+    findings = scene.rounds(scene.make(), 1)
+
+    assert [verdict.suspect.backend_id for verdict in findings.void] == ["run-1"]
+    assert scene.run_of() == ("started", None)
+    assert scene.query("select ended, left_running from worker") == [(None, 1)]
 
 
 def test_a_worker_that_is_leaving_may_go_on_working(scene: Scene) -> None:

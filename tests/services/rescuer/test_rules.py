@@ -25,7 +25,7 @@ LIFE = WatchedLife(
     heartbeat=60.0,
     silent_seconds=100.0,
     is_leaving=False,
-    offline_active=None,
+    left_running=None,
     left_seconds=None,
     ended_by=None,
     ended_seconds=None,
@@ -123,9 +123,9 @@ def test_who_was_away_before_most_vanished_is_waited_for_anew() -> None:
         ({"silent_seconds": 6000.0}, None, None),
         ({"silent_seconds": 49.0}, Absence(40, 2.0), None),
         ({"is_leaving": True}, Absence(40, 2.0), None),
-        ({"is_leaving": True, "offline_active": 0}, None, "left"),
-        ({"is_leaving": True, "offline_active": 1, "left_seconds": 3599.0}, None, None),
-        ({"is_leaving": True, "offline_active": 1, "left_seconds": 3600.0}, None, "left"),
+        ({"is_leaving": True, "left_running": 0}, None, "left"),
+        ({"is_leaving": True, "left_running": 1, "left_seconds": 3599.0}, None, None),
+        ({"is_leaving": True, "left_running": 1, "left_seconds": 3600.0}, None, "left"),
     ],
 )
 def test_a_life_is_over_if_one_of_the_rules_says_so(

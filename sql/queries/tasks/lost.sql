@@ -45,7 +45,8 @@ where r.ended is null and run_state(r) = seen.state
 
 -- name: lives_now
 -- What verdicts rest on: the lives that are not over, and those named. Whoever writes lives is locked out by then.
-select id, queues, ended is null as lives, coalesce(cast(online as text), '') as came, life_state(w) as state
+select id, queues, ended is null as lives, coalesce(processed > 0 and events_clock is null, false) as sends_no_events,
+       coalesce(cast(online as text), '') as came, life_state(w) as state
 from worker w
 where ended is null or id = any(cast(:ids as bigint[]));
 

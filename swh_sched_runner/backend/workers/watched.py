@@ -20,7 +20,8 @@ class WatchedLife:
 
     ``silent_seconds`` ago its last heartbeat or answer arrived, ``left_seconds`` ago its last worker-offline;
     ``is_leaving``: it has not come back since, and executes ``left_running`` tasks; None where that can't be counted.
-    ``came`` changes when it comes online, ``state`` with each sign.
+    ``sends_no_events``: it has begun tasks, as its heartbeats say, and no task-started of it ever came. ``missing`` of
+    those that should have come did not. ``came`` changes when it comes online, ``state`` with each sign.
     """
 
     id: int
@@ -33,6 +34,8 @@ class WatchedLife:
     is_leaving: bool
     left_running: int | None
     left_seconds: float | None
+    sends_no_events: bool
+    missing: int | None
     ended_by: str | None
     ended_seconds: float | None
     came: str
@@ -46,7 +49,7 @@ class WatchedLives:
         self._db = database
 
     def read(self, ids: Collection[int] = ()) -> list[WatchedLife]:
-        """The lives that are not over, and of these ids also those that are."""
+        """The lives that are not over, and those that are which have these ids or sent no task events."""
         return self._db.read(_read, ids)
 
     def end(self, lives: Collection[WatchedLife], ended_by: Mapping[int, str]) -> dict[int, str]:

@@ -73,6 +73,7 @@ class Collector:
         searched = [c for c in candidates if c.rule != "1" and c.suspect.backend_id not in has_outcome]
         living = [life for life in lives.values() if life.ended_by is None]
         looked = findings.looked = self._look.run([_wanted(c) for c in searched], living, heartbeat)
+        _leave_without_events(looked, searched, lives.values())
         if looked.gone:
             heartbeat.wait(self._settings.flush_seconds)
             self._ask_again(looked, searched)
@@ -144,6 +145,21 @@ class Collector:
 def _wanted(candidate: Candidate) -> Wanted:
     own = None if candidate.life_is_over else candidate.life
     return Wanted(candidate.suspect.backend_id, candidate.queue, own, own_counts_not=candidate.rule == "4")
+
+
+def _leave_without_events(looked: Looked, searched: Iterable[Candidate], lives: Iterable[WatchedLife]) -> None:
+    """A worker that sends no task events may have executed a run that nobody told of, and have had its message."""
+    mute = [life for life in lives if life.sends_no_events]
+    for candidate in searched:
+        suspect, queue = candidate.suspect, candidate.queue
+        if candidate.rule != "3" or suspect.backend_id not in looked.gone:
+            continue
+        for life in mute:
+            consumed = life.queues is None or queue in life.queues
+            if consumed and (life.ended_by is None or (life.ended_seconds or 0.0) <= suspect.seconds):
+                del looked.gone[suspect.backend_id]
+                looked.undecided[suspect.backend_id] = f"{life.hostname}, which consumes {queue}, sends no task events"
+                break
 
 
 def _leave_undecided(looked: Looked, outcomes: Iterable[str], reason: str) -> None:

@@ -258,6 +258,52 @@ def test_a_run_that_waits_for_a_message_that_nobody_has_is_lost(scene: Scene, ev
     assert scene.run_of() == ("lost", verdict)
 
 
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        ([], "scheduled"),
+        ([an_event(WorkerOnline, 20, processed=0, clock=1, pid=2)], "scheduled"),  # it was started anew
+        ([an_event(TaskStarted, 20, uuid="foreign")], "lost"),
+    ],
+    ids=["lives", "is over", "sends events"],
+)
+def test_where_a_worker_sends_no_task_events_a_run_may_have_ended(scene: Scene, told: list[Any], status: str) -> None:
+    a_worker(scene)
+    run_of_a_task(scene.backend)
+    scene.tell(an_event(WorkerHeartbeat, 9, processed=1))
+    scene.tell(*told)
+    scene.answered(W1)
+
+    findings = scene.rounds(scene.make())
+
+    assert scene.run_of()[0] == status
+    reason = f"{W1}, which consumes {QUEUE}, sends no task events"
+    assert findings.undecided == ({1: ("3", reason)} if status == "scheduled" else {})
+
+
+def test_a_worker_without_task_events_that_was_over_before_did_not_execute_the_run(scene: Scene) -> None:
+    a_worker(scene)
+    scene.tell(an_event(WorkerHeartbeat, 9, processed=1), an_event(WorkerOnline, 20, processed=0, clock=1, pid=2))
+    scene.query("update worker set ended = '2000-01-01' where ended is not null")
+    scene.answered(W1)
+    run_of_a_task(scene.backend)
+
+    scene.rounds(scene.make())
+
+    assert scene.run_of() == ("lost", "never delivered")
+
+
+def test_a_worker_that_turns_out_to_send_no_task_events_makes_the_verdict_void(scene: Scene) -> None:
+    a_worker(scene)
+    run_of_a_task(scene.backend)
+    scene.broker.on_mark = lambda: scene.tell(an_event(WorkerHeartbeat, 9, processed=1))
+
+    findings = scene.rounds(scene.make(), 1)
+
+    assert [verdict.suspect.backend_id for verdict in findings.void] == ["run-1"]
+    assert scene.run_of() == ("scheduled", None)
+
+
 def test_a_run_that_waits_for_a_short_time_is_not_searched(scene: Scene) -> None:
     run_of_a_task(scene.backend)
     scene.query("update task_run set scheduled = now() - interval '9 minutes'")

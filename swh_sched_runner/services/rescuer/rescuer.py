@@ -92,6 +92,7 @@ class Rescuer:
         marks = MarkSender(lost, broker.open_marker, MARK_SECONDS if mark_seconds is None else mark_seconds)
         self._collector = Collector(look, self._ask, marks, broker.stored, settings)
         self._selection = Selection(lost, self._ask, settings, priority_queue, self._request, clock)
+        self._lives: Mapping[int, WatchedLife] = {}  # as the last look showed them
         self._next_look = self._next_tending = clock()
         self._heartbeat = Heartbeat()
 
@@ -104,8 +105,12 @@ class Rescuer:
         return False
 
     def wait_for_work(self, heartbeat: Heartbeat) -> None:
-        """Wait for the next round, and watch the workers' connections meanwhile."""
-        TendedHeartbeat(heartbeat, self._tend).wait(self._settings.period_seconds)
+        """Wait for the next round, and watch the workers meanwhile: if events of one were lost, it comes at once."""
+        tended, left = TendedHeartbeat(heartbeat, self._tend), self._settings.period_seconds
+        while left > 0 and not self._selection.is_urgent(self._lives.values()):
+            if tended.wait(min(left, TEND_SECONDS)):
+                break
+            left -= TEND_SECONDS
 
     def _tend(self) -> None:
         """At each beat: watch the workers' connections, which keeps ours alive as well."""
@@ -117,9 +122,10 @@ class Rescuer:
         if self._clock() >= self._next_look:
             self._look(Heartbeat())
 
-    def _look(self, heartbeat: Heartbeat, workers: Collection[int] = ()) -> dict[int, WatchedLife]:
+    def _look(self, heartbeat: Heartbeat, workers: Collection[int] = ()) -> Mapping[int, WatchedLife]:
         self._next_look = self._clock() + LOOK_SECONDS
-        return self._watch.look(heartbeat, workers, dry_run=self._request.dry_run)
+        self._lives = self._watch.look(heartbeat, workers, dry_run=self._request.dry_run)
+        return self._lives
 
     def observe(self, heartbeat: Heartbeat) -> None:
         """Watch the workers' connections for long enough to judge those that are not connected, if there are any."""

@@ -11,6 +11,7 @@ from swh_sched_runner.backend.workers.watched import WatchedLife
 from swh_sched_runner.config import RescuerSettings, queue_name
 from swh_sched_runner.services.rescuer.ask import AskWorkers, ask_in_parts
 from swh_sched_runner.services.rescuer.evidence import Findings
+from swh_sched_runner.services.rescuer.losses import Losses
 from swh_sched_runner.services.rescuer.pauses import Pauses
 from swh_sched_runner.services.rescuer.suspicion import Candidate, began_by_living, classify
 from swh_sched_runner.services.service import Heartbeat
@@ -49,6 +50,7 @@ class Selection:
         self._request = request
         self._clock = clock
         self._missing: dict[int, str] = {}  # runs that their living worker did not have, a round ago: their state
+        self._losses = Losses(settings, clock)
         self._pauses = Pauses(settings, clock)
         self._moved_on_after: int | None = None
         self._next_moved_on = clock()
@@ -82,6 +84,7 @@ class Selection:
     ) -> list[Candidate]:
         """Of these runs those that are to be searched, by which rule. Asks the workers that execute runs."""
         answers = self._answers(suspects, lives, heartbeat)
+        losing = self._losses.take(lives.values())
         missing: dict[int, str] = {}
         found: list[Candidate] = []
         for suspect in suspects:
@@ -90,14 +93,20 @@ class Selection:
             if candidate is None:
                 continue
             if candidate.rule == "5":
-                # It may just have ended, and its event be on its way: only what is missing twice is searched.
+                # It may just have ended, and its event be on its way: only what is missing twice is searched, unless
+                # its worker lost events.
                 missing[suspect.id] = suspect.state
-                if self._missing.get(suspect.id) != suspect.state and not self._request.at_once:
+                is_missing_twice = self._missing.get(suspect.id) == suspect.state
+                if not (is_missing_twice or suspect.worker in losing or self._request.at_once):
                     continue
             if self._request.at_once or not self._pauses.rests(candidate):
                 found.append(candidate)
         self._missing = missing
         return found
+
+    def is_urgent(self, lives: Iterable[WatchedLife]) -> bool:
+        """Whether the next round should come at once: events of a worker were lost."""
+        return bool(self._losses.found(lives))
 
     @property
     def _asked_at_once(self) -> bool:

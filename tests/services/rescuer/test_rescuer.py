@@ -20,7 +20,9 @@ from swh_sched_runner.broker.celery.events import (
     WorkerOffline,
     WorkerOnline,
 )
+from swh_sched_runner.config import RescuerSettings
 from swh_sched_runner.exc import BrokerUnavailable
+from swh_sched_runner.services.rescuer.rescuer import LOOK_SECONDS
 from swh_sched_runner.services.rescuer.selection import Request
 from swh_sched_runner.services.service import Heartbeat
 from tests.services.rescuer.conftest import AT, QUEUE, QUICK, FakeWorker, Scene
@@ -415,6 +417,66 @@ def test_a_run_that_its_worker_does_not_have_twice_has_lost_its_event(scene: Sce
     scene.rounds(rescuer, 1)
 
     assert scene.run_of() == ("lost", "event lost")
+
+
+def loses_events(scene: Scene, missing: int = 1) -> None:
+    scene.query("update worker set missing = :missing where ended is null", missing=missing)
+
+
+def test_a_run_of_a_worker_that_lost_events_is_searched_at_once(scene: Scene) -> None:
+    a_worker(scene)
+    a_started_run(scene)
+    scene.broker.workers[W1].has.clear()
+    loses_events(scene)
+
+    findings = scene.rounds(scene.make(), 1)
+
+    assert [(verdict.rule, verdict.verdict) for verdict in findings.verdicts] == [("5", "event lost")]
+    assert scene.broker.marks == [False, True]
+    assert scene.run_of() == ("lost", "event lost")
+
+
+def test_a_run_that_a_worker_that_lost_events_still_has_is_left_alone(scene: Scene) -> None:
+    a_worker(scene)
+    a_started_run(scene)
+    loses_events(scene)
+
+    scene.rounds(scene.make())
+
+    assert scene.run_of() == ("started", None)
+    assert scene.broker.marks == []
+
+
+def test_events_that_are_lost_start_one_round_at_once(scene: Scene) -> None:
+    a_worker(scene)
+    a_started_run(scene)
+    rescuer = scene.make(RescuerSettings(flush_seconds=0.001, between_looks_seconds=0.001, period_seconds=60.0))
+    rescuer.find(Heartbeat())
+    heartbeat = Waits(scene)
+
+    loses_events(scene)
+    rescuer.wait_for_work(heartbeat)
+    assert heartbeat.waited < 2 * LOOK_SECONDS
+
+    rescuer.find(Heartbeat())
+    heartbeat.waited = 0
+    loses_events(scene, 2)  # more of them a moment later do not
+    rescuer.wait_for_work(heartbeat)
+    assert heartbeat.waited == 60
+
+
+class Waits(Heartbeat):
+    """Waits are over at once; the clock of the scene goes on, and workers go on signing."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__()
+        self.waited = 0.0
+        self._scene = scene
+
+    def wait(self, seconds: float) -> bool:
+        self.waited += seconds
+        self._scene.clock.now += seconds
+        return False
 
 
 def test_a_run_that_its_worker_has_is_left_alone(scene: Scene) -> None:

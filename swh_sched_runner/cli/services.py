@@ -88,6 +88,7 @@ def make_rescuer(context: Context, instruments: Instruments, request: Request | 
         open_leases=lambda: SenderLeases(Sender(dispatch, publisher, "rescuer", Instruments())),
         open_marker=partial(open_marker, app, broker),
         ask=partial(held_by, app),
+        inspect=partial(inspect, app),
         stored=stored_outcomes if broker.result_backend is not None else None,
     )
     return Rescuer(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 from sqlalchemy import Connection
 
 from swh_sched_runner.backend.columns import column
+from swh_sched_runner.backend.workers.lives import Inspected, record_answers
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.db.queries import Queries
 
@@ -55,6 +56,10 @@ class WatchedLives:
     def end(self, lives: Collection[WatchedLife], ended_by: Mapping[int, str]) -> dict[int, str]:
         """End these lives unless they gave a sign since they were read; answers the new state of each that ended."""
         return self._db.run(_end, lives, ended_by)
+
+    def record_answers(self, answers: Sequence[Inspected]) -> None:
+        """Record what lives answered."""
+        self._db.run(record_answers, answers)
 
 
 def _read(conn: Connection, ids: Collection[int]) -> list[WatchedLife]:

@@ -36,7 +36,8 @@ class StoredResults(Protocol):
 class Findings:
     """What a round found: verdicts; runs that can't be judged, with rule and reason; runs that somebody has.
 
-    ``withheld`` says why none of the verdicts counts, ``void`` are those that no longer held when they were written.
+    ``withheld`` says why none of the verdicts counts, ``void`` are those that no longer held when they were written. Of
+    ``reconsidered`` queues other consumers are known since.
     """
 
     verdicts: list[Verdict] = attrs.field(factory=list)
@@ -44,6 +45,7 @@ class Findings:
     undecided: dict[int, tuple[str, str]] = attrs.field(factory=dict)
     held: dict[int, str] = attrs.field(factory=dict)
     withheld: str | None = None
+    reconsidered: frozenset[str] = frozenset()
     looked: Looked = attrs.field(factory=Looked)
 
 

@@ -14,8 +14,10 @@ from swh_sched_runner.backend.tasks.lost import Lost, Suspect
 from swh_sched_runner.backend.workers.watched import WatchedLife, WatchedLives
 from swh_sched_runner.broker.interface import EventMarker, QueueInspector
 from swh_sched_runner.config import RescuerSettings
+from swh_sched_runner.services.answers import Inspect
 from swh_sched_runner.services.instruments import Instruments
 from swh_sched_runner.services.rescuer.ask import AskWorkers
+from swh_sched_runner.services.rescuer.consumers import Consumers
 from swh_sched_runner.services.rescuer.evidence import Collector, Findings, StoredResults
 from swh_sched_runner.services.rescuer.look import HeldQueue, Look
 from swh_sched_runner.services.rescuer.marks import MARK_SECONDS, MarkSender
@@ -55,6 +57,7 @@ class BrokerAccess:
     open_leases: Callable[[], Leases]
     open_marker: Callable[[], EventMarker]
     ask: AskWorkers
+    inspect: Inspect
     stored: StoredResults | None = None
 
 
@@ -91,6 +94,7 @@ class Rescuer:
         look = Look(self._inspector.info, self._ask, self._hold, settings)
         marks = MarkSender(lost, broker.open_marker, MARK_SECONDS if mark_seconds is None else mark_seconds)
         self._collector = Collector(look, self._ask, marks, broker.stored, settings)
+        self._consumers = Consumers(lives, broker.inspect, settings, clock)
         self._selection = Selection(lost, self._ask, settings, priority_queue, self._request, clock)
         self._lives: Mapping[int, WatchedLife] = {}  # as the last look showed them
         self._next_look = self._next_tending = clock()
@@ -148,6 +152,7 @@ class Rescuer:
         lives = self._look(heartbeat, workers)
         candidates = self._selection.candidates(suspects, lives, heartbeat)
         findings = self._collector.collect(candidates, lives, heartbeat)
+        self._ask_for_queues(findings, lives, heartbeat)
         if heartbeat.stopping:  # waits were cut short, and prove nothing
             return Findings()
         self._explain_asked(suspects, candidates, findings)
@@ -166,6 +171,14 @@ class Rescuer:
             findings.held[run] = "the worker that began it has it, or is not known to be over for long enough"
         else:
             findings.undecided[run] = ("0", "its message is in the outbox, or it ended meanwhile")
+
+    def _ask_for_queues(self, findings: Findings, lives: Mapping[int, WatchedLife], heartbeat: Heartbeat) -> None:
+        """For the next round: workers may have begun or ceased to consume a queue."""
+        if findings.looked.miscounted and not self._request.dry_run:
+            heartbeat.beat()
+            living = [life for life in lives.values() if life.ended_by is None]
+            findings.reconsidered = self._consumers.ask_again(findings.looked.miscounted, living)
+            heartbeat.beat()
 
     # Verdicts.
 

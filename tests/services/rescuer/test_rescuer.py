@@ -340,6 +340,35 @@ def test_without_evidence_a_run_that_waits_is_undecided(scene: Scene, what: dict
     assert said.startswith(reason)
 
 
+@pytest.mark.parametrize("consumes", [True, False], ids=["begins to", "ceases to"])
+def test_a_worker_that_consumes_a_queue_since_is_asked_again(scene: Scene, consumes: bool) -> None:
+    a_worker(scene)
+    second = a_worker(scene, W2)
+    second.consumes = consumes
+    if consumes:
+        scene.answered(W2, queues=())
+    run_of_a_task(scene.backend)
+    rescuer = scene.make()
+
+    findings = scene.rounds(rescuer, 1)
+    assert findings.undecided[1][1].startswith(f"{QUEUE} has {1 + consumes} consumers")
+    scene.rounds(rescuer, 1)
+
+    assert scene.run_of() == ("lost", "never delivered")
+
+
+def test_because_of_a_consumer_that_nobody_knows_workers_are_not_asked_in_each_round(scene: Scene) -> None:
+    a_worker(scene)
+    scene.broker.more_consumers = 1
+    run_of_a_task(scene.backend)
+    rescuer = scene.make()
+
+    scene.rounds(rescuer, 4)
+    assert scene.broker.inspected == 1
+    scene.rounds(rescuer, 4)
+    assert scene.broker.inspected == 2
+
+
 def test_a_worker_that_does_not_answer_may_have_the_message(scene: Scene) -> None:
     run_of_a_task(scene.backend)
     a_worker(scene, pool="solo", answers=False)

@@ -902,6 +902,8 @@ CREATE INDEX worker_hostname_idx ON worker USING btree (hostname);
 
 CREATE INDEX worker_leaving_idx ON worker USING btree (hostname) WHERE ((left_at IS NOT NULL) AND (ended IS NULL));
 
+CREATE INDEX worker_living_idx ON worker USING btree (id) WHERE (ended IS NULL);
+
 ALTER TABLE ONLY dispatch_batch
     ADD CONSTRAINT dispatch_batch_session_id_fkey FOREIGN KEY (session_id) REFERENCES dispatcher_session(id);
 

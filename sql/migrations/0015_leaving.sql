@@ -11,3 +11,6 @@ comment on column worker.left_ends is 'Hashes of the distinct runs of which it s
 comment on column worker.left_running is 'Executions that have not ended since its last worker-offline; null if they can''t be counted';
 -- Each batch of events asks whether a worker that it names shuts down.
 create index worker_leaving_idx on worker (hostname) where left_at is not null and ended is null;
+
+-- The rescuer reads the lives that are not over every five seconds, beside those of a day that are.
+create index worker_living_idx on worker (id) where ended is null;

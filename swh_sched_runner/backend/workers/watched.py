@@ -43,6 +43,15 @@ class WatchedLife:
     state: str
 
 
+@attrs.define(slots=True, frozen=True)
+class WithoutEvents:
+    """A life that is over, and began tasks without a task event; ``queues`` is None if unknown."""
+
+    hostname: str
+    queues: list[str] | None
+    ended_seconds: float
+
+
 class WatchedLives:
     """Reads and ends lives; shares the pool of its ``Database``."""
 
@@ -50,8 +59,12 @@ class WatchedLives:
         self._db = database
 
     def read(self, ids: Collection[int] = ()) -> list[WatchedLife]:
-        """The lives that are not over, and those that are which have these ids or sent no task events."""
+        """The lives that are not over, and of these ids also those that are."""
         return self._db.read(_read, ids)
+
+    def ended_without_events(self) -> list[WithoutEvents]:
+        """The lives that are over and began tasks without a task event."""
+        return self._db.read(_ended_without_events)
 
     def end(self, lives: Collection[WatchedLife], ended_by: Mapping[int, str]) -> dict[int, str]:
         """End these lives unless they gave a sign since they were read; answers the new state of each that ended."""
@@ -64,6 +77,10 @@ class WatchedLives:
 
 def _read(conn: Connection, ids: Collection[int]) -> list[WatchedLife]:
     return [WatchedLife(**row) for row in conn.execute(_sql.watched, {"ids": column(sorted(ids))}).mappings()]
+
+
+def _ended_without_events(conn: Connection) -> list[WithoutEvents]:
+    return [WithoutEvents(**row) for row in conn.execute(_sql.ended_without_events).mappings()]
 
 
 def _end(conn: Connection, lives: Collection[WatchedLife], ended_by: Mapping[int, str]) -> dict[int, str]:

@@ -93,7 +93,7 @@ class Rescuer:
         self._watch = LifeWatch(lives, self._inspector.worker_is_connected, settings, clock)
         look = Look(self._inspector.info, self._ask, self._hold, settings)
         marks = MarkSender(lost, broker.open_marker, MARK_SECONDS if mark_seconds is None else mark_seconds)
-        self._collector = Collector(look, self._ask, marks, broker.stored, settings)
+        self._collector = Collector(look, self._ask, marks, broker.stored, lives.ended_without_events, settings)
         self._consumers = Consumers(lives, broker.inspect, settings, clock)
         self._selection = Selection(lost, self._ask, settings, priority_queue, self._request, clock)
         self._lives: Mapping[int, WatchedLife] = {}  # as the last look showed them

@@ -101,12 +101,12 @@ class Collector:
         if not waiting:
             return
         over = self._ended_without_events()
-        mute = [life for life in living if life.sends_no_events]
+        silent = [life for life in living if life.sends_no_events]
         for candidate in waiting:
             run, queue, seconds = candidate.suspect.backend_id, candidate.queue, candidate.suspect.seconds
             # It did not execute what came after its end.
             had: tuple[WatchedLife | WithoutEvents, ...] = (
-                *mute,
+                *silent,
                 *(life for life in over if life.ended_seconds <= seconds),
             )
             if (life := next((life for life in had if life.queues is None or queue in life.queues), None)) is not None:

@@ -21,6 +21,7 @@ def test_a_warm_shutdown_with_a_running_task_loses_nothing(fleet: Fleet) -> None
     fleet.let_end("held")
 
     assert fleet.end(held)["status"] == "eventful"
+    fleet.rescue_until(lambda: fleet.lives()[0].ended_by == "left", 30, what="its last task has ended, so it is over")
     assert fleet.verdicts() == []
 
 

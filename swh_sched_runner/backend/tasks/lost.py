@@ -55,7 +55,7 @@ class Verdict:
 
     ``lives`` are those that are over, with their ``state``: a sign of theirs makes the verdict void. ``consumers`` are
     those that may have consumed from the ``queue``, with their ``came``: another one, or one that came online again,
-    may have the message, and makes it void as well.
+    may have the message, and makes it void as well. So does, by rule 3, one that turns out to send no task events.
     """
 
     suspect: Suspect
@@ -185,6 +185,8 @@ def _stands(verdict: Verdict, now_known: Sequence[Row[Any]]) -> bool:
     if verdict.queue is None:
         return True
     consuming = [life for life in now_known if life.lives and (life.queues is None or verdict.queue in life.queues)]
+    if verdict.rule == "3" and any(life.sends_no_events for life in consuming):
+        return False
     return all(verdict.consumers.get(life.id) == life.came for life in consuming)
 
 

@@ -40,8 +40,8 @@ def ended_by(life: WatchedLife, absence: Absence | None, settings: RescuerSettin
 
 
 def _has_left(life: WatchedLife, settings: RescuerSettings) -> bool:
-    """2c: it was executing nothing when it said goodbye, or it takes too long."""
-    return life.offline_active == 0 or (life.left_seconds is not None and life.left_seconds >= settings.leaving_seconds)
+    """2c: all that it was executing when it said so, or began since, has ended, or it takes too long."""
+    return life.left_running == 0 or (life.left_seconds is not None and life.left_seconds >= settings.leaving_seconds)
 
 
 def _signed_since(life: WatchedLife, away_seconds: float) -> bool:

@@ -60,13 +60,15 @@ class Looked:
     """What a look found.
 
     ``gone`` has the evidence that nobody has the message, by run; ``held`` says where it is, ``undecided`` why that
-    can't be told. ``consumers`` are the lives that may have consumed from a queue, by queue.
+    can't be told. ``consumers`` are the lives that may have consumed from a queue, by queue. Those of ``miscounted``
+    queues were not as many as the broker says.
     """
 
     gone: dict[str, dict[str, object]] = attrs.field(factory=dict)
     held: dict[str, str] = attrs.field(factory=dict)
     undecided: dict[str, str] = attrs.field(factory=dict)
     consumers: dict[str, list[WatchedLife]] = attrs.field(factory=dict)
+    miscounted: set[str] = attrs.field(factory=set)
 
 
 @attrs.define(slots=True)
@@ -207,6 +209,8 @@ def _prepare(name: str, wanted: list[Wanted], lives: Sequence[WatchedLife]) -> _
 
 def _decide(queue: _Queue, looked: Looked) -> None:
     looked.consumers[queue.name] = [*queue.lives, *queue.unknown]
+    if _miscounted(queue) is not None:
+        looked.miscounted.add(queue.name)
     for one in queue.wanted:
         run = one.backend_id
         ignored = one.own.hostname if one.own is not None and one.own_counts_not else None
@@ -231,9 +235,13 @@ def _undecided(queue: _Queue, one: Wanted, ignored: str | None) -> str | None:
     missing = (life.hostname for life in must_answer if life.hostname not in queue.answers and life.hostname != ignored)
     if (hostname := next(missing, None)) is not None:
         return f"{hostname} may have the message and does not answer"
+    return _miscounted(queue)
+
+
+def _miscounted(queue: _Queue) -> str | None:
+    """How many consumers the broker counted, if they are not as many as are known."""
     for info in (queue.first, queue.second):
-        assert info is not None
-        if info.consumers is not None and info.consumers != len(queue.lives):
+        if info is not None and info.consumers is not None and info.consumers != len(queue.lives):
             return (
                 f"{queue.name} has {info.consumers} consumers, and {len(queue.lives)} workers that consume it are known"
             )

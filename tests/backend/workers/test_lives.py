@@ -6,6 +6,7 @@ import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,10 +23,15 @@ from swh_sched_runner.backend.workers.lives import Inspected
 from swh_sched_runner.backend.workers.registry import Workers
 from swh_sched_runner.broker.celery.events import (
     Event,
+    TaskCancelled,
+    TaskFailed,
     TaskReceived,
+    TaskRejected,
     TaskResult,
     TaskRetried,
+    TaskRevoked,
     TaskStarted,
+    TaskSucceeded,
     Unreadable,
     WorkerHeartbeat,
     WorkerOffline,
@@ -79,6 +85,40 @@ def test_foreign_starts_count_for_the_audit_too(database: Database) -> None:
     tell(database, an_event(TaskStarted, 2, "a", uuid="other"), an_event(TaskStarted, 3, "a", uuid="another"))
 
     assert query(database, "select recent_starts, events_clock, audit_from from worker") == [([2, 3], 3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("event", "running"),
+    [
+        (partial(TaskSucceeded), 1),
+        (partial(TaskFailed), 1),
+        (partial(TaskRetried), 1),
+        (partial(TaskRejected), 1),
+        (partial(TaskCancelled), 1),
+        (partial(TaskRevoked, terminated=True), 1),
+        (partial(TaskRevoked, terminated=False), 2),  # it had not begun
+        (partial(TaskResult, result=None), 2),  # its end is still to come
+    ],
+)
+def test_ends_of_a_worker_that_shuts_down_are_counted_whosever_they_are(
+    database: Database, event: Any, running: int
+) -> None:
+    tell(database, an_event(WorkerOnline, 1, "a", processed=0))
+    Workers(database).record_answers([Inspected(1, "prefork", False, 60.0, ["q"])])
+    tell(database, an_event(WorkerOffline, 5, "a", active=2))
+
+    tell(database, an_event(event, 6, uuid="foreign"))
+
+    assert query(database, "select left_running from worker") == [(running,)]
+
+
+def test_ends_of_a_worker_that_goes_on_write_nothing_of_it(database: Database) -> None:
+    tell(database, an_event(WorkerOnline, 1, "a", processed=0))
+    before = query(database, "select ctid, xmin from worker")
+
+    tell(database, an_event(TaskSucceeded, 6, uuid="foreign"))
+
+    assert query(database, "select ctid, xmin from worker") == before
 
 
 def test_an_idle_listener_compares_what_waited(database: Database) -> None:

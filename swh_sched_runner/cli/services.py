@@ -16,7 +16,7 @@ from swh_sched_runner.backend.tasks.retention import Retention
 from swh_sched_runner.backend.workers.registry import Workers
 from swh_sched_runner.backend.workers.watched import WatchedLives
 from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.celery.inspection import held_by, inspect
+from swh_sched_runner.broker.celery.inspection import inspect, query_tasks
 from swh_sched_runner.broker.celery.messages import SizeLimit
 from swh_sched_runner.broker.celery.results import stored
 from swh_sched_runner.broker.factory import (
@@ -87,7 +87,7 @@ def make_rescuer(context: Context, instruments: Instruments, request: Request | 
         open_inspector=partial(open_inspector, app),
         open_leases=lambda: SenderLeases(Sender(dispatch, publisher, "rescuer", Instruments())),
         open_marker=partial(open_marker, app, broker),
-        ask=partial(held_by, app),
+        ask=partial(query_tasks, app),
         inspect=partial(inspect, app),
         stored=stored_outcomes if broker.result_backend is not None else None,
     )

@@ -33,8 +33,8 @@ def a_sign(kind: str, second: float, life: str | None = None, pid: int = 1, **mo
 
 
 def starts(*clocks: int, pid: int = 1, life: str | None = None, second: float | None = None) -> Starts:
-    moment = at(max(clocks) if second is None else second)
-    return Starts(WorkerKey("w1@here", pid, life), moment, moment, set(clocks))
+    signed = at(max(clocks) if second is None else second)
+    return Starts(WorkerKey("w1@here", pid, life), signed, signed, set(clocks))
 
 
 def ends(*clocks: int, run: str | None = None, pid: int = 1) -> Ends:
@@ -267,7 +267,7 @@ def test_a_heartbeat_waits_for_the_starts_before_it() -> None:
     assert (life.sample_clock, life.missing) == (4, None)
 
     life.start(starts(2, 3, life="a"))
-    life.settle(all_recorded=True)
+    life.compare_sample(all_recorded=True)
     assert (life.sample_clock, life.unmatched) == (None, 0)
 
 

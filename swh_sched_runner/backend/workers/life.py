@@ -161,7 +161,7 @@ class Life(Leaving):
             self.events_clock = max(self.events_clock or 0, *starts.clocks)
         if len(self.recent_starts) > (MOST_STARTS_AT_FIRST if self.audit_from is None else MOST_STARTS):
             self._audit_anew()
-        self.settle()
+        self.compare_sample()
 
     def _lasts(self, first: datetime, last: datetime) -> None:
         self.began, self.signed = min(self.began, first), max(self.signed, last)
@@ -189,7 +189,7 @@ class Life(Leaving):
         elif self.sample_clock is None and sign.clock > (self.audit_settled or 0):
             self.sample_clock, self.sample_processed, self.sample_active = sign.clock, sign.processed, sign.active
             self.sampled = now
-        self.settle()
+        self.compare_sample()
 
     def _audit_anew(self) -> None:
         self.audit_from, self.audit_settled = None, self.events_clock
@@ -201,7 +201,7 @@ class Life(Leaving):
         self.sample_clock = self.sample_processed = self.sample_active = None
         self.sampled = None
 
-    def settle(self, *, all_recorded: bool = False) -> None:
+    def compare_sample(self, *, all_recorded: bool = False) -> None:
         """Compare the heartbeat that waits, if all starts before it are recorded.
 
         A start after it proves that, since a worker sends its events in order; so does an event queue that is empty
@@ -271,7 +271,7 @@ class Lives:
         return started
 
     def _plausible(self, signed: datetime) -> datetime:
-        """A clock that is a day ahead says nothing: the moment of arrival counts instead."""
+        """A clock that is a day ahead says nothing: the time of arrival counts instead."""
         return signed if signed < self._now + AHEAD else self._now
 
     def _life_of(self, key: WorkerKey, signed: datetime, sign: WorkerSign | None = None) -> Life:

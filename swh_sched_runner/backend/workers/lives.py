@@ -133,7 +133,7 @@ def compare_at_rest(conn: Connection) -> None:
     """Compare the heartbeats that waited long enough; to be called when all events that there are were recorded."""
     lives = [Life(**row) for row in conn.execute(_sql.lock_samples, {"seconds": REST_SECONDS}).mappings()]
     for life in lives:
-        life.settle(all_recorded=True)
+        life.compare_sample(all_recorded=True)
     _write(conn, lives)
 
 

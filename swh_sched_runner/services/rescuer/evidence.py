@@ -15,7 +15,7 @@ from swh_sched_runner.backend.workers.watched import WatchedLife, WithoutEvents
 from swh_sched_runner.config import RescuerSettings
 from swh_sched_runner.model import Evidence
 from swh_sched_runner.services.rescuer.ask import AskWorkers, ask_in_parts, parts
-from swh_sched_runner.services.rescuer.look import Look, Looked, Wanted
+from swh_sched_runner.services.rescuer.look import Look, Looked, Target
 from swh_sched_runner.services.rescuer.marks import MarkSender
 from swh_sched_runner.services.rescuer.suspicion import Candidate
 from swh_sched_runner.services.service import Heartbeat
@@ -76,7 +76,7 @@ class Collector:
         has_outcome = self._outcomes(candidates)
         searched = [c for c in candidates if c.rule != "1" and c.suspect.backend_id not in has_outcome]
         living = [life for life in lives.values() if life.ended_by is None]
-        looked = findings.looked = self._look.run([_wanted(c) for c in searched], living, heartbeat)
+        looked = findings.looked = self._look.run([_target(c) for c in searched], living, heartbeat)
         self._leave_without_events(looked, searched, living)
         if looked.gone:
             heartbeat.wait(self._settings.flush_seconds)
@@ -126,7 +126,7 @@ class Collector:
 
     def _ask_again(self, looked: Looked, searched: Sequence[Candidate]) -> None:
         """After what a worker kept back was sent, each that was asked says once more that it has nothing."""
-        left = [_wanted(candidate) for candidate in searched if candidate.suspect.backend_id in looked.gone]
+        left = [_target(candidate) for candidate in searched if candidate.suspect.backend_id in looked.gone]
         hostnames = {life.hostname for one in left for life in (*looked.consumers[one.queue], one.own) if life}
         answers = ask_in_parts(self._ask, sorted(hostnames), [one.backend_id for one in left])
         for one in left:
@@ -166,9 +166,9 @@ class Collector:
                 findings.undecided[run] = (candidate.rule, reason)
 
 
-def _wanted(candidate: Candidate) -> Wanted:
+def _target(candidate: Candidate) -> Target:
     own = None if candidate.life_is_over else candidate.life
-    return Wanted(candidate.suspect.backend_id, candidate.queue, own, own_counts_not=candidate.rule == "4")
+    return Target(candidate.suspect.backend_id, candidate.queue, own, own_counts_not=candidate.rule == "4")
 
 
 def _leave_undecided(looked: Looked, outcomes: Iterable[str], reason: str) -> None:

@@ -14,7 +14,7 @@ EndedBy = Literal["closed", "left", "silent"]
 BROKER_HEARTBEAT_SECONDS = 60.0
 # A heartbeat may have waited for so long in its queue, where it expires.
 HEARTBEAT_TTL_SECONDS = 10.0
-# So long a life that another one of its name succeeded may turn out to live: heartbeats on their way.
+# So long a life that another one of its name succeeded may live after all: heartbeats on their way.
 SUCCEEDED_SECONDS = 30.0
 
 

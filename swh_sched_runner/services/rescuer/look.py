@@ -43,7 +43,7 @@ class HoldQueue(Protocol):
 
 
 @attrs.define(slots=True, frozen=True)
-class Wanted:
+class Target:
     """A run whose message is searched. ``own`` is the life that began it, if that is not over.
 
     With ``own_counts_not`` what that life answers doesn't matter: that it executes the run is known.
@@ -76,7 +76,7 @@ class _Queue:
     """A queue under the look: the runs that are searched, the lives that consume from it, what was seen."""
 
     name: str
-    wanted: list[Wanted]
+    wanted: list[Target]
     lives: list[WatchedLife]
     unknown: list[WatchedLife]  # lives that have not said what they consume from
     first: QueueInfo | None = None
@@ -102,9 +102,9 @@ class Look:
         self._hold = hold
         self._settings = settings
 
-    def run(self, wanted: Iterable[Wanted], lives: Iterable[WatchedLife], heartbeat: Heartbeat) -> Looked:
+    def run(self, wanted: Iterable[Target], lives: Iterable[WatchedLife], heartbeat: Heartbeat) -> Looked:
         """Look for these runs. ``lives`` are those that are not over. Raises ``BrokerUnavailable``."""
-        by_queue: dict[str, list[Wanted]] = {}
+        by_queue: dict[str, list[Target]] = {}
         for one in wanted:
             by_queue.setdefault(one.queue, []).append(one)
         living = list(lives)
@@ -202,7 +202,7 @@ class Look:
                 queue.answers[hostname] = {*has, *before.get(hostname, ())}
 
 
-def _prepare(name: str, wanted: list[Wanted], lives: Sequence[WatchedLife]) -> _Queue:
+def _prepare(name: str, wanted: list[Target], lives: Sequence[WatchedLife]) -> _Queue:
     consuming = [life for life in lives if life.queues is not None and name in life.queues]
     return _Queue(name, wanted, consuming, [life for life in lives if life.queues is None])
 
@@ -225,7 +225,7 @@ def _decide(queue: _Queue, looked: Looked) -> None:
             looked.gone[run] = _evidence(queue)
 
 
-def _undecided(queue: _Queue, one: Wanted, ignored: str | None) -> str | None:
+def _undecided(queue: _Queue, one: Target, ignored: str | None) -> str | None:
     """Why it can't be told whether somebody has the message of a run."""
     if queue.undecided is not None:
         return queue.undecided

@@ -24,14 +24,14 @@ from swh_sched_runner.services.rescuer.marks import MARK_SECONDS, MarkSender
 from swh_sched_runner.services.rescuer.selection import Request, Selection
 from swh_sched_runner.services.rescuer.suspicion import Candidate
 from swh_sched_runner.services.rescuer.watch import LifeWatch
-from swh_sched_runner.services.service import Heartbeat, TendedHeartbeat
+from swh_sched_runner.services.service import Heartbeat, MaintainingHeartbeat
 
 log = structlog.get_logger(__name__)
 
 # How often to look which workers are connected.
 LOOK_SECONDS = 5.0
 # How often to keep our own connections alive.
-TEND_SECONDS = 1.0
+MAINTAIN_SECONDS = 1.0
 # Fewer verdicts at once are never too many.
 FEW_VERDICTS = 20
 
@@ -97,7 +97,7 @@ class Rescuer:
         self._consumers = Consumers(lives, broker.inspect, settings, clock)
         self._selection = Selection(lost, self._ask, settings, priority_queue, self._request, clock)
         self._lives: Mapping[int, WatchedLife] = {}  # as the last look showed them
-        self._next_look = self._next_tending = clock()
+        self._next_look = self._next_maintenance = clock()
         self._heartbeat = Heartbeat()
 
     def run_once(self, heartbeat: Heartbeat) -> bool:
@@ -110,17 +110,17 @@ class Rescuer:
 
     def wait_for_work(self, heartbeat: Heartbeat) -> None:
         """Wait for the next round, and watch the workers meanwhile: if events of one were lost, it comes at once."""
-        tended, left = TendedHeartbeat(heartbeat, self._tend), self._settings.period_seconds
+        maintaining, left = MaintainingHeartbeat(heartbeat, self._maintain), self._settings.period_seconds
         while left > 0 and not self._selection.is_urgent(self._lives.values()):
-            if tended.wait(min(left, TEND_SECONDS)):
+            if maintaining.wait(min(left, MAINTAIN_SECONDS)):
                 break
-            left -= TEND_SECONDS
+            left -= MAINTAIN_SECONDS
 
-    def _tend(self) -> None:
+    def _maintain(self) -> None:
         """At each beat: watch the workers' connections, which keeps ours alive as well."""
-        if self._clock() < self._next_tending:
+        if self._clock() < self._next_maintenance:
             return
-        self._next_tending = self._clock() + TEND_SECONDS
+        self._next_maintenance = self._clock() + MAINTAIN_SECONDS
         if self._leases is not None:
             self._leases.keep_alive()
         if self._clock() >= self._next_look:
@@ -146,7 +146,7 @@ class Rescuer:
 
     def find(self, heartbeat: Heartbeat) -> Findings:
         """Look at all runs in flight, or the one that is asked for, and judge."""
-        self._heartbeat = heartbeat = TendedHeartbeat(heartbeat, self._tend)
+        self._heartbeat = heartbeat = MaintainingHeartbeat(heartbeat, self._maintain)
         suspects = self._selection.suspects(heartbeat)
         workers = {s.worker for s in suspects if s.executes and s.worker is not None}
         lives = self._look(heartbeat, workers)

@@ -489,7 +489,7 @@ def test_events_that_are_lost_start_one_round_at_once(scene: Scene) -> None:
 
     rescuer.find(Heartbeat())
     heartbeat.waited = 0
-    loses_events(scene, 2)  # more of them a moment later do not
+    loses_events(scene, 2)  # more of them a little later do not
     rescuer.wait_for_work(heartbeat)
     assert heartbeat.waited == 60
 

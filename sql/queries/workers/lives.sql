@@ -81,13 +81,13 @@ set began = excluded.began, online = excluded.online, signed = excluded.signed, 
 returning id, hostname, pid, life, began;
 
 -- name: uninspected
--- Lives to ask for their pool and queues: those that were never asked, a minute later those that did not answer.
+-- Lives to ask for their pool and queues: those that were never asked, a minute later those that left out an answer.
 update worker
 set inspected = now()
 where id in (
   select id
   from worker
-  where ended is null and pool is null and last_sign > now() - interval '10 seconds'
+  where ended is null and (pool is null or queues is null) and last_sign > now() - interval '10 seconds'
     and (inspected is null or inspected < now() - interval '1 minute')
   order by id
   limit 500

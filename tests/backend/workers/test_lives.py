@@ -150,6 +150,10 @@ def test_answers_are_kept_and_each_life_is_asked_once(database: Database) -> Non
     query_now(database, "update worker set inspected = inspected - interval '2 minutes'")
 
     assert [life.hostname for life in Workers(database).uninspected()] == ["w2@here"]
+    # one that tells its pool and not its queues has not answered yet
+    Workers(database).record_answers([Inspected(asked[1].id, "solo", True, 60.0, None)])
+    query_now(database, "update worker set inspected = inspected - interval '2 minutes'")
+    assert [life.hostname for life in Workers(database).uninspected()] == ["w2@here"]
     [first, _] = Workers(database).list()
     assert (first.pool, first.blocks, first.heartbeat, first.queues) == ("solo", True, 60.0, ["a", "b"])
 

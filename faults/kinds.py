@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from random import Random
 from typing import Protocol
 
 from faults import points
+from faults.agenda import Script
 from faults.fleet import Fleet, Slot
 from faults.points import Point
 from faults.servers import HEARTBEAT_SECONDS, Servers
 from faults.window import Window
 from tests.support.servers.proxy import Proxy
 
-Script = Iterator[float]
 POLL_SECONDS = 0.002
 POINTS_SECONDS = 4.0
 # A closed connection is noticed at once, a silent one after three heartbeats or so.

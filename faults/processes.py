@@ -46,6 +46,13 @@ def start_program(
     return start(log, _program, dict(environment), list(arguments), point)
 
 
+def make_sure_of_the_end(process: ForkServerProcess) -> None:
+    """Kill it if it still runs."""
+    if process.is_alive():
+        process.kill()
+    process.join()
+
+
 def _enter(log: Path, work: Callable[..., object], arguments: Sequence[Any]) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     with log.open("ab") as output:

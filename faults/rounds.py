@@ -54,6 +54,11 @@ class Result:
         """What did not hold."""
         return self.verdict.violations
 
+    @property
+    def again(self) -> str:
+        """What plays it again."""
+        return f"make faults ROUNDS=1 SEED={self.seed} RUNNERS={self.runners} KIND={self.kind} FAULT={self.fault}"
+
     def __str__(self) -> str:
         verdict = self.verdict
         facts: dict[str, object] = {
@@ -262,21 +267,3 @@ class Round:
         if process is None or end(process, 20):
             return []
         return [f"the {name} failed: see {self.directory / name}.log"]
-
-
-def runners_of(seed: int) -> int:
-    """How many runners the round with this seed has, unless that is said."""
-    return Random(f"runners of {seed}").choice([1, 2, 4])
-
-
-def play(
-    servers: Servers,
-    directory: Path,
-    seed: int,
-    runners: int | None = None,
-    kind: str | None = None,
-    fault: str | None = None,
-) -> Result:
-    """Play the round of this seed."""
-    kind, fault = kind or kinds.kind_of(seed), fault or drawn.fault_of(seed)
-    return Round(servers, directory / f"round-{seed}", seed, runners or runners_of(seed), kind, fault).run()

@@ -22,8 +22,10 @@ from tests.support.servers.proxy import Proxy
 
 RETRY_SECONDS = 0.1
 POLL_SECONDS = 0.005
-# A service has to notice within 30 s that a connection is silent, and to connect anew; two busy cores take their time.
-NOTICE_SECONDS = 40.0
+# How long a statement may take where connections fall silent; by default that is 20 s. A service has to notice within
+# 10 s that a connection is silent, and to connect anew; two busy cores take their time.
+STATEMENT_SECONDS = 4
+NOTICE_SECONDS = 20.0
 # A runner whose connection was cut waits a little, and a little more where it takes over.
 WAIT_SECONDS = 3.0
 CUTS = 3

@@ -102,7 +102,7 @@ class Round:
         self.kind = kind
         self.fault = fault
         self.dice = Random(seed)
-        outages = kind in kinds.OUTAGES
+        outages = kind in kinds.OUTAGES or fault == "mute"
         self.fleet, self.listening = Fleet([], outages=outages), Fleet([], outages=outages)
         self.broker_proxies: dict[int, Proxy] = {}
         self.database_proxies: dict[int, Proxy] = {}
@@ -232,7 +232,8 @@ class Round:
 
     def _environment(self, endpoints: Endpoints, number: int, broker_url: str) -> dict[str, str]:
         visits = f"SWH_SCHED_RUNNER_VISITS__{VISIT_TYPE.upper()}"
-        return {
+        muted = {"SWH_SCHED_RUNNER_DATABASE__STATEMENT_TIMEOUT_SECONDS": str(drawn.STATEMENT_SECONDS)}
+        return (muted if self.fault == "mute" else {}) | {
             "SWH_SCHED_RUNNER_DATABASE__URL": self._database_url(endpoints, number),
             "SWH_SCHED_RUNNER_BROKER__URL": broker_url,
             "SWH_SCHED_RUNNER_BROKER__CONFIRM_TIMEOUT_SECONDS": str(CONFIRM_TIMEOUT_SECONDS),

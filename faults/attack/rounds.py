@@ -18,7 +18,7 @@ from faults.attack.wire import Message, Refused, Wire
 from faults.servers import Servers
 
 MEGABYTE = 1_000_000
-MOST_BYTES = 200 * MEGABYTE
+MOST_BYTES = 120 * MEGABYTE
 # What the broker takes: its default, which is above all that is sent.
 MAX_MESSAGE_BYTES = 134_217_728
 BAITS = 50

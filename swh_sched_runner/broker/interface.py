@@ -20,6 +20,7 @@ __all__ = [
     "Delivery",
     "EventConsumer",
     "EventMarker",
+    "HeartbeatConsumer",
     "Message",
     "PublishResult",
     "Publisher",
@@ -31,6 +32,12 @@ __all__ = [
 MAX_EVENT_BYTES = 1_000_000
 # Of a body that is too long for an event so much is kept, for people.
 KEPT_BYTES = 65_536
+# Heartbeats of workers are in a queue of their own, so that a backlog of events makes no living worker look dead. None
+# is longer; a consumer hands out about so many at a time.
+HEARTBEAT_KEY = "worker.heartbeat"
+HEARTBEAT_SUFFIX = ".heartbeats"
+HEARTBEAT_BYTES = 16_384
+MOST_HEARTBEATS = 2_000
 # A consumer hands out no more at a time, and one message beyond: what a batch takes in memory follows from it.
 BATCH_BYTES = 4_194_304
 
@@ -282,6 +289,21 @@ class DeadLetters(Protocol):
     @abstractmethod
     def close(self) -> None:
         """End the connection. Never raises. What is unacknowledged goes back to the queue."""
+
+
+class HeartbeatConsumer(Protocol):
+    """Heartbeats of workers; what nobody takes in time is gone. For one thread.
+
+    What can't be a heartbeat is left out. After ``BrokerUnavailable`` open another one.
+    """
+
+    @abstractmethod
+    def receive(self, timeout_seconds: float) -> list[bytes]:
+        """The bodies that arrive in that time, or the first few thousand. Raises ``BrokerUnavailable``."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the connection. Never raises."""
 
 
 class EventMarker(Protocol):

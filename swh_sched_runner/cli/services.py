@@ -16,14 +16,14 @@ from swh_sched_runner.backend.tasks.retention import Retention
 from swh_sched_runner.backend.workers.registry import Workers
 from swh_sched_runner.backend.workers.watched import WatchedLives
 from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.celery.heartbeats import HeartbeatConsumer
-from swh_sched_runner.broker.celery.inspection import held_by, inspect
+from swh_sched_runner.broker.celery.inspection import inspect, query_tasks
 from swh_sched_runner.broker.celery.messages import SizeLimit
 from swh_sched_runner.broker.celery.results import stored
 from swh_sched_runner.broker.factory import (
     has_dead_letters,
     open_consumer,
     open_dead_letters,
+    open_heartbeats,
     open_inspector,
     open_marker,
     open_publisher,
@@ -39,7 +39,8 @@ from swh_sched_runner.services.listener.heartbeats import Heartbeats
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.maintenance.retention import Pruner
 from swh_sched_runner.services.rescuer.leases import SenderLeases
-from swh_sched_runner.services.rescuer.rescuer import BrokerAccess, Request, Rescuer
+from swh_sched_runner.services.rescuer.rescuer import BrokerAccess, Rescuer
+from swh_sched_runner.services.rescuer.selection import Request
 from swh_sched_runner.services.service import Heartbeat, Service
 from swh_sched_runner.services.supervisor import Supervisor
 from swh_sched_runner.services.visits.scheduler import VisitScheduler
@@ -60,7 +61,7 @@ def factories(context: Context, instruments: Instruments | None = None) -> Mappi
         "runner": lambda: Runner(dispatch, publisher, settings.runner, broker.priority_queue, instruments),
         "listener": lambda: Listener(dispatch, consumer, settings.listener, instruments),
         "heartbeats": lambda: Heartbeats(
-            Workers(context.database), partial(HeartbeatConsumer, app, broker), partial(inspect, app)
+            Workers(context.database), partial(open_heartbeats, app, broker), partial(inspect, app)
         ),
         "visits": lambda: VisitScheduler(dispatch, publisher, settings.visits, instruments),
         "rescuer": lambda: make_rescuer(context, instruments),
@@ -86,7 +87,8 @@ def make_rescuer(context: Context, instruments: Instruments, request: Request | 
         open_inspector=partial(open_inspector, app),
         open_leases=lambda: SenderLeases(Sender(dispatch, publisher, "rescuer", Instruments())),
         open_marker=partial(open_marker, app, broker),
-        ask=partial(held_by, app),
+        ask=partial(query_tasks, app),
+        inspect=partial(inspect, app),
         stored=stored_outcomes if broker.result_backend is not None else None,
     )
     return Rescuer(

@@ -193,6 +193,7 @@ def create_engine(
         pool_size=max(min_pool_conns, 1),  # 0 would mean without limit
         max_overflow=max_pool_conns - max(min_pool_conns, 1),
         pool_timeout=None,
+        use_native_hstore=False,  # no column is of that type, and it would be asked for on each new connection
         hide_parameters=True,  # arguments of tasks may hold secrets: they don't belong into messages of errors
     )
     sqlalchemy.event.listen(engine, "connect", lambda conn, _: read_as_ours(conn))

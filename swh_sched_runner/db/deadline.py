@@ -162,6 +162,12 @@ class Guarded(driver.connection):
         # Another descriptor of the same socket: libpq may close its own at any time, and its number be used anew.
         self._socket = socket.socket(fileno=os.dup(self.fileno()))
 
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        """A cursor that waits no longer than its connection, also where the driver's helpers ask for its plain one."""
+        if factory := kwargs.get("cursor_factory"):
+            kwargs["cursor_factory"] = _guarded(factory)
+        return super().cursor(*args, **kwargs)
+
     def guard(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """``call(…)``, which waits for an answer; raises ``NoAnswer`` when that does not come in time."""
         if self.patience_seconds is None or self.closed:
@@ -218,3 +224,8 @@ class _Cursor(driver.cursor):
         conn = self.connection
         begins = conn.status == driver.STATUS_READY and (conn.opens_each or not conn.autocommit)
         return conn.opening if begins else ""
+
+
+@cache
+def _guarded(factory: type[driver.cursor]) -> type[driver.cursor]:
+    return factory if issubclass(factory, _Cursor) else type(factory.__name__, (_Cursor, factory), {})

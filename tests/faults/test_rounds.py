@@ -17,11 +17,10 @@ from faults.servers import Servers
 from tests.support.dice import CI_SEED, dice
 
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
-# Faults beside the kinds of crashes that stand here. With a fault in every round they would take too long. Silent
-# connections to PostgreSQL have tests of their own (tests/hostile/test_silent_database.py); `make faults` draws them.
+# Faults beside the kinds of crashes that stand here; rounds with workers have none. With a fault in every round they would take too long.
 FAULTS = (
-    *("none", "refused", "none", "none", "unsendable"),
-    *("cut-in-grab", "none", "none", "none", "none"),
+    *("cut-in-grab", "refused", "none", "none", "unsendable"),
+    *("mute", "none", "none", "none", "none"),
 )
 
 

@@ -6,10 +6,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg2.extensions
+import psycopg2.extras
 import pytest
 from amqp.exceptions import NotFound
 from celery import Celery
@@ -21,7 +23,7 @@ from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.factory import event_queue_name
 from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.db.connections import unhurried
-from swh_sched_runner.db.deadline import Watchdog, watchdog
+from swh_sched_runner.db.deadline import NoAnswer, Watchdog, watchdog
 from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.exc import DatabaseUnavailable, SessionLost
 from swh_sched_runner.model import ListedOrigin
@@ -159,6 +161,58 @@ def test_a_session_that_falls_silent_while_it_is_prepared_is_given_up(far_url: s
 
     with in_time(), pytest.raises(DatabaseUnavailable, match="no answer within 2 s"):
         database.run(lambda conn: conn.execute(ONE))
+
+
+class FallsSilent(Proxy):
+    """A server that gives so many answers to a client, and no more."""
+
+    def __init__(self, url: str, answers: int) -> None:
+        self._left = answers
+        super().__init__(url)
+
+    def answer(self, data: bytes) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            self.silence()
+            return b""
+        return data
+
+
+def test_whatever_is_asked_before_a_new_connection_is_used_is_waited_for_in_time(database_url: str) -> None:
+    def connects(answers: int) -> bool:
+        proxy = FallsSilent(databases.proxied(database_url), answers)
+        far_url = psycopg2.extensions.make_dsn(database_url, host="127.0.0.1", port=proxy.port)
+        database = Database(create_engine(far_url, statement_timeout_seconds=STATEMENT_SECONDS, connect_timeout=2))
+        try:
+            with in_time():
+                return database.run(lambda _: True)
+        except DatabaseUnavailable:
+            return False
+        finally:
+            proxy.stop()
+
+    # at once: each that fails waits for two seconds
+    with ThreadPoolExecutor(max_workers=12) as pool:
+        outcomes = list(pool.map(connects, range(12)))
+
+    assert outcomes == sorted(outcomes)
+    assert outcomes[0] is False
+    assert outcomes[-1] is True
+
+
+def test_a_cursor_of_the_drivers_own_is_waited_for_in_time(far: Database, proxy: Proxy) -> None:
+    def work(conn: Connection, factory: type[psycopg2.extensions.cursor]) -> None:
+        driver = conn.connection.dbapi_connection
+        assert driver is not None
+        with driver.cursor(cursor_factory=factory) as cursor:  # type: ignore[call-arg]
+            cursor.execute("select 1 as n")
+            assert cursor.fetchone()[0] == 1  # type: ignore[index]
+            proxy.silence()
+            cursor.execute("select 1")
+
+    for factory in (psycopg2.extensions.cursor, psycopg2.extras.DictCursor):
+        with in_time(), pytest.raises(NoAnswer):
+            far.run(work, factory)
 
 
 def test_beside_a_session_a_reading_changes_its_mode_without_asking_the_server(far: Database, proxy: Proxy) -> None:

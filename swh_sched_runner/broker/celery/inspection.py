@@ -8,7 +8,6 @@ from typing import Any
 
 import attrs
 from celery import Celery
-from kombu.exceptions import OperationalError
 
 from swh_sched_runner.broker.celery.app import connect, reason_of
 from swh_sched_runner.exc import BrokerUnavailable
@@ -48,7 +47,7 @@ def inspect(app: Celery, hostnames: Sequence[str], seconds: float = ANSWER_SECON
     return {hostname: answer for hostname, answer in answers.items() if answer is not None}
 
 
-def held_by(
+def query_tasks(
     app: Celery, hostnames: Sequence[str], backend_ids: Sequence[str], seconds: float = ANSWER_SECONDS
 ) -> dict[str, frozenset[str]]:
     """Which of these tasks each worker has: it executes them, or keeps them for later. Raises ``BrokerUnavailable``.
@@ -116,12 +115,14 @@ def queried_ids(answer: Any) -> frozenset[str] | None:
 
 @contextmanager
 def _asking(app: Celery) -> Iterator[Any]:
-    """A connection to ask over. What breaks is raised as ``BrokerUnavailable``."""
+    """A connection to ask over. What breaks is raised as ``BrokerUnavailable``.
+
+    Whatever it is: kombu and py-amqp end at an answer that they can't read with any of their errors, and Python's.
+    """
     connection = connect(app)
-    errors = (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)
     try:
         yield connection
-    except errors as error:
+    except Exception as error:
         raise BrokerUnavailable(reason=reason_of(error)) from error
     finally:
         connection.release()

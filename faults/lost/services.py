@@ -24,7 +24,7 @@ class Services(Fleet):
 
 
 def _serve(environment: Mapping[str, str], arguments: Sequence[str]) -> None:
-    inspection.held_by.__defaults__ = (ANSWER_SECONDS,)
+    inspection.query_tasks.__defaults__ = (ANSWER_SECONDS,)
     inspection.inspect.__defaults__ = (ANSWER_SECONDS,)
     app.HEARTBEAT_SECONDS = HEARTBEAT_SECONDS
     processes.be_program(environment, arguments)

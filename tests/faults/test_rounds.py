@@ -17,7 +17,8 @@ from faults.servers import Servers
 from tests.support.dice import CI_SEED, dice
 
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
-# Faults beside the kinds of crashes that stand here; rounds with workers have none. With a fault in every round they would take too long.
+# Faults beside the kinds of crashes that stand here; rounds with workers have none. With a fault in every round they
+# would take too long.
 FAULTS = (
     *("cut-in-grab", "refused", "none", "none", "unsendable"),
     *("mute", "none", "none", "none", "none"),

@@ -96,7 +96,7 @@ old-program: venv  ## make an environment with swh.scheduler 3.6.0 in bench/.bas
 
 # A line a round; SEED, KIND and FAULT play one again (docs/explanation/crash-tests.md).
 .PHONY: faults
-faults: venv  ## kill runners, servers and connections under load, and judge: ROUNDS=200 RUNNERS=4 SEED=… KIND=… FAULT=…
+faults: venv  ## kill services, workers, servers and connections under load, and judge: ROUNDS=100 RUNNERS=4 SEED=… KIND=… FAULT=…
 	@$(BIN)/python -m faults $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(RUNNERS),--runners $(RUNNERS)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND)) $(if $(FAULT),--fault $(FAULT)) $(ARGS)
 

@@ -236,7 +236,9 @@ def main() -> None:
             "table": lambda: by_table(ours, [20_000, 10_000_000] if options.full else [20_000, 500_000]),
             "memory": lambda: memory(ours, 1_000_000 if options.full else 100_000),
             "prune": lambda: (
-                pruning(ours, 10_000_000, 1_000_000, 400_000) if options.full else pruning(ours, 450_000, 50_000, 50_000)
+                pruning(ours, 10_000_000, 1_000_000, 400_000)
+                if options.full
+                else pruning(ours, 450_000, 50_000, 50_000)
             ),
         }
         for name, part in parts.items():

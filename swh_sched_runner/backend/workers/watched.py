@@ -22,7 +22,8 @@ class WatchedLife:
     ``silent_seconds`` ago its last heartbeat or answer arrived, ``left_seconds`` ago its last worker-offline;
     ``is_leaving``: it has not come back since, and executes ``left_running`` tasks; None where that can't be counted.
     ``sends_no_events``: it has begun tasks, as its heartbeats say, and no task-started of it ever came. ``missing`` of
-    those that should have come did not. ``came`` changes when it comes online, ``state`` with each sign.
+    those that should have come did not. ``came`` changes when it comes online, ``state`` with each sign. ``is_away``
+    is for whoever watches its connection to say: it has been closed, and the life silent, for long.
     """
 
     id: int
@@ -41,6 +42,12 @@ class WatchedLife:
     ended_seconds: float | None
     came: str
     state: str
+    is_away: bool = False
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether it ended before it said its queues, as far as can be told: the broker took back what it had."""
+        return self.is_away and self.queues is None
 
 
 @attrs.define(slots=True, frozen=True)

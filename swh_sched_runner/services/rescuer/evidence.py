@@ -127,11 +127,11 @@ class Collector:
     def _ask_again(self, looked: Looked, searched: Sequence[Candidate]) -> None:
         """After what a worker kept back was sent, each that was asked says once more that it has nothing."""
         left = [_target(candidate) for candidate in searched if candidate.suspect.backend_id in looked.gone]
-        hostnames = {life.hostname for one in left for life in (*looked.consumers[one.queue], one.own) if life}
+        hostnames = {hostname for one in left for hostname in _asked(looked, one)}
         answers = ask_in_parts(self._ask, sorted(hostnames), [one.backend_id for one in left])
         for one in left:
             ignored = one.own.hostname if one.own is not None and one.own_counts_not else None
-            asked = {life.hostname for life in (*looked.consumers[one.queue], one.own) if life} - {ignored}
+            asked = _asked(looked, one) - {ignored}
             run = one.backend_id
             if (holder := next((name for name in sorted(asked) if run in answers.get(name, ())), None)) is not None:
                 del looked.gone[run]
@@ -174,6 +174,11 @@ def _target(candidate: Candidate) -> Target:
 def _leave_undecided(looked: Looked, outcomes: Iterable[str], reason: str) -> None:
     looked.undecided |= dict.fromkeys([*looked.gone, *outcomes], reason)
     looked.gone.clear()
+
+
+def _asked(looked: Looked, target: Target) -> set[str]:
+    consumers = (life for life in looked.consumers[target.queue] if not life.holds_nothing)
+    return {life.hostname for life in (*consumers, target.own) if life is not None}
 
 
 def _lost(candidate: Candidate, evidence: Mapping[str, object], consumers: Iterable[WatchedLife]) -> Verdict:

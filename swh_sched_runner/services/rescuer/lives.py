@@ -39,6 +39,16 @@ def ended_by(life: WatchedLife, absence: Absence | None, settings: RescuerSettin
     return "silent" if _is_silent(life, settings) else None
 
 
+def is_away(life: WatchedLife, absence: Absence | None, settings: RescuerSettings, now: float) -> bool:
+    """Whether a life, which need not be over, has neither been connected nor given a sign for long.
+
+    It has no message that waits: the broker took back what it had when the connection ended.
+    """
+    if absence is None or absence.with_most or life.silent_seconds is None:
+        return False
+    return min(now - absence.since, life.silent_seconds) >= settings.silent_seconds
+
+
 def _has_left(life: WatchedLife, settings: RescuerSettings) -> bool:
     """2c: all that it was executing when it said so, or began since, has ended, or it takes too long."""
     return life.left_running == 0 or (life.left_seconds is not None and life.left_seconds >= settings.leaving_seconds)

@@ -229,8 +229,9 @@ def _undecided(queue: _Queue, one: Target, ignored: str | None) -> str | None:
     """Why it can't be told whether somebody has the message of a run."""
     if queue.undecided is not None:
         return queue.undecided
-    if queue.unknown:
-        return f"{queue.unknown[0].hostname} has not said which queues it consumes from"
+    # One that is away and consumes after all, without remote control, is counted by the broker.
+    if (unknown := next((life for life in queue.unknown if not life.holds_nothing), None)) is not None:
+        return f"{unknown.hostname} has not said which queues it consumes from"
     must_answer = [*queue.lives, *([one.own] if one.own is not None else [])]
     missing = (life.hostname for life in must_answer if life.hostname not in queue.answers and life.hostname != ignored)
     if (hostname := next(missing, None)) is not None:

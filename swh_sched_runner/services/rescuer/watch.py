@@ -10,7 +10,7 @@ import structlog
 
 from swh_sched_runner.backend.workers.watched import WatchedLife, WatchedLives
 from swh_sched_runner.config import RescuerSettings
-from swh_sched_runner.services.rescuer.lives import EndedBy, ended_by
+from swh_sched_runner.services.rescuer.lives import EndedBy, ended_by, is_away
 from swh_sched_runner.services.rescuer.presence import Presence
 from swh_sched_runner.services.service import Heartbeat
 
@@ -67,6 +67,6 @@ class LifeWatch:
         return {
             life.id: attrs.evolve(life, ended_by=found[life.id], ended_seconds=0.0, state=states[life.id])
             if life.id in states
-            else life
+            else attrs.evolve(life, is_away=is_away(life, self._presence.absence(life.id), self._settings, now))
             for life in known
         }

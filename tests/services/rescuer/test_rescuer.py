@@ -85,6 +85,28 @@ def test_a_run_of_a_worker_that_was_killed_is_lost(scene: Scene) -> None:
     assert scene.query("select status, retries_left from task") == [("next_run_not_scheduled", 1)]
 
 
+def test_a_worker_that_ended_before_it_said_its_queues_holds_nothing_up_for_good(scene: Scene) -> None:
+    a_worker(scene)
+    a_worker(scene, W2)
+    a_started_run(scene)
+    scene.query("update worker set pool = null, blocks = null, queues = null where hostname = 'w2@here'")
+    rescuer = scene.make()
+    rescuer.find(Heartbeat())
+    dies(scene)
+    dies(scene, W2)
+
+    findings = scene.rounds(rescuer)
+
+    assert findings.undecided == {1: ("2b", f"{W2} has not said which queues it consumes from")}
+    assert scene.run_of() == ("started", None)
+    # when it has been silent, and away, for long
+    scene.later(601)
+    scene.rounds(rescuer)
+
+    assert scene.run_of() == ("lost", "worker died")
+    assert scene.query("select ended_by from worker where hostname = 'w2@here'") == [(None,)]
+
+
 def test_a_worker_that_comes_back_in_time_keeps_its_run(scene: Scene) -> None:
     a_worker(scene)
     a_started_run(scene)

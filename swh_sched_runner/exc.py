@@ -165,6 +165,11 @@ class NotRunning(SchedulerException):
     """{missing} is not configured and nothing runs in {directory}: run `swh-sched-runner up`, or configure it"""
 
 
+class FileNotRead(NotRunning):
+    """{missing} is not configured and nothing runs in {directory}: {file} was not read: Permission denied; use sudo -u \
+swh-sched-runner, or --config"""
+
+
 class DataDirectoryInUse(SchedulerException):
     """{directory} is in use by process {pid}: another `swh-sched-runner up` or `demo`"""
 

@@ -24,6 +24,7 @@ from swh_sched_runner.exc import (
     DatabaseUnavailable,
     DataDirectoryRefused,
     DataDirectoryVersion,
+    FileNotRead,
     NotRunning,
     SchedulerException,
     SchemaError,
@@ -187,7 +188,7 @@ def _asked_format(arguments: Sequence[str]) -> str:
 def status_of(error: SchedulerException) -> int:
     """The exit status that an error of ours ends the program with."""
     match error:
-        case ConfigurationError() | SchemaError() | DataDirectoryVersion() | DataDirectoryRefused():
+        case ConfigurationError() | FileNotRead() | SchemaError() | DataDirectoryVersion() | DataDirectoryRefused():
             return CONFIGURATION
         case DatabaseUnavailable() | BrokerUnavailable() | NotRunning():
             return UNAVAILABLE

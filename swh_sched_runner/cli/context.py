@@ -20,7 +20,7 @@ from swh_sched_runner.db import migrate
 from swh_sched_runner.db.connections import dsn
 from swh_sched_runner.db.engine import Database, create_engine
 from swh_sched_runner.embedded import directory
-from swh_sched_runner.exc import ConfigurationError, DataDirectoryRefused, InvalidArgument, NotRunning
+from swh_sched_runner.exc import ConfigurationError, DataDirectoryRefused, FileNotRead, InvalidArgument, NotRunning
 
 # Timeout for connecting to each address of the database: less than the time that a service has to stop.
 CONNECT_SECONDS = 6
@@ -135,5 +135,9 @@ class Context:
         running = directory.running(self.data_directory)
         url: str | None = getattr(running, name) if running is not None else None
         if url is None:
-            raise NotRunning(directory=self.data_directory, missing=name.replace("_", "."))
+            missing = name.replace("_", ".")
+            not_read = config.system_file_not_read(self._file, self._environ)
+            if not_read is not None:
+                raise FileNotRead(directory=self.data_directory, missing=missing, file=not_read)
+            raise NotRunning(directory=self.data_directory, missing=missing)
         return url

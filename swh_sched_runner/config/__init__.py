@@ -21,7 +21,7 @@ from swh_sched_runner.config.settings import (
     VisitSettings,
     WebSettings,
 )
-from swh_sched_runner.config.sources import load, log_format, shown
+from swh_sched_runner.config.sources import load, log_format, shown, system_file_not_read
 
 __all__ = [
     "BrokerSettings",
@@ -42,4 +42,5 @@ __all__ = [
     "mask",
     "queue_name",
     "shown",
+    "system_file_not_read",
 ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -95,7 +95,26 @@ def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
         return Path(environ[FILE_VARIABLE])
     folder = environ.get("XDG_CONFIG_HOME") or f"{environ['HOME']}/.config" if environ.get("HOME") else None
     candidates = [SYSTEM_FILE] + ([Path(folder) / "swh-sched-runner" / "config.toml"] if folder else [])
-    return next((file for file in candidates if file.is_file() and os.access(file, os.R_OK)), None)
+    return next((file for file in candidates if _state(file) == "readable"), None)
+
+
+def system_file_not_read(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The system's file, if it would be read and this user may not; None if it isn't there or another one is named."""
+    asked = path is not None or environ.get(FILE_VARIABLE)
+    return SYSTEM_FILE if not asked and _state(SYSTEM_FILE) == "denied" else None
+
+
+def _state(file: Path) -> Literal["readable", "denied", "absent"]:
+    """Whether there is such a file, tried rather than asked: the folder above may be closed as well."""
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            return "absent"
+        with file.open("rb"):
+            return "readable"
+    except PermissionError:
+        return "denied"
+    except OSError:
+        return "absent"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -166,8 +166,7 @@ class NotRunning(SchedulerException):
 
 
 class FileNotRead(NotRunning):
-    """{missing} is not configured and nothing runs in {directory}: {file} was not read: Permission denied; use sudo -u \
-swh-sched-runner, or --config"""
+    """{missing} is not configured and nothing runs in {directory}: {file} was not read: {reason}"""
 
 
 class DataDirectoryInUse(SchedulerException):

@@ -138,6 +138,7 @@ class Context:
             missing = name.replace("_", ".")
             not_read = config.system_file_not_read(self._file, self._environ)
             if not_read is not None:
-                raise FileNotRead(directory=self.data_directory, missing=missing, file=not_read)
+                reason = "Permission denied; use sudo -u swh-sched-runner, or --config"
+                raise FileNotRead(directory=self.data_directory, missing=missing, file=not_read, reason=reason)
             raise NotRunning(directory=self.data_directory, missing=missing)
         return url

@@ -38,6 +38,7 @@ from swh_sched_runner.services.listener.dead_letters import PREFETCH, DeadLetter
 from swh_sched_runner.services.listener.heartbeats import Heartbeats
 from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.maintenance.retention import Pruner
+from swh_sched_runner.services.registered import Registered
 from swh_sched_runner.services.rescuer.leases import SenderLeases
 from swh_sched_runner.services.rescuer.rescuer import BrokerAccess, Request, Rescuer
 from swh_sched_runner.services.service import Heartbeat, Service
@@ -58,12 +59,14 @@ def factories(context: Context, instruments: Instruments | None = None) -> Mappi
     consumer = partial(open_consumer, app, broker, settings.listener.prefetch, settings.listener.max_event_bytes)
     services: dict[str, Callable[[], Service]] = {
         "runner": lambda: Runner(dispatch, publisher, settings.runner, broker.priority_queue, instruments),
-        "listener": lambda: Listener(dispatch, consumer, settings.listener, instruments),
+        "listener": lambda: Registered(
+            lambda: Listener(dispatch, consumer, settings.listener, instruments), dispatch.open_session
+        ),
         "heartbeats": lambda: Heartbeats(
             Workers(context.database), partial(open_heartbeats, app, broker), partial(inspect, app)
         ),
         "visits": lambda: VisitScheduler(dispatch, publisher, settings.visits, instruments),
-        "rescuer": lambda: make_rescuer(context, instruments),
+        "rescuer": lambda: Registered(lambda: make_rescuer(context, instruments), dispatch.open_session),
         "pruner": lambda: Pruner(Retention(context.database), settings.pruner, instruments),
     }
     if has_dead_letters(app):

@@ -17,7 +17,6 @@ from swh_sched_runner.cli.services import factories
 from swh_sched_runner.db import migrate
 from swh_sched_runner.embedded import directory, process
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.maintenance.restart import recover
 from swh_sched_runner.services.service import Heartbeat
 from swh_sched_runner.services.supervisor import Supervisor
@@ -75,7 +74,6 @@ def recover_open_runs(context: Context, patience_seconds: float = 0.0) -> None:
     if not workers_alive:
         restore.restore_unacked(app, context.broker)
     listener = factories(context)["listener"]()
-    assert isinstance(listener, Listener)
     try:
         heartbeat = Heartbeat()
         while listener.run_once(heartbeat):  # what was queued is evidence: apply it first

@@ -102,7 +102,7 @@ class Dispatch:
     def open_session(self, service: str = "runner") -> DispatcherSession:
         """Open a dispatcher session, on a connection of its own; raises ``ConfigurationError`` behind a pooler.
 
-        ``service`` is what people read in the table: runner, visits or recovery.
+        ``service`` is what people read in the table: runner, listener, visits, rescuer or recovery.
         """
         return DispatcherSession(self._db.engine, service)
 

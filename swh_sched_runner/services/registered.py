@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
+import structlog
+
 from swh_sched_runner.backend.dispatch.session import DispatcherSession
-from swh_sched_runner.exc import SchedulerException, SessionLost
+from swh_sched_runner.exc import ConfigurationError, SchedulerException, SessionLost
 from swh_sched_runner.services.service import Heartbeat, Service
+
+
+log = structlog.get_logger(__name__)
 
 
 class Registered:
@@ -18,6 +23,7 @@ class Registered:
         self.name = self._service.name
         self._open_session = open_session
         self._session: DispatcherSession | None = None
+        self._unseen = False  # behind a pooler, which hands locks to others: it works, and nobody can tell
 
     def run_once(self, heartbeat: Heartbeat) -> bool:
         """One round of the service; a session that was lost is opened again first."""
@@ -26,8 +32,8 @@ class Registered:
                 self._session.check_soon()
         except SessionLost:
             self._end_session()
-        if self._session is None:
-            self._session = self._open_session(self.name)
+        if self._session is None and not self._unseen:
+            self._session = self._register()
         return self._service.run_once(heartbeat)
 
     def wait_for_work(self, heartbeat: Heartbeat) -> None:
@@ -40,6 +46,14 @@ class Registered:
             self._service.close()
         finally:
             self._end_session()
+
+    def _register(self) -> DispatcherSession | None:
+        try:
+            return self._open_session(self.name)
+        except ConfigurationError as error:
+            self._unseen = True
+            log.warning("status can't show that this service lives", service=self.name, reason=str(error))
+            return None
 
     def _end_session(self) -> None:
         if self._session is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from sqlalchemy import text
 
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
+from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.backend.inspection.status import living_services
 from swh_sched_runner.db.engine import Database
+from swh_sched_runner.exc import ConfigurationError
 from swh_sched_runner.services.registered import Registered
 from swh_sched_runner.services.service import Heartbeat
 
@@ -45,3 +47,16 @@ def test_a_session_lives_while_the_service_does_and_is_opened_again_when_it_was_
         service.close()
     assert idle.closed
     assert living(database) == []
+
+
+def test_a_service_behind_a_pooler_works_though_nobody_can_see_that_it_lives() -> None:
+    asked = []
+
+    def refuse(name: str) -> DispatcherSession:
+        asked.append(name)
+        raise ConfigurationError(reason="a pooler")
+
+    service = Registered(Idle, refuse)
+
+    assert [service.run_once(Heartbeat()) for _ in range(2)] == [False, False]
+    assert asked == ["listener"]

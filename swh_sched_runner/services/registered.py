@@ -11,7 +11,6 @@ from swh_sched_runner.backend.dispatch.session import DispatcherSession
 from swh_sched_runner.exc import ConfigurationError, SchedulerException, SessionLost
 from swh_sched_runner.services.service import Heartbeat, Service
 
-
 log = structlog.get_logger(__name__)
 
 

@@ -15,7 +15,8 @@ import click
 import structlog
 
 from swh_sched_runner import __version__
-from swh_sched_runner.cli import logs
+from swh_sched_runner.cli import logs, stdout
+from swh_sched_runner.cli.exit_status import CONFIGURATION, FAILED, INTERRUPTED, OK, READER_GONE, UNAVAILABLE, USAGE
 from swh_sched_runner.cli.output import warn
 from swh_sched_runner.config import log_format, mask
 from swh_sched_runner.exc import (
@@ -31,13 +32,6 @@ from swh_sched_runner.exc import (
 )
 
 PROGRAM = "swh-sched-runner"
-
-OK = 0
-FAILED = 1
-USAGE = 64
-UNAVAILABLE = 69
-CONFIGURATION = 78
-INTERRUPTED = 130
 
 LONGEST_SHOWN = 200
 
@@ -122,8 +116,11 @@ def cli(
 
 def main() -> None:
     """Run the program and exit."""
+    stdout.own_streams()
     logs.own_process()
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    stdout.drop_rest()
+    sys.exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -134,7 +131,8 @@ def run(arguments: Sequence[str]) -> int:
     logs.configure(_asked_format(arguments))
     try:
         _check_text(arguments)
-        result = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+        with stdout.told():
+            result = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.ClickException as error:
         status = USAGE if isinstance(error, click.UsageError) else FAILED
         if logs.for_programs():
@@ -143,7 +141,10 @@ def run(arguments: Sequence[str]) -> int:
             error.show()
         return status
     except click.Abort:
+        warn(f"{PROGRAM}: interrupted")
         return INTERRUPTED
+    except stdout.ReaderGone:
+        return READER_GONE
     except SchedulerException as error:
         status = status_of(error)
         if logs.for_programs():

@@ -61,7 +61,8 @@ def demo(context: Context, sources: tuple[str, ...], run_seconds: float | None, 
     given = list(dict.fromkeys(_source(text) for text in sources))
     home = context.data_directory / "demo"
     directory.prepare(home)
-    _write(home / "config.toml", plan.configuration(home, own=bool(given)))
+    with directory.usable(home):
+        _write(home / "config.toml", plan.configuration(home, own=bool(given)))
     Demo(home, given, context.settings.log, web_port, _next_step(context, home)).run(run_seconds)
 
 

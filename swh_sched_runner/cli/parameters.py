@@ -8,6 +8,7 @@ import math
 import os
 import re
 import socket
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import click
 
 NONE = "none"
+LONGEST_SHOWN = 60
 _SECONDS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _WORDS = {
     **dict.fromkeys(("w", "week", "weeks"), "w"),
@@ -63,9 +65,9 @@ def parse_arguments(values: Sequence[str], as_json: bool) -> dict[str, Any]:
         keyword = _KEYWORD.fullmatch(word)
         value = keyword[2] if keyword else word
         try:
-            parsed = json.loads(value) if as_json else value
-        except ValueError:
-            raise ValueError(f"{value!r} is not JSON (a string needs its quotes)") from None
+            parsed = parse_json(value) if as_json else value
+        except json.JSONDecodeError:
+            raise ValueError(f"{cut(repr(value))} is not JSON (a string needs its quotes)") from None
         if keyword is None:
             args.append(parsed)
         elif keyword[1] in kwargs:
@@ -73,6 +75,23 @@ def parse_arguments(values: Sequence[str], as_json: bool) -> dict[str, Any]:
         else:
             kwargs[keyword[1]] = parsed
     return {"args": args, "kwargs": kwargs}
+
+
+def parse_json(text: str) -> Any:
+    """``text`` as JSON. Raises ``JSONDecodeError``, and ``ValueError`` that names what Python has a limit for."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{cut(text)} is nested too deep") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # Python reads no longer ones, which take a time in the square of their length
+        raise ValueError(f"numbers may have at most {sys.get_int_max_str_digits():,} digits: {cut(text)}") from None
+
+
+def cut(text: str) -> str:
+    """As much of it as an error may repeat."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}… ({len(text):,} characters)"
 
 
 def _of(parts: Any) -> timedelta:

@@ -9,6 +9,7 @@ import time
 import click
 
 from swh_sched_runner.cli.context import Context
+from swh_sched_runner.cli.exit_status import INTERRUPTED
 from swh_sched_runner.cli.output import UNLIMITED, document, printable, told_paused, told_resumed, warn
 from swh_sched_runner.cli.parameters import limit, operator, seconds
 from swh_sched_runner.cli.queue_list import WHOLE, print_queues, warn_of_depths
@@ -87,7 +88,7 @@ def drain_queue(context: Context, name: str, timeout: float | None, reason: str,
             found = _wait(drain)
         except KeyboardInterrupt:
             warn(f"queue {name} stays paused; to resume: swh-sched-runner queue resume {name}")
-            raise click.Abort from None
+            click.get_current_context().exit(INTERRUPTED)
     left = found.left
     if found.state == "timed_out":
         raise click.ClickException(

@@ -93,6 +93,10 @@ class ConfigurationError(SchedulerException):
     """{reason}"""
 
 
+class OptionRefused(ConfigurationError):
+    """{reason}"""
+
+
 class DatabaseUnavailable(SchedulerException):
     """The database can't be reached: {reason}"""
 

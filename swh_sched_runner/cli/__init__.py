@@ -16,6 +16,7 @@ import structlog
 
 from swh_sched_runner import __version__
 from swh_sched_runner.cli import logs, stdout
+from swh_sched_runner.cli.command import extend
 from swh_sched_runner.cli.exit_status import CONFIGURATION, FAILED, INTERRUPTED, OK, READER_GONE, UNAVAILABLE, USAGE
 from swh_sched_runner.cli.output import warn
 from swh_sched_runner.config import log_format, mask
@@ -27,6 +28,7 @@ from swh_sched_runner.exc import (
     DataDirectoryVersion,
     FileNotRead,
     NotRunning,
+    OptionRefused,
     SchedulerException,
     SchemaError,
 )
@@ -87,8 +89,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), name)
-        return command
+        return extend(getattr(import_module(module), name))
 
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -189,6 +190,8 @@ def _asked_format(arguments: Sequence[str]) -> str:
 def status_of(error: SchedulerException) -> int:
     """The exit status that an error of ours ends the program with."""
     match error:
+        case OptionRefused():
+            return USAGE
         case ConfigurationError() | FileNotRead() | SchemaError() | DataDirectoryVersion() | DataDirectoryRefused():
             return CONFIGURATION
         case DatabaseUnavailable() | BrokerUnavailable() | NotRunning():

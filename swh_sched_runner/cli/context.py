@@ -47,6 +47,13 @@ class Context:
         self.flags = flags
         self.takes_time = False  # a command sets it whose statements may take hours, before it asks for the database
 
+    def set_option(self, name: str, value: Any) -> None:
+        """Take a global option that was given after the command. ``config`` is the file."""
+        if name == "config":
+            self._file = value
+        else:
+            self.flags[name] = value
+
     @cached_property
     def settings(self) -> Settings:
         """The settings; from the first call on, logs follow them. Commands add their ``flags`` before."""

@@ -12,7 +12,7 @@ import click
 
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import cell, document, printable, table, warn
-from swh_sched_runner.cli.parameters import duration
+from swh_sched_runner.cli.parameters import count, duration, integer
 from swh_sched_runner.insight.rejected import (
     RejectedEvent,
     drop_rejected,
@@ -39,7 +39,7 @@ def rejected() -> None:
 
 
 @rejected.command(name="list")
-@click.option("--limit", type=click.IntRange(0), default=LIST_LIMIT, show_default=True, help="At most so many.")
+@click.option("--limit", type=count, default=LIST_LIMIT, show_default=True, help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def list_events(context: Context, limit: int, as_json: bool) -> None:
@@ -57,7 +57,7 @@ def list_events(context: Context, limit: int, as_json: bool) -> None:
 
 
 @rejected.command()
-@click.argument("event", metavar="ID", type=int)
+@click.argument("event", metavar="ID", type=integer)
 @click.option("--raw", type=click.Path(path_type=Path, allow_dash=True), help="Write the body to FILE (-: stdout).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
@@ -81,7 +81,7 @@ def show(context: Context, event: int, raw: Path | None, as_json: bool) -> None:
 
 
 @rejected.command()
-@click.argument("ids", metavar="[ID]...", type=int, nargs=-1)
+@click.argument("ids", metavar="[ID]...", type=integer, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All that there are now, the oldest first.")
 @click.option("--body", type=click.Path(path_type=Path, allow_dash=True), help="FILE with the body of ID, corrected.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
@@ -113,7 +113,7 @@ def replay(ctx: click.Context, ids: Sequence[int], everything: bool, body: Path 
 
 
 @rejected.command()
-@click.argument("ids", metavar="[ID]...", type=int, nargs=-1)
+@click.argument("ids", metavar="[ID]...", type=integer, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All that there are.")
 @click.option("--older-than", type=duration, metavar="DURATION", help="Those that were rejected before: 7d, 12h.")
 @click.pass_obj

@@ -6,6 +6,7 @@ import click
 
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import document, printable, warn
+from swh_sched_runner.cli.parameters import integer
 from swh_sched_runner.insight.explain import Explanation, explain_task
 
 
@@ -15,7 +16,7 @@ def explain() -> None:
 
 
 @explain.command()
-@click.argument("task_id", metavar="ID", type=int)
+@click.argument("task_id", metavar="ID", type=integer)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def task(context: Context, task_id: int, as_json: bool) -> None:

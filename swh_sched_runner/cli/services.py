@@ -30,7 +30,9 @@ from swh_sched_runner.broker.factory import (
 )
 from swh_sched_runner.cli import web
 from swh_sched_runner.cli.context import Context
+from swh_sched_runner.cli.parameters import integer
 from swh_sched_runner.db import migrate
+from swh_sched_runner.exc import ConfigurationError, UnknownTaskType
 from swh_sched_runner.services.dispatch.runner import Runner
 from swh_sched_runner.services.dispatch.sender import Sender
 from swh_sched_runner.services.instruments import Instruments
@@ -119,7 +121,7 @@ def supervise(context: Context, command: str, *names: str) -> None:
 @click.option(
     "--period", "period_seconds", type=float, metavar="SECONDS", help="Look for due tasks at least this often."
 )
-@click.option("--batch-size", type=int, metavar="TASKS", help="Maximum number of tasks to take at a time.")
+@click.option("--batch-size", type=integer, metavar="TASKS", help="Maximum number of tasks to take at a time.")
 @web.port_option
 @click.pass_obj
 def run(
@@ -137,6 +139,10 @@ def run(
         "runner.batch_size": batch_size,
         "web.port": web_port,
     }
+    for unknown in _unknown(context, task_types):
+        if once:
+            raise UnknownTaskType(value=unknown)
+        log.warning("there is no such task type yet", task_type=unknown)
     if not once:
         supervise(context, "run", "runner")
         return
@@ -148,8 +154,15 @@ def run(
         runner.close()
 
 
+def _unknown(context: Context, task_types: Sequence[str]) -> list[str]:
+    if not task_types:
+        return []
+    known = {task_type["type"] for task_type in context.backend.get_task_types()}
+    return [name for name in task_types if name not in known]
+
+
 @click.command()
-@click.option("--batch-size", type=int, metavar="MESSAGES", help="Maximum number of messages to record at a time.")
+@click.option("--batch-size", type=integer, metavar="MESSAGES", help="Maximum number of messages to record at a time.")
 @web.port_option
 @click.pass_obj
 def listen(context: Context, batch_size: int | None, web_port: int | None) -> None:
@@ -165,7 +178,7 @@ def visits(context: Context, web_port: int | None) -> None:
     """Choose origins to visit and dispatch their visits."""
     context.flags |= {"web.port": web_port}
     if not context.settings.visits:
-        raise click.UsageError("no visit types are configured: add a table [visits.<type>] to the configuration")
+        raise ConfigurationError(reason="no visit types are configured: add a table [visits.<type>]")
     supervise(context, "visits", "visits")
 
 

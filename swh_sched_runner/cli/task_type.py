@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import click
 
+from swh_sched_runner.backend.validate import LONGEST_QUEUE
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import UNLIMITED, cell, document, table, told_paused, told_resumed
-from swh_sched_runner.cli.parameters import duration, duration_or_none, limit, operator
+from swh_sched_runner.cli.parameters import cut, duration, duration_or_none, integer, limit, operator
+from swh_sched_runner.config import queue_name
 from swh_sched_runner.exc import UnknownTaskType
 from swh_sched_runner.model import TaskType
 
@@ -53,7 +55,7 @@ def task_type() -> None:
     help="Divides the interval after an eventful run, multiplies it after an uneventful one.",
 )
 @click.option("--max-queue-length", help="Limit of the queue; default 1000, `none` for no limit.")
-@click.option("--num-retries", type=int, help="Number of retries after failures.")
+@click.option("--num-retries", type=integer, help="Number of retries after failures.")
 @click.option("--retry-delay", type=duration, help="Delay before a retry; default 1h.")
 @click.option("--if-missing", is_flag=True, help="If the type exists, leave it unchanged and succeed.")
 @click.pass_obj
@@ -68,6 +70,10 @@ def add(
     **options: Any,
 ) -> None:
     """Create the task type NAME."""
+    shortest, longest = options["min_interval"], options["max_interval"]
+    if shortest is not None and longest is not None and shortest > longest:
+        raise click.UsageError(f"--min-interval {cell(shortest)} is above --max-interval {cell(longest)}")
+    _require_queues(context, backend_name)
     row: dict[str, Any] = {"type": name, "backend_name": backend_name, "description": description or name}
     row |= {key: value for key, value in options.items() if value is not None}
     if max_queue_length is not None:
@@ -79,6 +85,16 @@ def add(
         return
     context.backend.create_task_type(cast(TaskType, row))
     click.echo(f"added task type {name}, queue {backend_name}")
+
+
+def _require_queues(context: Context, backend_name: str) -> None:
+    """Refuse a name whose queue for tasks with a priority no broker takes."""
+    queue = queue_name(backend_name, context.settings.broker.priority_queue, priority=True)
+    if (size := len(queue.encode())) > LONGEST_QUEUE:
+        raise click.BadParameter(
+            f"its queue for tasks with a priority, {cut(queue)}, has {size} bytes; a queue may have {LONGEST_QUEUE}",
+            param_hint="--backend-name",
+        )
 
 
 @task_type.command(name="list")

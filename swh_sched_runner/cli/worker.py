@@ -81,7 +81,7 @@ def _queues_of_types(context: Context, known: Collection[str]) -> list[str]:
     """The queues of the task types whose tasks are known, those of tasks with priority included."""
     types = context.backend.get_task_types()
     if not types:
-        raise click.UsageError("there are no task types: add one with `task-type add`, or give --queue")
+        raise click.ClickException("there are no task types: add one with `task-type add`, or give --queue")
     names = sorted({task_type["backend_name"] for task_type in types})
     served = [name for name in names if name in known]
     if not served:

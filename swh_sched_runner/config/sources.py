@@ -15,13 +15,14 @@ from swh_sched_runner.config.checks import Source, checked
 from swh_sched_runner.config.secrets import masked, with_password
 from swh_sched_runner.config.settings import LogSettings, Settings
 from swh_sched_runner.config.urls import libpq_fault
-from swh_sched_runner.exc import ConfigurationError
+from swh_sched_runner.exc import ConfigurationError, OptionRefused
 
 PREFIX = "SWH_SCHED_RUNNER_"
 FILE_VARIABLE = f"{PREFIX}CONFIG"
 MOST_PARTS = 20  # of the name of a variable
 LARGEST_FILE = 1_000_000
 LARGEST_PASSWORD = 65_536
+COMMAND_LINE = Source("command line")
 SYSTEM_FILE = Path("/etc/swh-sched-runner/config.toml")
 
 
@@ -36,6 +37,10 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     for values, source in (*_in_file(path, environ), *_beside_file(environ, flags)):
         try:
             _merge(merged, checked(values, Settings, (), source))
+        except ConfigurationError as error:
+            if source is COMMAND_LINE:
+                raise OptionRefused(reason=error.facts["reason"]) from error
+            raise
         except RecursionError as error:
             raise ConfigurationError(reason=f"the configuration is nested too deeply ({source.name})") from error
     settings = msgspec.convert(merged, Settings)
@@ -85,7 +90,7 @@ def _beside_file(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Iterat
             yield _nested(parts, environ[variable]), Source(variable, is_text=True)
     for name, value in flags.items():
         if value is not None:
-            yield _nested(name.split("."), value), Source("command line")
+            yield _nested(name.split("."), value), COMMAND_LINE
 
 
 def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:

@@ -8,6 +8,7 @@ import pytest
 
 from swh_sched_runner.backend import SchedulerBackend
 from tests.cli.conftest import Run
+from tests.support.samples import a_type
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -81,8 +82,8 @@ def test_a_task_type_that_exists_stays_as_it_is(run: Run, backend: SchedulerBack
     [
         ("--default-interval", "soon", 64),
         ("--max-queue-length", "many", 64),
-        ("--backoff-factor", "0", 1),
-        ("--num-retries", "-1", 1),
+        ("--backoff-factor", "0", 64),
+        ("--num-retries", "-1", 64),
     ],
 )
 def test_a_wrong_task_type_is_not_written(
@@ -203,6 +204,7 @@ def test_task_list_combines_its_filters(run: Run, backend: SchedulerBackend, loa
     assert listed("--priority", "high", "--before", "2026-01-31T14:00:00Z") == [1]
     assert listed("--after", "2026-01-31T14:00:00Z", "--status", "next_run_not_scheduled") == [2, 3]
     assert listed("--policy", "recurring") == []
+    backend.create_task_type(a_type("load-hg"))
     assert listed("--type", "load-hg") == []
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from swh_sched_runner.cli import logs
+from swh_sched_runner.cli.output import OUTPUT, cell
 from swh_sched_runner.cli.parameters import cut
 from swh_sched_runner.exc import InvalidArgument, UnknownTaskType
 
@@ -24,6 +25,7 @@ _GLOBAL_OPTIONS: dict[str, dict[str, Any]] = {
     "log.level": {"type": click.Choice(logs.LEVELS)},
     "data_directory": {},
 }
+OUTPUTS = ("table", "wide", "json")
 _NAMES = {
     "config": "--config",
     "log.format": "--log-format",
@@ -40,6 +42,8 @@ def extend(command: click.Command) -> click.Command:
     if any(isinstance(parameter, _GlobalOption) for parameter in command.params):
         return command
     command.params += [_GlobalOption(setting) for setting in _GLOBAL_OPTIONS]
+    if any(parameter.name == "as_json" for parameter in command.params):
+        command.params.append(_Output())
     if command.callback is not None:
         command.callback = _in_words(command.callback)
     if isinstance(command, click.Group):
@@ -67,9 +71,29 @@ class _GlobalOption(click.Option):
             context.set_option(self._setting, value)
 
 
+class _Output(click.Option):
+    """How a command prints what it prints; ``--json`` is short for one of them."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ["-o", "--output"],
+            type=click.Choice(OUTPUTS),
+            expose_value=False,
+            callback=self._set,
+            help="How to print it; wide: every column, and long texts.",
+        )
+
+    @staticmethod
+    def _set(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            ctx.meta[OUTPUT] = value
+
+
 def _in_words(callback: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(callback)
     def wrapped(*arguments: Any, **options: Any) -> Any:
+        if "as_json" in options and click.get_current_context().meta.get(OUTPUT) == "json":
+            options["as_json"] = True
         try:
             return callback(*arguments, **options)
         except UnknownTaskType as error:
@@ -88,14 +112,8 @@ def _refuse(error: InvalidArgument) -> NoReturn:
     for parameter in ctx.command.params:
         if argument in (parameter.name, f"{parameter.name}s"):
             given = ctx.params.get(str(parameter.name))
-            raise click.BadParameter(f"{cut(_text(given))} {error.facts['reason']}", ctx, parameter) from error
+            raise click.BadParameter(f"{cut(cell(given))} {error.facts['reason']}", ctx, parameter) from error
     raise click.UsageError(cut(str(error), 300), ctx) from error
-
-
-def _text(value: Any) -> str:
-    from swh_sched_runner.cli.output import cell  # not above: --help needs no tables
-
-    return cell(value)
 
 
 def _unknown_type(error: UnknownTaskType) -> UnknownTaskType:

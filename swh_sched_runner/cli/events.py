@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swh_sched_runner.cli.context import Context
-from swh_sched_runner.cli.output import cell, document, printable, table, warn
+from swh_sched_runner.cli.output import details, document, printable, table, warn
 from swh_sched_runner.cli.parameters import count, duration, integer
 from swh_sched_runner.insight.rejected import (
     RejectedEvent,
@@ -51,7 +51,7 @@ def list_events(context: Context, limit: int, as_json: bool) -> None:
     else:
         headers = ("id", "received (UTC)", "bytes", "kept", "reason")
         rows = [(event.id, event.received, event.size, event.kept, event.reason) for event in shown]
-        table(None, headers, rows, empty="no rejected events")
+        table(None, headers, rows, empty="no rejected events", leave_out=("kept", "bytes"))
     if len(found) > limit:
         warn(f"there are more than {limit}: raise --limit")
 
@@ -72,8 +72,7 @@ def show(context: Context, event: int, raw: Path | None, as_json: bool) -> None:
     elif as_json:
         document(_facts(found) | _body(body))
     else:
-        for name, value in _facts(found).items():
-            click.echo(f"{name:<12} {cell(value)}")
+        details(_facts(found), 12)
         text = printable(body.decode(errors="backslashreplace"))
         click.echo(f"\n{text[:BODY_SHOWN]}")
         if len(text) > BODY_SHOWN:

@@ -71,7 +71,8 @@ def _print_overview(overview: Overview) -> None:
     table("in flight", ("type", "waiting", "started", "oldest (UTC)"), in_flight, empty="nothing")
     click.echo()
     failures = [(row.ended, row.type, row.task, row.run, row.status, row.error) for row in overview.failures]
-    table("last failures", ("ended (UTC)", "type", "task", "run", "status", "error"), failures)
+    headers = ("ended (UTC)", "type", "task", "run", "status", "error")
+    table("last failures", headers, failures, leave_out=("run", "status"))
     outbox = overview.outbox
     if outbox.batches:
         click.echo(

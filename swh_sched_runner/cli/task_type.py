@@ -11,7 +11,7 @@ import click
 
 from swh_sched_runner.backend.validate import LONGEST_QUEUE
 from swh_sched_runner.cli.context import Context
-from swh_sched_runner.cli.output import UNLIMITED, cell, document, table, told_paused, told_resumed
+from swh_sched_runner.cli.output import UNLIMITED, cell, details, document, table, told_paused, told_resumed
 from swh_sched_runner.cli.parameters import cut, duration, duration_or_none, integer, limit, operator
 from swh_sched_runner.config import queue_name
 from swh_sched_runner.exc import UnknownTaskType
@@ -34,6 +34,11 @@ _COLUMNS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
     "paused (UTC)": itemgetter("pause"),
     "description": itemgetter("description"),
 }
+# On a narrow terminal, the first one first.
+_LEAVE_OUT = (
+    *("description", "retry delay", "factor", "min", "max", "keep runs", "max run seconds", "retries"),
+    *("tasks/s", "max in flight", "interval", "limit"),
+)
 _CONTROLS = ("max_in_flight", "rate_limit", "pause", "max_run_seconds", "keep_runs")
 
 
@@ -107,7 +112,8 @@ def list_types(context: Context, as_json: bool) -> None:
         document(types)
     else:
         rows = [[column(row) for column in _COLUMNS.values()] for row in types]
-        table(None, tuple(_COLUMNS), rows, empty="no task types yet: swh-sched-runner task-type add")
+        empty = "no task types yet: swh-sched-runner task-type add"
+        table(None, tuple(_COLUMNS), rows, empty=empty, leave_out=_LEAVE_OUT)
 
 
 @task_type.command()
@@ -122,8 +128,7 @@ def show(context: Context, name: str, as_json: bool) -> None:
     if as_json:
         document(found)
         return
-    for header, column in _COLUMNS.items():
-        click.echo(f"{header:<16} {cell(column(found))}")
+    details({header: column(found) for header, column in _COLUMNS.items()}, 16)
 
 
 @task_type.command()

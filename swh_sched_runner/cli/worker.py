@@ -110,7 +110,8 @@ def list_workers(context: Context, everything: bool, as_json: bool) -> None:
         document(found)
         return
     headers = ("worker", "pid", "state", "online (UTC)", "last sign (UTC)", "pool", "queues", "executes", "offset")
-    table(None, (*headers, "missing"), [_row(life) for life in found])
+    leave_out = ("offset", "pool", "online (UTC)", "pid", "queues", "missing", "last sign (UTC)")
+    table(None, (*headers, "missing"), [_row(life) for life in found], leave_out=leave_out)
 
 
 @worker.command()

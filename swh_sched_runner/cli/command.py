@@ -26,7 +26,7 @@ _GLOBAL_OPTIONS: dict[str, dict[str, Any]] = {
     "data_directory": {},
 }
 OUTPUTS = ("table", "wide", "json")
-_NAMES = {
+OPTION_NAMES = {
     "config": "--config",
     "log.format": "--log-format",
     "log.level": "--log-level",
@@ -57,7 +57,7 @@ class _GlobalOption(click.Option):
 
     def __init__(self, setting: str) -> None:
         super().__init__(
-            [_NAMES[setting], f"global_{setting.replace('.', '_')}"],
+            [OPTION_NAMES[setting], f"global_{setting.replace('.', '_')}"],
             expose_value=False,
             hidden=True,
             callback=self._set,

@@ -61,6 +61,11 @@ class Context:
         logs.configure(settings.log.format, settings.log.level)
         return settings
 
+    def settings_and_sources(self) -> tuple[Settings, dict[str, list[str]]]:
+        """The settings as they are written, and where each one comes from: a file, a variable or an option."""
+        settings, given = config.read(self._file, self._environ, self.flags)
+        return settings, config.where_from(given)
+
     @cached_property
     def data_directory(self) -> Path:
         """Where embedded servers keep their data. Raises ``DataDirectoryRefused`` for what is no path."""

@@ -33,10 +33,20 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     ~/.config/swh-sched-runner/config.toml, if there is one. Passwords of ``password_file`` are filled in. Raises
     ``ConfigurationError``, which names the option, its value unless that is secret, and where it came from.
     """
+    settings, _ = read(path, environ, flags)
+    return _with_passwords(settings)
+
+
+def read(
+    path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
+) -> tuple[Settings, list[tuple[dict[str, Any], str]]]:
+    """The settings without the passwords of ``password_file``, and what each source gave, the one that wins last."""
     merged: dict[str, Any] = {}
+    given: list[tuple[dict[str, Any], str]] = []
     for values, source in (*_in_file(path, environ), *_beside_file(environ, flags)):
         try:
-            _merge(merged, checked(values, Settings, (), source))
+            given.append((checked(values, Settings, (), source), source.name))
+            _merge(merged, given[-1][0])
         except ConfigurationError as error:
             if source is COMMAND_LINE:
                 raise OptionRefused(reason=error.facts["reason"]) from error
@@ -51,7 +61,7 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
         )
     if (fault := libpq_fault(settings.database.options)) is not None:
         raise ConfigurationError(reason=f"database.options {fault}")
-    return _with_passwords(settings)
+    return settings, given
 
 
 def log_format(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> str:
@@ -148,7 +158,9 @@ def _nested(name: list[str], value: Any) -> dict[str, Any]:
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
     for key, value in values.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
+        if isinstance(value, dict):
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
             _merge(into[key], value)
         else:
             into[key] = value

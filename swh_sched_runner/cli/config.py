@@ -16,9 +16,7 @@ def config() -> None:
 
 
 @config.command()
-@click.option(
-    "--sources", "with_sources", is_flag=True, help="Say where each value comes from: a file, a variable or an option."
-)
+@click.option("--sources", "with_sources", is_flag=True, help="Say where each value comes from.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def show(context: Context, with_sources: bool, as_json: bool) -> None:

@@ -57,13 +57,18 @@ def test_a_password_file_opens_a_database(program: Run, database_url: str, tmp_p
     assert (outcome.status, outcome.out) == (0, "  no tasks\n")
 
 
-ODD = (
-    'data_directory = "/da\\u0007ta\\""\n[broker]\ntransport_options = { a = [1, { "b c" = true }] }\n[visits."g it"]\n'
-    + (
-        "absolute_cooldown_seconds = 'off'\n[broker.queues.\"a.b\"]\narguments = { x-queue-type = 'quorum' }\n"
-        "[database]\nstatement_timeout_seconds = 'off'\noptions = { sslmode = 'require' }\n"
-    )
-)
+ODD = """
+data_directory = "/da\\u0007ta\\""
+[broker]
+transport_options = { a = [1, { "b c" = true }] }
+[visits."g it"]
+absolute_cooldown_seconds = 'off'
+[broker.queues."a.b"]
+arguments = { x-queue-type = 'quorum' }
+[database]
+statement_timeout_seconds = 'off'
+options = { sslmode = 'require' }
+"""
 
 
 def test_config_show_is_a_configuration(run: Run, tmp_path: Path) -> None:
@@ -76,9 +81,8 @@ def test_config_show_is_a_configuration(run: Run, tmp_path: Path) -> None:
     assert (shown.status, shown.err) == (0, "")
     assert tomllib.loads(shown.out)["broker"]["queues"] == {"a.b": {"arguments": {"x-queue-type": "quorum"}}}
     assert run("--config", str(again), "config", "show") == shown
-    assert run("--config", str(again), "config", "show", "--json") == run(
-        "--config", str(file), "config", "show", "--json"
-    )
+    as_json = ("config", "show", "--json", "--config")
+    assert run(*as_json, str(again)) == run(*as_json, str(file))
 
 
 def test_a_password_of_a_file_is_not_shown_twice(run: Run, tmp_path: Path) -> None:

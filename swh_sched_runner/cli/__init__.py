@@ -136,7 +136,7 @@ def run(arguments: Sequence[str]) -> int:
             result = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.ClickException as error:
         status = USAGE if isinstance(error, click.UsageError) else FAILED
-        if logs.for_programs():
+        if logs.as_lines():
             _log_end(mask(error.format_message()), status)
         else:
             error.show()
@@ -148,7 +148,7 @@ def run(arguments: Sequence[str]) -> int:
         return READER_GONE
     except SchedulerException as error:
         status = status_of(error)
-        if logs.for_programs():
+        if logs.as_lines():
             _log_end(str(error), status)
         else:
             warn(f"{PROGRAM}: {error}")

@@ -145,7 +145,7 @@ def warn(text: str) -> None:
     from swh_sched_runner.cli import logs  # which needs this module itself
 
     line = " ".join(part.strip() for part in text.split("\n") if part.strip())
-    if logs.for_programs():
+    if logs.as_lines():
         log.warning(line)
     else:
         click.echo(printable(mask(line)), err=True)

@@ -164,6 +164,10 @@ class Dispatch:
         """
         return self._db.run(_read_batch, session_id, batch)
 
+    def tasks_of_batch(self, batch: int) -> list[int]:
+        """The ids of the tasks in a batch of runs that is open."""
+        return self._db.read(_tasks_of_batch, batch)
+
     def other_sessions(self, session_id: int) -> list[int]:
         """Who else has open batches."""
         return self._db.read(_other_sessions, session_id)
@@ -328,6 +332,10 @@ def _read_batch(conn: Connection, session_id: int, batch: OpenBatch) -> Batch | 
         _close_batch(conn, session_id, batch.id, [], None)
         return None
     return Batch(batch.id, batch.queue, wanted[0].backend_name, wanted[0].max_queue_length, messages, unsendable)
+
+
+def _tasks_of_batch(conn: Connection, batch: int) -> list[int]:
+    return list(conn.execute(_sql.tasks_of_batch, {"batch": batch}).scalars())
 
 
 def _other_sessions(conn: Connection, session_id: int) -> list[int]:

@@ -11,13 +11,13 @@ from unicodedata import category
 from uuid import UUID
 
 from swh_sched_runner.exc import InvalidArgument, shown
+from swh_sched_runner.model import LONGEST_QUEUE
 
 T = TypeVar("T")
 
 # In bytes. A row of a B-tree holds 2,704, and the largest of ours a URL, a name and an identifier.
 LONGEST_URL = 2_048
 LONGEST_NAME = 500
-LONGEST_QUEUE = 255  # what AMQP calls a short string
 MOST_RETRIES = 1_000_000
 # A run that ends before the year 9000 can be followed by another before the year 10000.
 LONGEST_INTERVAL = datetime.timedelta(days=365_000)

@@ -10,6 +10,7 @@ from functools import partial
 from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import structlog
@@ -33,30 +34,33 @@ from swh_sched_runner.exc import (
     SchemaError,
 )
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 PROGRAM = "swh-sched-runner"
 
 LONGEST_SHOWN = 200
 
-# In the order of --help. A command's module is imported when the command is used, so that `task list` need not wait
-# for Celery.
+# In the order of --help: where each command is, and what it does. Its module is imported when it is used, so that help
+# and completion need not wait for the libraries of all of them.
 COMMANDS = {
-    "up": "swh_sched_runner.cli.up:up",
-    "demo": "swh_sched_runner.cli.demo:demo",
-    "run": "swh_sched_runner.cli.services:run",
-    "listen": "swh_sched_runner.cli.services:listen",
-    "visits": "swh_sched_runner.cli.services:visits",
-    "prune": "swh_sched_runner.cli.services:prune",
-    "rescue": "swh_sched_runner.cli.rescue:rescue",
-    "worker": "swh_sched_runner.cli.worker:worker",
-    "queue": "swh_sched_runner.cli.queue:queue",
-    "task-type": "swh_sched_runner.cli.task_type:task_type",
-    "task": "swh_sched_runner.cli.task:task",
-    "runs": "swh_sched_runner.cli.runs:runs",
-    "events": "swh_sched_runner.cli.events:events",
-    "status": "swh_sched_runner.cli.status:status",
-    "explain": "swh_sched_runner.cli.explain:explain",
-    "db": "swh_sched_runner.cli.db:db",
-    "config": "swh_sched_runner.cli.config:config",
+    "up": ("swh_sched_runner.cli.up", "Run all services in one process."),
+    "demo": ("swh_sched_runner.cli.demo", "Watch the services work on real git repositories."),
+    "run": ("swh_sched_runner.cli.services", "Dispatch due tasks to their queues, within the limit of each queue."),
+    "listen": ("swh_sched_runner.cli.services", "Record starts and ends of runs from the events of workers."),
+    "visits": ("swh_sched_runner.cli.services", "Choose origins to visit and dispatch their visits."),
+    "prune": ("swh_sched_runner.cli.services", "Delete ended runs that are older than their task type keeps them."),
+    "rescue": ("swh_sched_runner.cli.rescue", "End the runs whose end nobody will report, by evidence."),
+    "worker": ("swh_sched_runner.cli.worker", "Start, list and forget Celery workers."),
+    "queue": ("swh_sched_runner.cli.queue", "List, pause, drain and limit queues."),
+    "task-type": ("swh_sched_runner.cli.task_type", "Add, list, pause and limit task types."),
+    "task": ("swh_sched_runner.cli.task", "Add, list and show tasks."),
+    "runs": ("swh_sched_runner.cli.runs", "Delete old runs of tasks."),
+    "events": ("swh_sched_runner.cli.events", "Deal with the events of workers."),
+    "status": ("swh_sched_runner.cli.status", "Show services, queues, due tasks, runs in flight, last failures."),
+    "explain": ("swh_sched_runner.cli.explain", "Explain why a task is not running."),
+    "db": ("swh_sched_runner.cli.db", "Create, upgrade or check the schema; adopt a database."),
+    "config": ("swh_sched_runner.cli.config", "Show the configuration."),
 }
 
 # Commands with nothing to tidy up: Ctrl-C ends them at once. Python's own handler would wait for PostgreSQL's answer.
@@ -88,8 +92,19 @@ class Commands(click.Group):
         """The command of that name."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, name = COMMANDS[cmd_name].partition(":")
-        return extend(getattr(import_module(module), name))
+        return extend(getattr(import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_")))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Which commands, or options, begin so; without importing any either."""
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=what) for name, (_, what) in COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

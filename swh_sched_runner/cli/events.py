@@ -13,15 +13,9 @@ import click
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import details, document, printable, table, warn
 from swh_sched_runner.cli.parameters import count, duration, integer
-from swh_sched_runner.insight.rejected import (
-    RejectedEvent,
-    drop_rejected,
-    list_rejected,
-    read_rejected,
-    rejected_ids,
-)
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported where they are used: --help needs no drivers
+    from swh_sched_runner.insight.rejected import RejectedEvent
     from swh_sched_runner.services.listener.replay import Replayed
 
 LIST_LIMIT = 100
@@ -44,6 +38,8 @@ def rejected() -> None:
 @click.pass_obj
 def list_events(context: Context, limit: int, as_json: bool) -> None:
     """List rejected events, the newest first, with the reason."""
+    from swh_sched_runner.insight.rejected import list_rejected
+
     found = list_rejected(context.migrated_database, limit + 1)
     shown = found[:limit]
     if as_json:
@@ -63,6 +59,8 @@ def list_events(context: Context, limit: int, as_json: bool) -> None:
 @click.pass_obj
 def show(context: Context, event: int, raw: Path | None, as_json: bool) -> None:
     """Print the rejected event ID, or write its body to a file as it came."""
+    from swh_sched_runner.insight.rejected import read_rejected
+
     if raw is not None and as_json:
         raise click.UsageError("--raw and --json exclude each other")
     found = read_rejected(context.migrated_database, event)
@@ -90,7 +88,8 @@ def replay(ctx: click.Context, ids: Sequence[int], everything: bool, body: Path 
 
     Exits with 1 if any of them stays rejected.
     """
-    from swh_sched_runner.services.listener.replay import replay  # not above: it knows Celery
+    from swh_sched_runner.insight.rejected import rejected_ids
+    from swh_sched_runner.services.listener.replay import replay
 
     context: Context = ctx.obj
     _require_choice(bool(ids), everything)
@@ -118,6 +117,8 @@ def replay(ctx: click.Context, ids: Sequence[int], everything: bool, body: Path 
 @click.pass_obj
 def drop(context: Context, ids: Sequence[int], everything: bool, older_than: timedelta | None) -> None:
     """Drop rejected events. Nothing of them is applied."""
+    from swh_sched_runner.insight.rejected import drop_rejected
+
     _require_choice(bool(ids), everything, older_than is not None)
     dropped = drop_rejected(context.migrated_database, ids or None, older_than)
     click.echo(f"dropped {dropped} rejected event{'' if dropped == 1 else 's'}")

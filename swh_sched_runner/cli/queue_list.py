@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swh_sched_runner.cli.output import UNLIMITED, table, warn
-from swh_sched_runner.insight.queues import QueueList, QueueStatus
+
+if TYPE_CHECKING:
+    from swh_sched_runner.insight.queues import QueueList, QueueStatus
 
 _COLUMNS: Mapping[str, Callable[[QueueStatus], Any]] = {
     "queue": lambda queue: queue.queue,

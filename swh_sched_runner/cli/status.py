@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 import click
 
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import document, table
 from swh_sched_runner.cli.queue_list import BRIEF, print_queues, warn_of_depths
-from swh_sched_runner.insight.services import Services
-from swh_sched_runner.insight.status import Overview, Status, read_status
+
+if TYPE_CHECKING:
+    from swh_sched_runner.insight.services import Services
+    from swh_sched_runner.insight.status import Overview, Status
 
 # `worker list` has the others.
 MOST_WORKERS = 10
@@ -25,6 +29,8 @@ def status(ctx: click.Context, check: bool, as_json: bool) -> None:
 
     If the depth of a queue can't be read, it is shown as unreadable, with a warning.
     """
+    from swh_sched_runner.insight.status import read_status  # not above: it imports drivers, which --help needs not
+
     context: Context = ctx.obj
     settings = context.settings
     found = read_status(context.migrated_database, context.open_queues, settings.broker, visits=bool(settings.visits))

@@ -8,13 +8,12 @@ from typing import Any
 
 import click
 
-from swh_sched_runner.backend.tasks.tasks import POLICIES, PRIORITIES, STATUSES
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import SHOWN_CHARACTERS, cell, details, document, json_text, table, warn
 from swh_sched_runner.cli.parameters import count, integer, parse_arguments, timestamp
 from swh_sched_runner.exc import UnknownTask, UnknownTaskType
 from swh_sched_runner.insight.format import STATUS_WORDS
-from swh_sched_runner.model import Task, TaskRun
+from swh_sched_runner.model import POLICIES, PRIORITIES, STATUSES, Task, TaskRun
 
 LIST_LIMIT = 100
 RUNS_SHOWN = 20

@@ -9,13 +9,12 @@ from typing import Any, cast
 
 import click
 
-from swh_sched_runner.backend.validate import LONGEST_QUEUE
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import UNLIMITED, cell, details, document, table, told_paused, told_resumed
 from swh_sched_runner.cli.parameters import cut, duration, duration_or_none, integer, limit, operator
 from swh_sched_runner.config import queue_name
 from swh_sched_runner.exc import UnknownTaskType
-from swh_sched_runner.model import TaskType
+from swh_sched_runner.model import LONGEST_QUEUE, TaskType
 
 _COLUMNS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
     "type": itemgetter("type"),

@@ -15,15 +15,11 @@ from swh_sched_runner.backend.wake import SLEEP_LOCK, hold_off, wake
 from swh_sched_runner.config.settings import MAX_ARGUMENTS_BYTES, MAX_ARGUMENTS_DEPTH
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownTaskType
-from swh_sched_runner.model import Task
+from swh_sched_runner.model import POLICIES, PRIORITIES, STATUSES, Task
 
 CREATE_KEYS = ("type", "arguments", "next_run", "policy", "status", "retries_left", "priority")
 KEYS = (*CREATE_KEYS, "id", "current_interval")
 _KNOWN = frozenset(KEYS)
-
-STATUSES = ("next_run_not_scheduled", "next_run_scheduled", "completed", "disabled")
-POLICIES = ("recurring", "oneshot")
-PRIORITIES = ("high", "normal", "low")
 
 # First key of the advisory locks of creation; any number will do, as long as it stays.
 CREATION_LOCK = 0x5C4ED

@@ -60,11 +60,14 @@ COMMANDS = {
     "status": ("swh_sched_runner.cli.status", "Show services, queues, due tasks, runs in flight, last failures."),
     "explain": ("swh_sched_runner.cli.explain", "Explain why a task is not running."),
     "db": ("swh_sched_runner.cli.db", "Create, upgrade or check the schema; adopt a database."),
+    "deploy": ("swh_sched_runner.cli.deploy", "Write the files that run it as a service."),
     "config": ("swh_sched_runner.cli.config", "Show the configuration."),
 }
 
 # Commands with nothing to tidy up: Ctrl-C ends them at once. Python's own handler would wait for PostgreSQL's answer.
-ENDED_AT_ONCE = frozenset({"queue", "task-type", "task", "runs", "events", "status", "explain", "db", "config"})
+ENDED_AT_ONCE = frozenset(
+    {"queue", "task-type", "task", "runs", "events", "status", "explain", "db", "deploy", "config"}
+)
 
 EPILOG = """\b
 Exit status: 0 success; 1 failure; 64 wrong usage; 69 database or broker can't

@@ -72,7 +72,7 @@ ENDED_AT_ONCE = frozenset(
 EPILOG = """\b
 Exit status: 0 success; 1 failure; 64 wrong usage; 69 database or broker can't
 be reached, or `up` is not running; 78 wrong configuration or schema; 130
-interrupted.
+interrupted; 141 the reader of stdout has gone away.
 
 \b
 Configuration, in increasing precedence: --config FILE (or SWH_SCHED_RUNNER_CONFIG, else

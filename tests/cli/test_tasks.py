@@ -219,11 +219,11 @@ def test_a_list_that_was_cut_says_so_on_stderr(run: Run, load_git: str) -> None:
     assert whole.err == ""
 
 
-def test_a_table_is_whole_whatever_its_width_and_steers_no_terminal(run: Run, load_git: str) -> None:
+def test_a_wide_table_is_whole_and_steers_no_terminal(run: Run, load_git: str) -> None:
     long = "https://example.org/" + "x" * 300
     run("task", "add", load_git, long, "odd=\x1b[31mred\nline")
 
-    header, row = run("task", "list").out.splitlines()
+    header, row = run("task", "list", "-o", "wide").out.splitlines()
 
     assert header.startswith("id  type")
     assert long in row

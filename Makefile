@@ -18,8 +18,9 @@ test: venv releases old-program  ## run all tests, on private servers
 	@$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: rescue-trials
-rescue-trials: venv  ## run all tests of the rescuer with real workers, those that CI leaves out too, and say how long each takes
-	@$(BIN)/pytest tests/rescuer -m "" --durations=0 --durations-min=1 $(ARGS)
+rescue-trials: venv  ## run all tests of the rescuer with real workers, and all others that CI leaves out, and say how long each takes
+	@$(BIN)/pytest tests/rescuer tests/services/test_workers.py tests/hostile/test_rejected.py -m "" \
+	  --durations=0 --durations-min=1 $(ARGS)
 
 # In memory where there is enough of it: most of the time goes into making databases.
 .PHONY: quick
@@ -95,7 +96,7 @@ old-program: venv  ## make an environment with swh.scheduler 3.6.0 in bench/.bas
 
 # A line a round; SEED, KIND and FAULT play one again (docs/explanation/crash-tests.md).
 .PHONY: faults
-faults: venv  ## kill runners, servers and connections under load, and judge: ROUNDS=200 RUNNERS=4 SEED=… KIND=… FAULT=…
+faults: venv  ## kill services, workers, servers and connections under load, and judge: ROUNDS=100 RUNNERS=4 SEED=… KIND=… FAULT=…
 	@$(BIN)/python -m faults $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(RUNNERS),--runners $(RUNNERS)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND)) $(if $(FAULT),--fault $(FAULT)) $(ARGS)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import signal
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -19,7 +22,7 @@ import psutil
 
 from bench.baseline import measured_on, servers, system_binaries
 from bench.dispatch_run import Clock, count, started, wait
-from bench.events_side import STILL_OPEN, BaselineListener, Listening, OurListener, Work, bodies, publish
+from bench.events_side import STILL_OPEN, BaselineListener, Bodies, Listening, OurListener, Work, bodies, publish
 from bench.report import command, median_and_range, table
 from bench.report import publish as show
 
@@ -30,6 +33,14 @@ RUNS = 5
 MEGABYTE = 1_048_576
 LAST = 200
 LONE_EVENTS = 30
+STEP = 500  # messages that are published at once where the rate is given
+# Older runs of tasks that follow later ones.
+OLD_RUNS = """
+insert into task_run (id, task, backend_id, scheduled, started, ended, metadata, status)
+select 100000000 + n, n, '0180' || lpad(to_hex(n), 8, '0') || md5(cast(n as text)), now() - interval '100 days',
+       now() - interval '100 days', now() - interval '99 days', jsonb_build_object('worker', 'w@bench'), 'eventful'
+from generate_series(1, %(runs)s) as n;
+"""
 PROGRAMS = ("listener", "PostgreSQL", "broker")
 
 
@@ -160,11 +171,60 @@ def memory(ours: OurListener, runs: int) -> str:
     return table(head, rows) + f"\n\nTarget: at most {MEMORY_TARGET} MB, and no growth."
 
 
+def pruning(ours: OurListener, kept: int, pruned: int, open_runs: int) -> str:
+    """How long a batch of events takes while runs are pruned, with events at half the rate that was measured before."""
+    top = run(ours, Work("single", 20_000, ended=kept)).rate
+    work = Work("single", open_runs, open=open_runs, ended=kept)
+    with ours.opened(work) as (name, ids):
+        with closing(ours.connect(name)) as conn, conn.cursor() as cursor:
+            cursor.execute(OLD_RUNS, {"runs": pruned})
+        with started(ours, name) as listener:
+            _until_it_consumes(ours, listener)
+            messages = bodies(work, ids)
+            before = _longest_batch(ours, messages[: len(messages) // 10], top / 2)
+            sending = threading.Thread(target=publish_at, args=(ours, messages[len(messages) // 10 :], top / 2))
+            sending.start()
+            began = time.monotonic()
+            program, environment = ours.runner(ours.url(name))
+            prune = [*program[:-1], "runs", "prune", "--older-than", "30d", "--json"]
+            said = subprocess.run(prune, env=os.environ | environment, check=True, capture_output=True, text=True)
+            seconds = time.monotonic() - began
+            still_sending = sending.is_alive()
+            during = longest(ours)
+            sending.join()
+            with closing(ours.connect(name)) as conn, conn.cursor() as cursor:
+                wait(lambda: _still_open(cursor, ids[-LAST:]) == 0, [listener])
+    if not still_sending:
+        raise click.ClickException(f"the events ended before the pruning did, after {seconds:.0f} s: {said.stdout}")
+    rows = [[f"{pruned:,} of {kept + pruned:,}", f"{seconds:.0f}", f"{top / 2:,.0f}", f"{before:,}", f"{during:,}"]]
+    head = ["pruned runs", "seconds", "events/s meanwhile", "longest batch before, ms", "longest batch meanwhile, ms"]
+    return table(head, rows) + "\n\nTarget: no batch takes longer than a second."
+
+
+def _longest_batch(side: OurListener, messages: Bodies, rate: float) -> int:
+    publish_at(side, messages, rate)
+    return longest(side)
+
+
+def longest(side: OurListener) -> int:
+    """Milliseconds that the longest batch took, by the listener's log."""
+    log = (side.servers.folder / f"{side.name}.log").read_text()
+    return max((int(found) for found in re.findall(r"events recorded.* ms=(\d+)", log)), default=0)
+
+
+def publish_at(side: OurListener, messages: Bodies, rate: float) -> None:
+    """Publish so many messages a second."""
+    began = time.monotonic()
+    for at in range(0, len(messages), STEP):
+        time.sleep(max(0.0, began + at / rate - time.monotonic()))
+        publish(side.servers.broker.port, side.vhost, messages[at : at + STEP])
+
+
 def main() -> None:
     """Measure, print, and with ``--write`` put it into docs/performance.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="a million runs, 10 million kept, all on both sides")
-    parser.add_argument("--part", action="append", choices=["rate", "table", "memory"], help="only this part")
+    parser.add_argument("--part", action="append", choices=["rate", "table", "memory", "prune"], help="only this part")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     options = parser.parse_args()
     binaries = system_binaries()
@@ -175,6 +235,11 @@ def main() -> None:
             "rate": lambda: beside_the_baseline(ours, baseline, 20_000 if options.full else 1_000),
             "table": lambda: by_table(ours, [20_000, 10_000_000] if options.full else [20_000, 500_000]),
             "memory": lambda: memory(ours, 1_000_000 if options.full else 100_000),
+            "prune": lambda: (
+                pruning(ours, 10_000_000, 1_000_000, 400_000)
+                if options.full
+                else pruning(ours, 450_000, 50_000, 50_000)
+            ),
         }
         for name, part in parts.items():
             if options.part and name not in options.part:

@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-import tempfile
-import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 
-from faults import drawn, kinds, rounds
-from faults.rounds import Result
+from faults import drawn, report, rounds, seeds
+from faults.lost.rounds import Result as LostResult
+from faults.seeds import Result
 from faults.servers import Servers
-from tests.support.servers import rabbitmq
 
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="how many")
+    parser = report.parser("faults", __doc__, 10)
     parser.add_argument(
         "--runners", type=int, choices=range(1, 9), help="in each; by default its seed tells: 1, 2 or 4"
     )
-    parser.add_argument("--seed", type=int, help="of the first round; the next ones count on; by default by chance")
-    parser.add_argument("--kind", choices=sorted(kinds.SCRIPTS), help="of all rounds; by default the seed tells")
+    parser.add_argument("--kind", choices=sorted(seeds.KINDS), help="of all rounds; by default the seed tells")
     parser.add_argument("--fault", choices=sorted(drawn.NAMES), help="in all rounds; by default the seed tells")
-    parser.add_argument("--keep", action="store_true", help="keep logs and notes of rounds in which all held, too")
     return parser.parse_args()
-
-
-def say(text: str) -> None:
-    """Print a line at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 def summary(results: list[Result], seconds: float) -> str:
     """What all rounds came to."""
+    failed = [result for result in results if result.violations]
+    return "\n".join(
+        [
+            *_of_messages([result for result in results if isinstance(result, rounds.Result)]),
+            *_of_losses([result for result in results if isinstance(result, LostResult)]),
+            f"{len(results)} rounds in {seconds:.0f} s; "
+            + (
+                f"{len(failed)} rounds with violations: {', '.join(result.again for result in failed)}"
+                if failed
+                else "everything held"
+            ),
+        ]
+    )
+
+
+def _of_messages(results: list[rounds.Result]) -> Iterator[str]:
+    """Of rounds in which a drainer takes what runners send."""
     total = Counter[str]()
     for result in results:
         total.update(
@@ -49,50 +54,51 @@ def summary(results: list[Result], seconds: float) -> str:
             samples=result.verdict.samples,
         )
     judged = sum(1 for result in results if result.verdict.samples)
-    failed = [result for result in results if result.verdict.violations]
-    again = ", ".join(
-        f"make faults ROUNDS=1 SEED={r.seed} RUNNERS={r.runners} KIND={r.kind} FAULT={r.fault}" for r in failed
-    )
-    return (
-        f"{len(results)} rounds in {seconds:.0f} s: {total['kills']} runners killed; {total['tasks']} tasks, "
-        f"{total['messages']} messages, {total['twice']} of them sent again under the same id; "
-        f"{total['samples']} samples of depths in the {judged} rounds where no worker dies; "
-        + (f"{len(failed)} rounds with violations: {again}" if failed else "everything held")
-    )
+    if results:
+        yield (
+            f"{len(results)} rounds with a drainer: {total['kills']} runners killed; {total['tasks']} tasks, "
+            f"{total['messages']} messages, {total['twice']} of them sent again under the same id; "
+            f"{total['samples']} samples of depths in the {judged} rounds where no worker dies"
+        )
 
 
-def play_all(options: argparse.Namespace, directory: Path) -> list[Result]:
-    """Play the rounds, tell of each, and keep the files of those with violations."""
-    first = Random().randrange(1_000_000) if options.seed is None else options.seed
-    results: list[Result] = []
-    with Servers(directory / "servers") as servers:
-        for seed in range(first, first + options.rounds):
-            result = rounds.play(servers, directory, seed, options.runners, options.kind, options.fault)
-            results.append(result)
-            say(str(result))
-            if not result.verdict.violations and not options.keep:
-                shutil.rmtree(directory / f"round-{seed}")
-    return results
+def _of_losses(results: list[LostResult]) -> Iterator[str]:
+    """Of rounds with workers."""
+    total, verdicts = Counter[str](), Counter[str]()
+    for result in results:
+        verdict = result.verdict
+        verdicts.update(verdict.verdicts)
+        cut = "cut" if result.cuts else "not cut"
+        total.update(
+            kills=result.kills,
+            tasks=result.size,
+            executions=verdict.executions,
+            failures=verdict.failures,
+            lost=verdict.lost,
+            corrected=verdict.corrected,
+        )
+        total.update({f"false, {cut}": verdict.false, cut: 1})
+    noted = ", ".join(f"{name}: {count}" for name, count in sorted(verdicts.items())) or "no verdicts"
+    if results:
+        yield (
+            f"{len(results)} rounds with workers: {total['kills']} services and workers killed; "
+            f"{total['tasks']} tasks, {total['executions']} executions, {total['failures']} failures, "
+            f"{total['lost']} runs lost ({noted}), {total['corrected']} corrected; "
+            f"false losses: {total['false, not cut']} in the {total['not cut']} rounds in which no worker lost its "
+            f"network, {total['false, cut']} in {total['cut']} others"
+        )
 
 
 def main() -> int:
     """Play the rounds; the exit status."""
     options = parsed()
-    if reason := rabbitmq.missing():
-        say(reason)
-        return 1
-    directory = Path(tempfile.mkdtemp(prefix="faults-"))
-    started = time.monotonic()
-    try:
-        results = play_all(options, directory)
-    finally:
-        shutil.rmtree(directory / "servers", ignore_errors=True)
-        if any(directory.iterdir()):
-            say(f"logs and notes: {directory}")
-        else:
-            directory.rmdir()
-    say(summary(results, time.monotonic() - started))
-    return int(any(result.verdict.violations for result in results))
+
+    def played(servers: Servers, directory: Path) -> Iterator[tuple[Path, Result]]:
+        for seed in report.seeds(options):
+            result = seeds.play(servers, directory, seed, options.runners, options.kind, options.fault)
+            yield directory / f"round-{seed}", result
+
+    return report.play("faults", played, summary, keep=options.keep)
 
 
 if __name__ == "__main__":

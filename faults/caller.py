@@ -26,6 +26,8 @@ def prepare(database_url: str, load: Load) -> None:
                     backend_name=each.queue,
                     default_interval=timedelta(days=1),
                     max_queue_length=each.limit,
+                    num_retries=each.retries,
+                    retry_delay=timedelta(0),
                 )
             )
         if load.origins:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
@@ -13,13 +13,13 @@ import psycopg2
 import psycopg2.extensions
 
 from faults import planted
+from faults.agenda import Script
 from faults.disk import Disk
 from faults.fleet import Fleet, Slot
 from faults.load import Load
 from faults.servers import SERVICE, Endpoints
 from tests.support.servers.proxy import Proxy
 
-Script = Iterator[float]
 RETRY_SECONDS = 0.1
 POLL_SECONDS = 0.005
 # How long a statement may take where connections fall silent; by default that is 20 s. A service has to notice within

@@ -35,6 +35,11 @@ class Slot:
     leaving: bool = False
 
     @property
+    def name(self) -> str:
+        """What objections call it."""
+        return f"{self.arguments[0]} {self.number}"
+
+    @property
     def alive(self) -> bool:
         """Whether a runner runs here, or is paused."""
         return self.process is not None and self.process.is_alive()
@@ -111,7 +116,7 @@ class Fleet:
             elif self.outages and status == cli.UNAVAILABLE:
                 yield slot
             else:
-                self.objections.append(f"runner {slot.number} ended by itself with status {status}: see {slot.log}")
+                self.objections.append(f"{slot.name} ended by itself with status {status}: see {slot.log}")
 
     def stop(self) -> None:
         """End all politely, and object to those that don't end, or end badly."""
@@ -123,10 +128,10 @@ class Fleet:
                 continue
             slot.process.join(STOP_SECONDS)
             if slot.process.is_alive():
-                self.objections.append(f"runner {slot.number} does not stop within {STOP_SECONDS:g} s: see {slot.log}")
+                self.objections.append(f"{slot.name} does not stop within {STOP_SECONDS:g} s: see {slot.log}")
                 self.kill(slot)
             elif slot.process.exitcode not in POLITE:
-                self.objections.append(f"runner {slot.number} stopped with {slot.process.exitcode}: see {slot.log}")
+                self.objections.append(f"{slot.name} stopped with {slot.process.exitcode}: see {slot.log}")
             slot.process = None
 
     def abandon(self) -> None:

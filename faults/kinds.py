@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from random import Random
 from typing import Protocol
 
 from faults import points
+from faults.agenda import Script
 from faults.fleet import Fleet, Slot
 from faults.points import Point
 from faults.servers import HEARTBEAT_SECONDS, Servers
 from faults.window import Window
 from tests.support.servers.proxy import Proxy
 
-Script = Iterator[float]
 POLL_SECONDS = 0.002
 POINTS_SECONDS = 4.0
 # A closed connection is noticed at once, a silent one after three heartbeats or so.
@@ -174,14 +174,6 @@ SCRIPTS: dict[str, Callable[[Scene], Script]] = {
     "database-silent": database_silent,
     "database-restarted": database_restarted,
 }
-# Seeds in a row go through all kinds; kills at random are half of them. The first ten are those of CI, where the points
-# have tests of their own.
-ORDER = (
-    *("killed", "visits", "killed", "database-restarted", "session"),
-    *("killed", "broker-killed", "paused", "killed", "replaced"),
-    *("points", "broker-silent", "killed", "visits-points", "killed"),
-    *("database-silent", "killed", "crowded", "broker-restarted", "killed"),
-)
 # What workers held comes back when the broker's connections end, which may lift a queue above its limit.
 WITHOUT_BOUND = {"broker-restarted", "broker-killed"}
 OUTAGES = {"broker-restarted", "broker-killed", "database-restarted"}
@@ -189,8 +181,3 @@ VISITING = {"visits", "visits-points"}
 POINTED = {"points", "visits-points"}
 # Where what goes wrong takes long to be noticed there is work all the while.
 LONG = {"paused", "broker-silent", "database-silent"}
-
-
-def kind_of(seed: int) -> str:
-    """The kind of the round with this seed."""
-    return ORDER[seed % len(ORDER)]

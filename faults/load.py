@@ -16,11 +16,15 @@ VISITED = "load-git"
 
 @dataclass(frozen=True)
 class Type:
-    """A task type; several may share a queue, which the least of their limits then holds for."""
+    """A task type; several may share a queue, which the least of their limits then holds for.
+
+    What fails is tried again so many times, at once.
+    """
 
     name: str
     queue: str
     limit: int | None
+    retries: int = 0
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ _context.set_forkserver_preload(
         "sqlalchemy.dialects.postgresql.psycopg2",
         "faults.drainer",
         "faults.caller",
+        "faults.lost.app",
+        "celery.bin.celery",
+        "celery.concurrency.prefork",
         # A child looks at the program of its parent, which is pytest as often as not.
         *(["pytest"] if "pytest" in sys.modules else []),
     ]
@@ -43,7 +46,14 @@ def start_program(
     log: Path, environment: Mapping[str, str], arguments: Sequence[str], point: Point | None = None
 ) -> ForkServerProcess:
     """Run ``swh-sched-runner`` with these arguments; at ``point`` it kills itself."""
-    return start(log, _program, dict(environment), list(arguments), point)
+    return start(log, be_program, dict(environment), list(arguments), point)
+
+
+def make_sure_of_the_end(process: ForkServerProcess) -> None:
+    """Kill it if it still runs."""
+    if process.is_alive():
+        process.kill()
+    process.join()
 
 
 def _enter(log: Path, work: Callable[..., object], arguments: Sequence[Any]) -> None:
@@ -54,7 +64,8 @@ def _enter(log: Path, work: Callable[..., object], arguments: Sequence[Any]) -> 
     work(*arguments)
 
 
-def _program(environment: Mapping[str, str], arguments: Sequence[str], point: Point | None) -> None:
+def be_program(environment: Mapping[str, str], arguments: Sequence[str], point: Point | None = None) -> None:
+    """Be ``swh-sched-runner`` with these arguments."""
     for name in [name for name in os.environ if name.startswith("SWH_SCHED_RUNNER_")]:
         del os.environ[name]
     os.environ.update(environment)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import json
 import os
 import signal
@@ -18,6 +16,7 @@ from random import Random
 from urllib.parse import parse_qs, urlsplit
 
 from faults import caller, drainer, drawn, kinds, listening, processes
+from faults.agenda import Agenda
 from faults.fleet import Fleet, Slot, died, end
 from faults.judge import Verdict, judge, judge_depths, read_notes, read_tables
 from faults.load import VISIT_TYPE, planned
@@ -49,6 +48,16 @@ class Result:
     size: int
     seconds: float
     verdict: Verdict
+
+    @property
+    def violations(self) -> list[str]:
+        """What did not hold."""
+        return self.verdict.violations
+
+    @property
+    def again(self) -> str:
+        """What plays it again."""
+        return f"make faults ROUNDS=1 SEED={self.seed} RUNNERS={self.runners} KIND={self.kind} FAULT={self.fault}"
 
     def __str__(self) -> str:
         verdict = self.verdict
@@ -108,8 +117,7 @@ class Round:
             crowded=kind == "crowded",
             slowness=4.0 if kind in kinds.LONG else 1.0,
         )
-        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
+        self._agenda = Agenda()
         self._stack = ExitStack()
 
     def run(self) -> Result:
@@ -126,7 +134,7 @@ class Round:
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Have something done later."""
-        heapq.heappush(self._agenda, (time.monotonic() + seconds, next(self._order), action))
+        self._agenda.later(seconds, action)
 
     def cleanup(self, action: Callable[[], object]) -> None:
         """Have something done at the end, however that comes."""
@@ -188,14 +196,13 @@ class Round:
 
     def _act(self, calling: ForkServerProcess, taking: ForkServerProcess) -> bool:
         """Play the script, then wait until everything is dispatched; whether that came in time."""
-        self._follow(self._script(taking))
+        self._agenda.follow(self._script(taking))
         deadline, look_at = time.monotonic() + self._patience_seconds, 0.0
         while (now := time.monotonic()) < deadline:
             for fleet in (self.fleet, self.listening):
                 for slot in fleet.look():
                     self.later(self.dice.choice([0.0, self.dice.uniform(0, 0.8)]), partial(fleet.start, slot))
-            while self._agenda and self._agenda[0][0] <= now:
-                heapq.heappop(self._agenda)[2]()
+            self._agenda.catch_up()
             if not self._agenda and not calling.is_alive() and now >= look_at:
                 if self.window.left() == 0 and (not self._telling or self.window.open_runs() == 0):
                     return True
@@ -204,19 +211,13 @@ class Round:
                 time.sleep(TICK_SECONDS)
         return False
 
-    def _follow(self, script: Iterator[float]) -> None:
-        """Go on with a script, and again after the seconds that it yields."""
-        wait_seconds = next(script, None)
-        if wait_seconds is not None:
-            self.later(wait_seconds, partial(self._follow, script))
-
     def _script(self, taking: ForkServerProcess) -> Iterator[float]:
         """What goes wrong once all are up; then the drainer may be fast."""
         started = time.monotonic()
         while (self.window.sessions() or 0) < len(self.fleet.slots) and time.monotonic() < started + START_SECONDS:
             yield LOOK_SECONDS
         if self._telling:
-            self._follow(drawn.SCRIPTS[self.fault](self))
+            self._agenda.follow(drawn.SCRIPTS[self.fault](self))
         yield from kinds.SCRIPTS[self.kind](self)
         assert taking.pid is not None
         os.kill(taking.pid, signal.SIGUSR1)
@@ -260,34 +261,10 @@ class Round:
 
     def _process(self, name: str, work: Callable[..., object], *arguments: object) -> ForkServerProcess:
         process = processes.start(self.directory / f"{name}.log", work, *arguments)
-        self._stack.callback(_make_sure_of_the_end, process)
+        self._stack.callback(processes.make_sure_of_the_end, process)
         return process
 
     def _end(self, process: ForkServerProcess | None, name: str) -> list[str]:
         if process is None or end(process, 20):
             return []
         return [f"the {name} failed: see {self.directory / name}.log"]
-
-
-def _make_sure_of_the_end(process: ForkServerProcess) -> None:
-    if process.is_alive():
-        process.kill()
-    process.join()
-
-
-def runners_of(seed: int) -> int:
-    """How many runners the round with this seed has, unless that is said."""
-    return Random(f"runners of {seed}").choice([1, 2, 4])
-
-
-def play(
-    servers: Servers,
-    directory: Path,
-    seed: int,
-    runners: int | None = None,
-    kind: str | None = None,
-    fault: str | None = None,
-) -> Result:
-    """Play the round of this seed."""
-    kind, fault = kind or kinds.kind_of(seed), fault or drawn.fault_of(seed)
-    return Round(servers, directory / f"round-{seed}", seed, runners or runners_of(seed), kind, fault).run()

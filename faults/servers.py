@@ -14,12 +14,14 @@ from typing import Self
 
 from swh_sched_runner.db import migrate
 from swh_sched_runner.db.engine import create_engine
+from swh_sched_runner.embedded import process
 from swh_sched_runner.embedded.postgres import Postgres
 from tests.support.servers import databases
 from tests.support.servers.rabbitmq import RabbitMQ
 
 # Half-open connections end within three heartbeats: a round has no time for the program's own ten seconds.
 HEARTBEAT_SECONDS = 2
+END_SECONDS = 10.0
 # What services connect as: a role that rights can be taken from, unlike the owner of the tables.
 SERVICE = "faults_service"
 # Above every message of a load. Some tasks are larger.
@@ -71,8 +73,12 @@ class Servers:
             self.rabbitmq.delete_vhost(name)
 
     def end_postgres(self, number: signal.Signals) -> None:
-        """SIGQUIT is an immediate shutdown, SIGKILL a crash of the postmaster; ``postgres.start()`` brings it back."""
+        """SIGQUIT is an immediate shutdown, SIGKILL a crash of the postmaster; ``postgres.start()`` brings it back.
+
+        Returns when it has ended: one that is about to end counts as running.
+        """
         os.kill(self.postgres.pid, number)
+        process.wait_until(lambda: not self.postgres.alive(), END_SECONDS)
 
     def _make_template(self) -> None:
         databases.execute(self.postgres.url("postgres"), f"create role {SERVICE} login")

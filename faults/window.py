@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg2
 import psycopg2.extensions
 
@@ -58,6 +60,11 @@ class Window:
             self._conn = None
 
     def _ask(self, query: str) -> int | None:
+        answer = self._ask_for(query)
+        return None if answer is None else int(answer)
+
+    def _ask_for(self, query: str) -> Any:
+        """The first value, None if there is none."""
         try:
             if self._conn is None:
                 self._conn = psycopg2.connect(self._url)
@@ -70,4 +77,4 @@ class Window:
                 raise
             self.close()
             return None
-        return None if row is None else int(row[0])
+        return None if row is None else row[0]

@@ -91,6 +91,10 @@ CREATE TABLE worker (
     ended timestamp with time zone,
     ended_by text,
     left_at timestamp with time zone,
+    offline_clock bigint,
+    left_starts bigint[] DEFAULT '{}'::bigint[] NOT NULL,
+    left_ends bigint[] DEFAULT '{}'::bigint[] NOT NULL,
+    left_running bigint,
     CONSTRAINT worker_check CHECK (((ended IS NULL) = (ended_by IS NULL))),
     CONSTRAINT worker_ended_by_check CHECK ((ended_by = ANY (ARRAY['succeeded'::text, 'closed'::text, 'left'::text, 'silent'::text, 'forgotten'::text])))
 )
@@ -171,6 +175,14 @@ COMMENT ON COLUMN worker.ended IS 'When the life was found to be over';
 COMMENT ON COLUMN worker.ended_by IS 'Why: succeeded, closed, left, silent or forgotten';
 
 COMMENT ON COLUMN worker.left_at IS 'When its last worker-offline arrived; whether it has come back since, online says';
+
+COMMENT ON COLUMN worker.offline_clock IS 'Lamport clock of its last worker-offline; null if what follows it can''t be counted';
+
+COMMENT ON COLUMN worker.left_starts IS 'Clocks of distinct task-started after offline_clock';
+
+COMMENT ON COLUMN worker.left_ends IS 'Hashes of the distinct runs of which it signed an end after offline_clock';
+
+COMMENT ON COLUMN worker.left_running IS 'Executions that have not ended since its last worker-offline; null if they can''t be counted';
 
 CREATE FUNCTION life_state(life worker) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -887,6 +899,10 @@ CREATE INDEX task_run_time_idx ON task_run USING btree (COALESCE(started, schedu
 CREATE INDEX task_scheduled_idx ON task USING btree (type) WHERE (status = 'next_run_scheduled'::task_status);
 
 CREATE INDEX worker_hostname_idx ON worker USING btree (hostname);
+
+CREATE INDEX worker_leaving_idx ON worker USING btree (hostname) WHERE ((left_at IS NOT NULL) AND (ended IS NULL));
+
+CREATE INDEX worker_living_idx ON worker USING btree (id) WHERE (ended IS NULL);
 
 ALTER TABLE ONLY dispatch_batch
     ADD CONSTRAINT dispatch_batch_session_id_fkey FOREIGN KEY (session_id) REFERENCES dispatcher_session(id);

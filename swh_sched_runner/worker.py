@@ -33,6 +33,11 @@ EVENT_QUEUE_OPTION = "swh_sched_runner_event_queue"
 EVENT_KEYS = ("task.#", "worker.online", "worker.offline")
 RESULT_EVENT = "task-result"
 STARTED_EVENT = "task-started"
+HEARTBEAT_EVENT = "worker-heartbeat"
+
+# Celery tries without end to send a heartbeat. If the broker has closed the connection, as it does when a solo
+# worker is busy for long, the worker may open one connection after the other and do nothing else any more.
+HEARTBEAT_RETRIES = {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2}
 
 MAX_RESULT_BYTES = 65_536
 MAX_ERROR_CHARACTERS = 1_000
@@ -129,6 +134,8 @@ class EventDispatcher(StockDispatcher):
         """Send an event."""
         if type == STARTED_EVENT or type.startswith("worker-"):
             fields["life"] = _life()
+        if type == HEARTBEAT_EVENT:
+            fields["retry_policy"] = HEARTBEAT_RETRIES
         return super().send(type, *args, **fields)
 
     def _publish(self, event: Any, producer: Any, routing_key: str, *args: Any, **kwargs: Any) -> None:

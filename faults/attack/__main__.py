@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 
+from faults import report
 from faults.attack.plan import NAMES
 from faults.attack.rounds import MAX_MESSAGE_BYTES, MEGABYTE, Attack, Result
 from faults.servers import Servers
-from tests.support.servers import rabbitmq
 
 # Of a round in which each class is played alone.
 FEW = 5
@@ -22,48 +18,25 @@ FEW = 5
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="make attack", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=1, help="how many")
-    parser.add_argument("--seed", type=int, help="of the first round; the next ones count on; by default by chance")
+    parser = report.parser("attack", __doc__, 1)
     parser.add_argument("--hostile", type=int, default=10_000, help="hostile messages in each")
     parser.add_argument("--good", type=int, default=1_000, help="runs in each, whose events are good")
     parser.add_argument("--class", dest="names", choices=NAMES, action="append", help="only this one; may be repeated")
     parser.add_argument("--each", action="store_true", help=f"a round of {FEW} messages for each class instead")
-    parser.add_argument("--keep", action="store_true", help="keep the logs of rounds in which all held, too")
     return parser.parse_args()
 
 
-def say(text: str) -> None:
-    """Print a line at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def attacks(options: argparse.Namespace, servers: Servers, directory: Path) -> Iterator[tuple[str, Path, Attack]]:
-    """The rounds: what names each, its folder, and itself."""
-    first = Random().randrange(1_000_000) if options.seed is None else options.seed
+def attacks(options: argparse.Namespace, servers: Servers, directory: Path) -> Iterator[tuple[Path, Attack]]:
+    """The rounds, and the folder of each."""
     names = options.names or NAMES
-    for seed in range(first, first + options.rounds):
+    for seed in report.seeds(options):
         if options.each:
             for name in names:
                 folder = directory / f"round-{seed}-{name}"
-                yield f"class={name} ", folder, Attack(servers, folder, seed, FEW, FEW, [name])
+                yield folder, Attack(servers, folder, seed, FEW, FEW, [name])
         else:
             folder = directory / f"round-{seed}"
-            yield "", folder, Attack(servers, folder, seed, options.hostile, options.good, names)
-
-
-def play_all(options: argparse.Namespace, directory: Path) -> list[Result]:
-    """Play the rounds, tell of each, and keep the files of those with violations."""
-    results: list[Result] = []
-    with Servers(directory / "servers", MAX_MESSAGE_BYTES) as servers:
-        for name, folder, attack in attacks(options, servers, directory):
-            result = attack.run()
-            results.append(result)
-            say(f"{name}{result}")
-            if not result.violations and not options.keep:
-                shutil.rmtree(folder)
-    return results
+            yield folder, Attack(servers, folder, seed, options.hostile, options.good, names)
 
 
 def summary(results: list[Result], seconds: float) -> str:
@@ -85,21 +58,12 @@ def summary(results: list[Result], seconds: float) -> str:
 def main() -> int:
     """Play the rounds; the exit status."""
     options = parsed()
-    if reason := rabbitmq.missing():
-        say(reason)
-        return 1
-    directory = Path(tempfile.mkdtemp(prefix="attack-"))
-    started = time.monotonic()
-    try:
-        results = play_all(options, directory)
-    finally:
-        shutil.rmtree(directory / "servers", ignore_errors=True)
-        if any(directory.iterdir()):
-            say(f"logs: {directory}")
-        else:
-            directory.rmdir()
-    say(summary(results, time.monotonic() - started))
-    return int(any(result.violations for result in results))
+
+    def played(servers: Servers, directory: Path) -> Iterator[tuple[Path, Result]]:
+        for folder, attack in attacks(options, servers, directory):
+            yield folder, attack.run()
+
+    return report.play("attack", played, summary, keep=options.keep, max_message_bytes=MAX_MESSAGE_BYTES)
 
 
 if __name__ == "__main__":

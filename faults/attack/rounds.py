@@ -18,7 +18,7 @@ from faults.attack.wire import Message, Refused, Wire
 from faults.servers import Servers
 
 MEGABYTE = 1_000_000
-MOST_BYTES = 200 * MEGABYTE
+MOST_BYTES = 120 * MEGABYTE
 # What the broker takes: its default, which is above all that is sent.
 MAX_MESSAGE_BYTES = 134_217_728
 BAITS = 50
@@ -34,9 +34,13 @@ SET_ASIDE = "select count(*) from rejected_event"
 
 @dataclass
 class Result:
-    """What a round came to; ``refused`` are the messages that the broker kept from the listener, by class."""
+    """What a round came to; ``refused`` are the messages that the broker kept from the listener, by class.
+
+    ``only`` is the one class that was sent, if it was one.
+    """
 
     seed: int
+    only: str = ""
     hostile: int = 0
     good: int = 0
     applied: int = 0
@@ -74,6 +78,7 @@ class Result:
 
     def __str__(self) -> str:
         facts: dict[str, object] = {
+            **({"class": self.only} if self.only else {}),
             "seed": self.seed,
             "hostile": self.hostile,
             "good": f"{self.applied}/{self.good}",
@@ -94,7 +99,7 @@ class Attack:
     def __init__(
         self, servers: Servers, directory: Path, seed: int, hostile: int, good: int, names: Sequence[str] = NAMES
     ) -> None:
-        self.result = Result(seed, good=good)
+        self.result = Result(seed, names[0] if len(names) == 1 else "", good=good)
         self._servers = servers
         self._directory = directory
         self._dice = Random(seed)

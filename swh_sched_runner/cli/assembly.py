@@ -15,7 +15,7 @@ from swh_sched_runner.backend.tasks.retention import Retention
 from swh_sched_runner.backend.workers.registry import Workers
 from swh_sched_runner.backend.workers.watched import WatchedLives
 from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.celery.inspection import held_by, inspect
+from swh_sched_runner.broker.celery.inspection import inspect, query_tasks
 from swh_sched_runner.broker.celery.messages import SizeLimit
 from swh_sched_runner.broker.celery.results import stored
 from swh_sched_runner.broker.factory import (
@@ -39,7 +39,8 @@ from swh_sched_runner.services.listener.listener import Listener
 from swh_sched_runner.services.maintenance.retention import Pruner
 from swh_sched_runner.services.registered import Registered
 from swh_sched_runner.services.rescuer.leases import SenderLeases
-from swh_sched_runner.services.rescuer.rescuer import BrokerAccess, Request, Rescuer
+from swh_sched_runner.services.rescuer.rescuer import BrokerAccess, Rescuer
+from swh_sched_runner.services.rescuer.selection import Request
 from swh_sched_runner.services.service import Service
 from swh_sched_runner.services.supervisor import Supervisor
 from swh_sched_runner.services.visits.scheduler import VisitScheduler
@@ -88,7 +89,8 @@ def make_rescuer(context: Context, instruments: Instruments, request: Request | 
         open_inspector=partial(open_inspector, app),
         open_leases=lambda: SenderLeases(Sender(dispatch, publisher, "rescuer", Instruments())),
         open_marker=partial(open_marker, app, broker),
-        ask=partial(held_by, app),
+        ask=partial(query_tasks, app),
+        inspect=partial(inspect, app),
         stored=stored_outcomes if broker.result_backend is not None else None,
     )
     return Rescuer(

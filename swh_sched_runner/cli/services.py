@@ -15,7 +15,8 @@ from swh_sched_runner.exc import ConfigurationError, UnknownTaskType
 
 if TYPE_CHECKING:
     from swh_sched_runner.services.instruments import Instruments
-    from swh_sched_runner.services.rescuer.rescuer import Request, Rescuer
+    from swh_sched_runner.services.rescuer.rescuer import Rescuer
+    from swh_sched_runner.services.rescuer.selection import Request
     from swh_sched_runner.services.service import Service
 
 log = structlog.get_logger(__name__)

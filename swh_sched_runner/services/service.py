@@ -60,13 +60,13 @@ class Heartbeat:
         return self.stopping
 
 
-class TendedHeartbeat(Heartbeat):
-    """A service's heartbeat, at each beat of which ``tend`` is called: for connections that must not be left alone."""
+class MaintainingHeartbeat(Heartbeat):
+    """A service's heartbeat, at each beat of which ``maintain`` is called: for connections that need care."""
 
-    def __init__(self, service: Heartbeat, tend: Callable[[], object]) -> None:
+    def __init__(self, service: Heartbeat, maintain: Callable[[], object]) -> None:
         super().__init__()
         self._service = service
-        self._tend = tend
+        self._maintain = maintain
 
     @property
     def stopping(self) -> bool:
@@ -74,12 +74,12 @@ class TendedHeartbeat(Heartbeat):
         return self._service.stopping
 
     def beat(self, status: str | None = None) -> None:
-        """Give a sign of life, and tend."""
+        """Give a sign of life, and maintain."""
         self._service.beat(status)
-        self._tend()
+        self._maintain()
 
     def wait(self, seconds: float) -> bool:
-        """Wait, tending meanwhile; returns at once, and True, when the service is to stop."""
+        """Wait, and maintain meanwhile; returns at once, and True, when the service is to stop."""
         while seconds > 0:
             self.beat()
             if self._service.wait(min(seconds, BEAT_SECONDS)):

@@ -61,17 +61,17 @@ def other_method(rng: random.Random) -> list[bytes]:
 
 def stream(rng: random.Random) -> bytes:
     """Messages on two channels, whose frames come between each other, and other methods among them."""
-    lanes: dict[int, list[bytes]] = {OURS: [], OTHER: [], 0: []}
+    by_channel: dict[int, list[bytes]] = {OURS: [], OTHER: [], 0: []}
     for tag in range(1, rng.randint(2, 12)):
         channel = rng.choice([OURS, OURS, OTHER])
         size = rng.choice([0, 1, rng.randint(0, 300), rng.randint(0, 3 * FRAME_MAX)])
-        lanes[channel] += message(channel, tag, rng.randbytes(size), rng.randint(max(1, size // 4), FRAME_MAX - 8))
+        by_channel[channel] += message(channel, tag, rng.randbytes(size), rng.randint(max(1, size // 4), FRAME_MAX - 8))
         for method in other_method(rng) if rng.random() < 0.4 else ():
-            lanes[struct.unpack_from(">H", method, 1)[0]].append(method)
+            by_channel[struct.unpack_from(">H", method, 1)[0]].append(method)
     frames: list[bytes] = []
-    while any(lanes.values()):
-        lane = rng.choice([frames for frames in lanes.values() if frames])
-        frames.append(lane.pop(0))
+    while any(by_channel.values()):
+        of_channel = rng.choice([frames for frames in by_channel.values() if frames])
+        frames.append(of_channel.pop(0))
     return b"".join(frames)
 
 

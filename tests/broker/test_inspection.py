@@ -12,7 +12,7 @@ from celery import Celery
 from kombu.exceptions import ContentDisallowed
 
 from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.celery.inspection import held_by, limits_no_rate, queried_ids, scheduled_ids
+from swh_sched_runner.broker.celery.inspection import limits_no_rate, queried_ids, query_tasks, scheduled_ids
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import BrokerUnavailable
 from tests.support.processes.workers import StartWorker
@@ -35,7 +35,7 @@ def test_a_worker_tells_what_it_executes_keeps_ready_and_keeps_for_later(
     until(lambda: Path(f"{released}.started").exists() and all(t in worker.logs() for t in (reserved, scheduled)))
     nowhere = [str(uuid.uuid4()) for _ in range(600)]  # more than one question
     # when
-    held = held_by(app, [worker.hostname, "nobody@test"], [active, *nowhere, ended, reserved, scheduled], 1.0)
+    held = query_tasks(app, [worker.hostname, "nobody@test"], [active, *nowhere, ended, reserved, scheduled], 1.0)
     # then
     assert held == {worker.hostname: {active, reserved, scheduled}}
     released.touch()
@@ -47,17 +47,17 @@ def test_a_worker_that_limits_the_rate_of_a_task_tells_nothing(
 ) -> None:
     # given tasks that wait for a rate, which no question finds
     worker = start_worker(broker_url, [queue])
-    assert held_by(app, [worker.hostname], ["x"], 1.0) == {worker.hostname: frozenset()}
+    assert query_tasks(app, [worker.hostname], ["x"], 1.0) == {worker.hostname: frozenset()}
     app.control.rate_limit("echo", "1/h", destination=[worker.hostname], reply=True, timeout=5)
     sent = [app.send_task("echo", queue=queue).id for _ in range(3)]
     until(lambda: all(f"{task}] received" in worker.logs() for task in sent))
 
-    assert held_by(app, [worker.hostname], sent, 1.0) == {}
+    assert query_tasks(app, [worker.hostname], sent, 1.0) == {}
 
 
 def test_nobody_is_asked_nothing() -> None:
     [port] = free_ports(1)
-    assert held_by(create_app(BrokerSettings(url=f"redis://127.0.0.1:{port}/0")), [], ["x"]) == {}
+    assert query_tasks(create_app(BrokerSettings(url=f"redis://127.0.0.1:{port}/0")), [], ["x"]) == {}
 
 
 def test_a_broker_that_is_away_is_no_answer(broker_url: str, proxy: Any) -> None:
@@ -66,7 +66,7 @@ def test_a_broker_that_is_away_is_no_answer(broker_url: str, proxy: Any) -> None
     between.stop()
     began = time.monotonic()
     with pytest.raises(BrokerUnavailable):
-        held_by(app, ["w1@test"], ["x"], 1.0)
+        query_tasks(app, ["w1@test"], ["x"], 1.0)
     assert time.monotonic() - began < 30
 
 
@@ -105,4 +105,4 @@ def test_an_answer_that_kombu_can_not_read_ends_the_question_alone(
 
     monkeypatch.setattr(app.control, "broadcast", broadcast)
     with pytest.raises(BrokerUnavailable):
-        held_by(app, ["w1@test"], ["x"], 10.0)
+        query_tasks(app, ["w1@test"], ["x"], 10.0)

@@ -394,24 +394,24 @@ def test_a_marker_whose_connection_is_cut_says_so(
 def test_a_mark_needs_the_lock_of_the_one_listener_in_its_transaction(
     settings: BrokerSettings, lost: Lost, dispatch: Dispatch, database: Database
 ) -> None:
-    turn = dispatch.open_turn(settings.event_queue)
+    lock = dispatch.open_listener_lock(settings.event_queue)
     mark = lost.place_mark(dead_letters=False)
-    marks = Marks(frozenset([mark]), turn=turn.held)
+    marks = Marks(frozenset([mark]), lock=lock.held)
 
     dispatch.record_events([], (), None, marks)
     assert not lost.mark_recorded(mark)  # the lock was not taken
 
-    assert turn.take()
+    assert lock.take()
     with database.engine.begin() as conn:  # as an administrator does
         conn.execute(text("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'"))
     until(lambda: _advisory_locks(database) == 0)
     dispatch.record_events([], (), None, marks)
     assert not lost.mark_recorded(mark)
-    turn.close()
+    lock.close()
 
-    again = dispatch.open_turn(settings.event_queue)
+    again = dispatch.open_listener_lock(settings.event_queue)
     assert again.take()
-    dispatch.record_events([], (), None, Marks(frozenset([mark]), turn=again.held))
+    dispatch.record_events([], (), None, Marks(frozenset([mark]), lock=again.held))
     assert lost.mark_recorded(mark)
     again.close()
 
@@ -425,7 +425,7 @@ def _advisory_locks(database: Database) -> int:
 def test_no_mark_counts_while_another_consumer_has_messages_in_hand(
     settings: BrokerSettings, app: Celery, listener: Listener, marker: EventMarker, lost: Lost
 ) -> None:
-    # given a listener at work, and another one that was paused when it lost its turn, and takes an event now
+    # given a listener at work, and another one that was paused when it lost its lock, and takes an event now
     drain(listener)
     paused = open_consumer(app, settings, 10)
     push(settings, [ended("of-nobody")])

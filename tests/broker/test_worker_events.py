@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections import defaultdict
@@ -31,6 +32,7 @@ from swh_sched_runner.broker.factory import open_consumer
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.worker import SchedulerTask, configure, result_fields
 from tests.support.processes.workers import StartWorker
+from tests.support.servers.proxy import Proxy
 from tests.support.wait import until
 
 WORKER_EVENTS = (WorkerOnline, WorkerOffline, WorkerHeartbeat)
@@ -271,3 +273,19 @@ def test_configure_makes_any_application_report() -> None:
     assert app.conf.worker_send_task_events
     assert app.conf.get("swh_sched_runner_event_queue") == "their.events"
     assert app.events.Dispatcher.__mro__[1].__module__ == "swh_sched_runner.worker"
+
+
+def test_a_heartbeat_that_can_not_be_sent_does_not_hold_its_worker_up(rabbitmq_url: str) -> None:
+    proxy = Proxy(rabbitmq_url)
+    app = configure(Celery("fleet", broker=proxy.url, set_as_current=False))
+    with connect(app) as connection, app.events.Dispatcher(connection, hostname="w1@test", enabled=True) as dispatcher:
+        dispatcher.send("worker-heartbeat", retry=True)
+        proxy.stop()
+
+        sender = threading.Thread(
+            target=dispatcher.send, args=("worker-heartbeat",), kwargs={"retry": True}, daemon=True
+        )
+        sender.start()
+        sender.join(20)
+
+        assert not sender.is_alive()

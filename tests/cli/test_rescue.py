@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from swh_sched_runner.backend import SchedulerBackend
+from swh_sched_runner.backend.tasks.lost import Lost
+from swh_sched_runner.services.rescuer.marks import MarkSender
 from tests.cli.conftest import Run
 from tests.support.samples import a_type, run_of_a_task
 
@@ -70,3 +72,46 @@ def test_a_run_that_is_unknown_or_has_ended_is_named(run: Run, run_id: str, mess
 
     assert refused.status == 1
     assert message in refused.err
+
+
+@pytest.mark.usefixtures("backend")
+def test_what_a_look_found_is_one_document_for_programs(run: Run) -> None:
+    done = run("rescue", "--dry-run", "--json")
+
+    found = done.json
+    [undecided] = found.pop("undecided")
+    assert found == {"dry_run": True, "withheld": None, "verdicts": [], "held": []}
+    assert (undecided["run"], undecided["rule"]) == (1, "3")
+    assert undecided["reason"].startswith("no mark came back from the event queue")
+
+
+def test_a_verdict_has_its_evidence_in_the_document(
+    run: Run, backend: SchedulerBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MarkSender, "pass_through", lambda *_: None)  # as if a listener had recorded the marks
+    # What was found no longer holds for a run of which the database says so.
+    run_of_a_task(backend, "moves", number=3)
+    judge = Lost.judge
+    monkeypatch.setattr(Lost, "judge", lambda self, verdicts: (judge(self, verdicts[:1]), verdicts[1:])[1])
+
+    done = run("rescue", "--once", "--json")
+
+    first, second = done.json["verdicts"]
+    evidence = first.pop("evidence")
+    assert first == {
+        "run": 1,
+        "backend_id": "open-one",
+        "task_type": "load-git",
+        "rule": "3",
+        "verdict": "never delivered",
+        "void": False,
+    }
+    assert (evidence["ready"], evidence["answered"]) == (0, [])
+    assert (second["backend_id"], second["void"]) == ("moves", True)
+
+
+def test_a_service_prints_no_document(run: Run) -> None:
+    refused = run("rescue", "--json")
+
+    assert refused.status == 64
+    assert "--json needs --once, --dry-run, --force or --run" in refused.err

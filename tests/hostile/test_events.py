@@ -66,8 +66,8 @@ class Line:
             self.listener = self._open()
             return True
 
-    def listen_until(self, condition: Callable[[], object]) -> None:
-        until(lambda: self.round() is not None and condition(), 40)
+    def listen_until(self, condition: Callable[[], object], seconds: float = 40) -> None:
+        until(lambda: self.round() is not None and condition(), seconds)
 
     def close(self) -> None:
         self.listener.close()

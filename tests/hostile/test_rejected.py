@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
@@ -40,8 +41,9 @@ from tests.hostile.test_events import (
 
 __all__ = ["broker", "dispatch", "lines"]
 
-PAIRS = 20
-HOSTILE = 200
+# Pairs of runs, and hostile messages between their events.
+FEW, MANY = (20, 200), (1_000, 10_000)
+KEEPS_ALL = msgspec.structs.replace(SETTINGS, rejected_event_rows=100_000, rejected_event_bytes=2**34)
 # What becomes of a good event on its way.
 DAMAGED: list[Callable[[bytes], bytes]] = [
     lambda good: good[:-1],
@@ -92,34 +94,41 @@ def hostile_bodies(dice: Random) -> Iterator[bytes]:
             yield make(source).body
 
 
+@pytest.mark.parametrize(
+    ("pairs", "hostile"), [FEW, pytest.param(*MANY, marks=[pytest.mark.trial, pytest.mark.timeout(600)])]
+)
 def test_events_made_good_by_hand_do_what_they_would_have_done_in_time(
     lines: Callable[..., Line],
     backend: SchedulerBackend,
     database: Database,
     dispatch: Dispatch,
     broker: BrokerSettings,
+    pairs: int,
+    hostile: int,
 ) -> None:
     # given pairs of runs: the events of one come as they are, the end of the other is damaged, rubbish in between
-    runs = runs_opened(backend, 2 * PAIRS)
-    good, late = runs[:PAIRS], runs[PAIRS:]
-    line = lines(dispatch, broker)
+    runs = runs_opened(backend, 2 * pairs)
+    good, late = runs[:pairs], runs[pairs:]
+    line = lines(dispatch, broker, KEEPS_ALL)
     rubbish = hostile_bodies(Random(7))
     damaged = {}
     bodies = []
-    for number in range(PAIRS):
+    for number in range(pairs):
         bodies += [event("task-started", good[number]), event("task-started", late[number])]
         bodies += [end_of(good[number], number), DAMAGED[number % len(DAMAGED)](end_of(late[number], number))]
         damaged[bodies[-1][:KEPT_BYTES]] = end_of(late[number], number)
-        bodies += [next(rubbish) for _ in range(HOSTILE // PAIRS - 1)]
-    put(broker, bodies)
+        bodies += [next(rubbish) for _ in range(hostile // pairs - 1)]
     # when
-    line.listen_until(lambda: len(rejected_ids(database, None)) >= HOSTILE)
-    line.listen_until(lambda: statuses(database).get("started") == PAIRS)
+    for at in range(0, len(bodies), 1_000):
+        put(broker, bodies[at : at + 1_000])
+        line.round()
+    line.listen_until(lambda: len(rejected_ids(database, None)) >= hostile, 400)
+    line.listen_until(lambda: statuses(database).get("started") == pairs)
     # then each of them is there with its reason, whole unless it is too long
-    listed = list_rejected(database, 1_000)
-    assert len(listed) == HOSTILE
+    listed = list_rejected(database, 2 * hostile)
+    assert len(listed) == hostile
     assert all(row.reason for row in listed)
-    assert [row.kept for row in listed if not row.whole] == [KEPT_BYTES] * len(range(6, PAIRS, len(DAMAGED)))
+    assert [row.kept for row in listed if not row.whole] == [KEPT_BYTES] * len(range(6, pairs, len(DAMAGED)))
     assert {row.properties["routing_key"] for row in listed} == {queue_name(broker)}
     assert line.errors == []
     # and what was made good does what it would have done
@@ -130,8 +139,8 @@ def test_events_made_good_by_hand_do_what_they_would_have_done_in_time(
             [replayed] = replay(database, [row.id], body)
             assert (replayed.outcome, len(replayed.runs)) == ("applied", 1)
             made_good += 1
-    assert made_good == PAIRS
-    for number in range(PAIRS):
+    assert made_good == pairs
+    for number in range(pairs):
         assert state(database, late[number]) == state(database, good[number])
     # and the others are rejected as before
     left = rejected_ids(database, None)

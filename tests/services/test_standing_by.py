@@ -73,7 +73,7 @@ def test_a_listener_that_stands_by_says_so_and_goes_on_when_the_other_is_killed(
 
 
 def test_a_turn_is_one_listener_s_until_its_session_ends(dispatch: Dispatch, database: Database) -> None:
-    one, other, elsewhere = (dispatch.open_turn(queue) for queue in ("events", "events", "others"))
+    one, other, elsewhere = (dispatch.open_listener_lock(queue) for queue in ("events", "events", "others"))
 
     assert one.take()
     assert not other.take()

@@ -77,7 +77,7 @@ def test_a_second_successor_neither_ends_nor_bars_the_first_one(
     end(left_behind, dispatch)
     before(first._publisher, "session_is_gone", lambda: second.maintain(Heartbeat()))
 
-    # when another one comes at that moment
+    # when another one comes just then
     confirmed = first.maintain(Heartbeat())
 
     # then the first one takes over, its session lives, and the messages are sent once

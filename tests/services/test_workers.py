@@ -95,7 +95,7 @@ class Fleet:
                 compared.add(row.clock)
             return len(compared) >= 3
 
-        until(is_done, 60)
+        until(is_done, 60 + processed / 10)
         [life] = self.lives()
         return life
 
@@ -139,25 +139,51 @@ def test_a_worker_that_was_killed_and_came_back_is_another_life(
     assert old.life != new.life
 
 
-@pytest.mark.parametrize("stock", [False, True], ids=["ours", "stock"])
-def test_no_event_is_missing_after_retries_and_tasks_that_are_ignored(
-    make_fleet: Callable[..., Fleet], start_worker: StartWorker, app: Celery, broker_url: str, stock: bool
+NAMES = ("stock_echo", "stock_retry", "stock_ignore", "stock_fail")
+POOLS = ("prefork", "solo", "threads")
+THOUSAND = [pytest.param(pool, False, 250, marks=[pytest.mark.trial, pytest.mark.timeout(400)]) for pool in POOLS]
+
+
+def send(app: Celery, of_each: int) -> int:
+    """Send tasks that return, are retried once, are ignored, fail, so many of each; answers how often they begin."""
+    for _ in range(of_each):
+        for name in NAMES:
+            app.send_task(name, queue=QUEUE)
+    return 5 * of_each
+
+
+@pytest.mark.parametrize(
+    ("pool", "stock", "of_each"),
+    [("prefork", True, 5), ("solo", False, 5), ("threads", False, 5), *THOUSAND],
+)
+def test_no_event_is_missing_after_retries_failures_and_tasks_that_are_ignored(
+    make_fleet: Callable[..., Fleet],
+    start_worker: StartWorker,
+    app: Celery,
+    broker_url: str,
+    pool: str,
+    stock: bool,
+    of_each: int,
 ) -> None:
     fleet = make_fleet()
-    start_worker(broker_url, [QUEUE], options=BEATS, stock=stock)
+    start_worker(broker_url, [QUEUE], options=BEATS, stock=stock, pool=pool)
     until(lambda: any(life.pool for life in fleet.lives()), 60)
 
-    for name in ("stock_echo", "stock_retry", "stock_ignore", "stock_fail"):
-        for _ in range(5):
-            app.send_task(name, queue=QUEUE)
-    life = fleet.audited(processed=25)
+    life = fleet.audited(processed=send(app, of_each))
 
     assert (life.life is None) is stock
     assert life.missing == 0
 
 
+@pytest.mark.parametrize(("pool", "stock", "of_each"), [("prefork", False, 12), *THOUSAND])
 def test_as_many_events_are_missing_as_were_dropped(
-    make_fleet: Callable[..., Fleet], start_worker: StartWorker, app: Celery, broker_url: str
+    make_fleet: Callable[..., Fleet],
+    start_worker: StartWorker,
+    app: Celery,
+    broker_url: str,
+    pool: str,
+    stock: bool,
+    of_each: int,
 ) -> None:
     droppings: list[Dropping] = []
 
@@ -166,15 +192,14 @@ def test_as_many_events_are_missing_as_were_dropped(
         return droppings[-1]
 
     fleet = make_fleet(wrap)
-    start_worker(broker_url, [QUEUE], options=BEATS)
+    start_worker(broker_url, [QUEUE], options=BEATS, pool=pool, stock=stock)
     until(lambda: any(life.pool for life in fleet.lives()), 60)
 
-    for _ in range(60):
-        app.send_task("echo", queue=QUEUE)
-    life = fleet.audited(processed=60)
+    begun = send(app, of_each)
+    life = fleet.audited(processed=begun)
 
-    assert droppings[0].dropped == 3
-    assert life.missing == 3
+    assert droppings[0].dropped == begun // 20
+    assert life.missing == droppings[0].dropped
 
 
 STATS = {"pid": 7, "pool": {"implementation": "celery.concurrency.solo:TaskPool"}, "broker": {"heartbeat": 60}}

@@ -88,7 +88,7 @@ class Fleet:
         self._heartbeat = Heartbeat()
         self._rescuer: Service | None = None
         self._services = factories(self._context)
-        self._supervisor = Supervisor({name: self._services[name] for name in SERVICES})
+        self._supervisor = Supervisor({name: self._services[name] for name in SERVICES if name in self._services})
         self._thread = threading.Thread(target=self._supervisor.run, name="fleet")
         self._thread.start()
         for name in (QUEUE, OTHER_QUEUE, CONTROL_QUEUE):
@@ -130,6 +130,10 @@ class Fleet:
         """Whether the broker still has the queue that belongs to a worker's connection."""
         with self._context.open_queues() as queues:
             return bool(queues.worker_is_connected(worker.hostname))
+
+    def forget(self, worker: WorkerProcess) -> None:
+        """What `worker forget --force` does."""
+        Workers(self._context.database).forget(worker.hostname, force=True)
 
     @staticmethod
     def freeze(worker: WorkerProcess) -> None:
@@ -185,10 +189,11 @@ class Fleet:
             for _ in range(count)
         )
 
-    def create_other(self, name: str) -> Task:
+    def create_other(self, name: str, *args: Any) -> Task:
         """Create a task of another name, with a type and a queue of its own."""
         self.backend.create_task_type(a_type(name, backend_name=name, retry_delay=timedelta(0)))
-        [task] = self.backend.create_tasks([Task(type=name, arguments={"args": [], "kwargs": {}}, next_run=NOW)])
+        arguments: dict[str, Any] = {"args": list(args), "kwargs": {}}
+        [task] = self.backend.create_tasks([Task(type=name, arguments=arguments, next_run=NOW)])  # type: ignore[typeddict-item]
         return task
 
     def let_end(self, *names: str) -> None:
@@ -253,16 +258,24 @@ class Fleet:
                 assert self.run(task)["ended"] is None, self.run(task)
             assert time.monotonic() < deadline + 60, f"the rescuer judges nothing; undecided: {self.undecided()}"
 
-    def untouched(self, *tasks: Task) -> None:
-        """Rounds for longer than any rule waits, after each of which the first runs of these tasks must be open.
+    def untouched(self, *tasks: Task, seconds: float = LONG_SECONDS) -> None:
+        """Rounds for so long, by default longer than any rule waits.
 
-        Meanwhile the rescuer finds that a run of another queue, which was purged, is lost: so it works.
+        After each of them the first runs of these tasks must be open. Meanwhile the rescuer finds that a run of another
+        queue, which was purged, is lost: so it works.
         """
-        [control] = self.backend.create_tasks(
-            [Task(type=CONTROL_QUEUE, arguments={"args": [str(uuid.uuid4())], "kwargs": {}}, next_run=NOW)]
+        # Without a retry: the message of one would be purged in place of the next control run's.
+        arguments: dict[str, Any] = {"args": [str(uuid.uuid4())], "kwargs": {}}
+        control_task = Task(
+            type=CONTROL_QUEUE,
+            arguments=arguments,
+            next_run=NOW,
+            policy="oneshot",
+            retries_left=0,  # type: ignore[typeddict-item]
         )
+        [control] = self.backend.create_tasks([control_task])
         self.purge(CONTROL_QUEUE)
-        self.rescue_for(LONG_SECONDS, *tasks, until_judged=control)
+        self.rescue_for(seconds, *tasks, until_judged=control)
 
     def rescue_until(self, condition: Callable[[], Any], seconds: float = 60, *tasks: Task, what: str = "") -> None:
         """Rounds until ``condition`` holds, after each of which the first runs of these tasks must be open."""

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swh_sched_runner.backend.workers.leaving import MOST_LEFT, Ends
 from swh_sched_runner.backend.workers.life import (
     MOST_STARTS,
     MOST_STARTS_AT_FIRST,
@@ -32,17 +33,29 @@ def a_sign(kind: str, second: float, life: str | None = None, pid: int = 1, **mo
 
 
 def starts(*clocks: int, pid: int = 1, life: str | None = None, second: float | None = None) -> Starts:
-    moment = at(max(clocks) if second is None else second)
-    return Starts(WorkerKey("w1@here", pid, life), moment, moment, set(clocks))
+    signed = at(max(clocks) if second is None else second)
+    return Starts(WorkerKey("w1@here", pid, life), signed, signed, set(clocks))
 
 
-def told(*signs: WorkerSign | Starts, pool: str | None = None) -> list[Life]:
+def ends(*clocks: int, run: str | None = None, pid: int = 1) -> Ends:
+    return Ends("w1@here", pid, [(clock, run or f"run-{clock}") for clock in clocks])
+
+
+def told(*signs: WorkerSign | Starts | Ends, pool: str | None = None) -> list[Life]:
     """The lives after all of that, each arriving when it was signed."""
     known: list[Life] = []
+    now = NOW
     for sign in signs:
-        now = sign.last if isinstance(sign, Starts) else sign.signed
-        lives = Lives(known, now)
-        lives.take_in(*([], [sign]) if isinstance(sign, Starts) else ([sign], []))
+        match sign:
+            case Ends():
+                lives = Lives(known, now)
+                lives.take_in([], [], [sign])
+            case Starts():
+                lives = Lives(known, now := sign.last)
+                lives.take_in([], [sign])
+            case WorkerSign():
+                lives = Lives(known, now := sign.signed)
+                lives.take_in([sign], [])
         known = lives.all()
         for life in known:
             life.pool = pool
@@ -254,7 +267,7 @@ def test_a_heartbeat_waits_for_the_starts_before_it() -> None:
     assert (life.sample_clock, life.missing) == (4, None)
 
     life.start(starts(2, 3, life="a"))
-    life.settle(all_recorded=True)
+    life.compare_sample(all_recorded=True)
     assert (life.sample_clock, life.unmatched) == (None, 0)
 
 
@@ -298,3 +311,65 @@ def test_starts_that_no_heartbeat_is_compared_with_are_not_kept_for_ever(audit_f
     life.start(Starts(life.key, NOW, NOW, [most + 1]))
     assert (life.recent_starts, life.audit_from, life.audit_settled) == ([], None, most + 1)
     assert life.missing is None  # the count begins anew
+
+
+ONLINE = a_sign("online", 1, processed=0)
+LEAVES = a_sign("offline", 10, active=2)
+
+
+@pytest.mark.parametrize(
+    ("signs", "running"),
+    [
+        ([LEAVES], 2),
+        ([LEAVES, ends(11)], 1),
+        ([LEAVES, ends(11, 12)], 0),
+        ([LEAVES, ends(11), LEAVES, ends(11), ends(12)], 0),  # delivered again
+        ([LEAVES, ends(11, 12, run="run-1")], 1),  # a hard time limit sends two ends
+        ([LEAVES, ends(8, 9)], 2),  # they were on their way
+        ([LEAVES, ends(11, 12, pid=2)], 2),
+        ([LEAVES, starts(11), ends(12, 13)], 1),  # it was handed to the pool before
+        ([LEAVES, starts(11), starts(11), ends(12, 13, 14)], 0),
+        ([LEAVES, starts(9), ends(12, 13)], 0),  # sent before
+        ([starts(11), LEAVES, ends(12, 13)], None),  # a start overtook it
+        ([a_sign("offline", 10, active=2, clock=None), ends(12, 13)], None),
+        ([a_sign("offline", 10), ends(12, 13)], None),  # it does not say how many
+        ([LEAVES, a_sign("online", 15, processed=3), a_sign("offline", 20, active=1), ends(16, 17)], 1),
+        ([LEAVES, starts(*range(11, 12 + MOST_LEFT))], None),
+    ],
+)
+def test_a_life_that_shuts_down_executes_what_has_not_ended(signs: list[Any], running: int | None) -> None:
+    [life] = told(ONLINE, *signs, pool="prefork")
+
+    assert (life.is_leaving, life.left_running) == (True, running)
+
+
+@pytest.mark.parametrize(
+    ("active", "late", "running"), [(0, [], 0), (0, [starts(11)], None), (2, [ends(11, 12)], None)]
+)
+def test_in_a_pool_of_threads_only_a_life_that_executed_nothing_is_counted(
+    active: int, late: list[Any], running: int | None
+) -> None:
+    [life] = told(
+        ONLINE, a_sign("heartbeat", 2, processed=0), a_sign("offline", 10, active=active), *late, pool="threads"
+    )
+
+    assert life.left_running == running
+
+
+def test_a_life_that_begins_something_after_it_was_over_was_not() -> None:
+    [life] = told(ONLINE, a_sign("offline", 10, active=0), pool="prefork")
+    life.ended, life.ended_by = at(11), "left"
+
+    lives = Lives([life], at(12))
+    lives.take_in([], [starts(12)])
+
+    assert (life.ended, life.ended_by, life.left_running) == (None, None, 1)
+
+
+def test_where_two_lives_of_one_pid_shut_down_no_end_counts() -> None:
+    known = told(a_sign("offline", 10, "a", active=1), pool="prefork")
+    known += told(a_sign("offline", 10, "b", active=1), pool="prefork")
+
+    Lives(known, at(12)).take_in([], [], [ends(11)])
+
+    assert [life.left_running for life in known] == [1, 1]

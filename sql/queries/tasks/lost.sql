@@ -36,16 +36,18 @@ where r.id = any(cast(:ids as bigint[])) and r.ended is null and r.backend_id is
 order by r.id;
 
 -- name: still_open
--- Of these runs those that have not moved since they were looked at. After their tasks and they were locked.
+-- Of these runs those that have not moved since they were looked at. After their tasks and they were locked. The array
+-- tells the planner how many they are, so that it looks them up.
 select r.backend_id
 from unnest(cast(:ids as bigint[]), cast(:states as text[])) as seen (id, state)
 join task_run r on r.id = seen.id
-where r.ended is null and run_state(r) = seen.state
+where r.id = any(cast(:ids as bigint[])) and r.ended is null and run_state(r) = seen.state
   and r.id not in (select unnest(runs) from dispatch_batch where runs is not null);
 
 -- name: lives_now
 -- What verdicts rest on: the lives that are not over, and those named. Whoever writes lives is locked out by then.
-select id, queues, ended is null as lives, coalesce(cast(online as text), '') as came, life_state(w) as state
+select id, queues, ended is null as lives, coalesce(processed > 0 and events_clock is null, false) as sends_no_events,
+       coalesce(cast(online as text), '') as came, life_state(w) as state
 from worker w
 where ended is null or id = any(cast(:ids as bigint[]));
 

@@ -7,22 +7,29 @@ select pg_advisory_xact_lock(:key);
 -- Third lock of an end, and that of heartbeats: rows of worker, in order of id. Those of the workers named that are not
 -- over, or that what is signed may be of.
 select id, hostname, pid, life, began, online, signed, first_sign, last_sign, clock, processed, active, software, version,
-       pool, offline, offline_active, left_at, clock_offset, events_clock, audit_from, audit_settled, audit_processed,
-       audit_starts, recent_starts, sample_clock, sample_processed, sample_active, sampled, unmatched, missing, ended,
-       ended_by
+       pool, offline, offline_active, offline_clock, left_at, left_starts, left_ends, left_running, clock_offset,
+       events_clock, audit_from, audit_settled, audit_processed, audit_starts, recent_starts, sample_clock,
+       sample_processed, sample_active, sampled, unmatched, missing, ended, ended_by
 from worker
 where hostname = any(cast(:hostnames as text[]))
   and (ended is null or life = any(cast(:lives as text[])) or life is null and pid = any(cast(:pids as int[])))
 order by id
 for no key update;
 
+-- name: leaving
+-- Which of these workers shut down; mostly none.
+select hostname
+from worker
+where left_at is not null and ended is null and offline > coalesce(online, began)
+  and hostname = any(cast(:hostnames as text[]));
+
 -- name: lock_samples
 -- Lives of which a heartbeat has waited so long to be compared that all that its worker told before is recorded, if
 -- nothing is left to record.
 select id, hostname, pid, life, began, online, signed, first_sign, last_sign, clock, processed, active, software, version,
-       pool, offline, offline_active, left_at, clock_offset, events_clock, audit_from, audit_settled, audit_processed,
-       audit_starts, recent_starts, sample_clock, sample_processed, sample_active, sampled, unmatched, missing, ended,
-       ended_by
+       pool, offline, offline_active, offline_clock, left_at, left_starts, left_ends, left_running, clock_offset,
+       events_clock, audit_from, audit_settled, audit_processed, audit_starts, recent_starts, sample_clock,
+       sample_processed, sample_active, sampled, unmatched, missing, ended, ended_by
 from worker
 where sampled < now() - make_interval(secs => :seconds) and ended is null
 order by id
@@ -32,11 +39,13 @@ for no key update;
 -- New lives and what became of known ones, whose rows are locked.
 insert into worker (
   id, hostname, pid, life, began, online, signed, first_sign, last_sign, clock, processed, active, software, version,
-  offline, offline_active, left_at, clock_offset, events_clock, audit_from, audit_settled, audit_processed, audit_starts,
-  recent_starts, sample_clock, sample_processed, sample_active, sampled, unmatched, missing, ended, ended_by
+  offline, offline_active, offline_clock, left_at, left_starts, left_ends, left_running, clock_offset, events_clock,
+  audit_from, audit_settled, audit_processed, audit_starts, recent_starts, sample_clock, sample_processed,
+  sample_active, sampled, unmatched, missing, ended, ended_by
 )
 select coalesce(id, nextval('worker_id_seq')), hostname, pid, life, began, online, signed, first_sign, last_sign, clock,
-       processed, active, software, version, offline, offline_active, left_at, cast(clock_offset as double precision),
+       processed, active, software, version, offline, offline_active, offline_clock, left_at,
+       cast(left_starts as bigint[]), cast(left_ends as bigint[]), left_running, cast(clock_offset as double precision),
        events_clock, audit_from, audit_settled, audit_processed, audit_starts, cast(recent_starts as bigint[]),
        sample_clock, sample_processed, sample_active, sampled, unmatched, missing, ended, ended_by
 from unnest(
@@ -44,7 +53,9 @@ from unnest(
   cast(:began as timestamptz[]), cast(:online as timestamptz[]), cast(:signed as timestamptz[]),
   cast(:first_sign as timestamptz[]), cast(:last_sign as timestamptz[]), cast(:clock as bigint[]),
   cast(:processed as bigint[]), cast(:active as bigint[]), cast(:software as text[]), cast(:version as text[]),
-  cast(:offline as timestamptz[]), cast(:offline_active as bigint[]), cast(:left_at as timestamptz[]), cast(:clock_offset as text[]),
+  cast(:offline as timestamptz[]), cast(:offline_active as bigint[]), cast(:offline_clock as bigint[]),
+  cast(:left_at as timestamptz[]), cast(:left_starts as text[]), cast(:left_ends as text[]),
+  cast(:left_running as bigint[]), cast(:clock_offset as text[]),
   cast(:events_clock as bigint[]), cast(:audit_from as bigint[]), cast(:audit_settled as bigint[]),
   cast(:audit_processed as bigint[]), cast(:audit_starts as bigint[]), cast(:recent_starts as text[]),
   cast(:sample_clock as bigint[]), cast(:sample_processed as bigint[]), cast(:sample_active as bigint[]),
@@ -52,13 +63,16 @@ from unnest(
   cast(:ended as timestamptz[]), cast(:ended_by as text[])
 ) as u (
   id, hostname, pid, life, began, online, signed, first_sign, last_sign, clock, processed, active, software, version,
-  offline, offline_active, left_at, clock_offset, events_clock, audit_from, audit_settled, audit_processed, audit_starts,
-  recent_starts, sample_clock, sample_processed, sample_active, sampled, unmatched, missing, ended, ended_by
+  offline, offline_active, offline_clock, left_at, left_starts, left_ends, left_running, clock_offset, events_clock,
+  audit_from, audit_settled, audit_processed, audit_starts, recent_starts, sample_clock, sample_processed,
+  sample_active, sampled, unmatched, missing, ended, ended_by
 )
 on conflict (id) do update
 set began = excluded.began, online = excluded.online, signed = excluded.signed, last_sign = excluded.last_sign,
     clock = excluded.clock, processed = excluded.processed, active = excluded.active, software = excluded.software,
-    version = excluded.version, offline = excluded.offline, offline_active = excluded.offline_active, left_at = excluded.left_at,
+    version = excluded.version, offline = excluded.offline, offline_active = excluded.offline_active,
+    offline_clock = excluded.offline_clock, left_at = excluded.left_at, left_starts = excluded.left_starts,
+    left_ends = excluded.left_ends, left_running = excluded.left_running,
     clock_offset = excluded.clock_offset, events_clock = excluded.events_clock, audit_from = excluded.audit_from,
     audit_settled = excluded.audit_settled, audit_processed = excluded.audit_processed,
     audit_starts = excluded.audit_starts, recent_starts = excluded.recent_starts, sample_clock = excluded.sample_clock,
@@ -67,13 +81,13 @@ set began = excluded.began, online = excluded.online, signed = excluded.signed, 
 returning id, hostname, pid, life, began;
 
 -- name: uninspected
--- Lives to ask for their pool and queues: those that were never asked, a minute later those that did not answer.
+-- Lives to ask for their pool and queues: those that were never asked, a minute later those that left out an answer.
 update worker
 set inspected = now()
 where id in (
   select id
   from worker
-  where ended is null and pool is null and last_sign > now() - interval '10 seconds'
+  where ended is null and (pool is null or queues is null) and last_sign > now() - interval '10 seconds'
     and (inspected is null or inspected < now() - interval '1 minute')
   order by id
   limit 500

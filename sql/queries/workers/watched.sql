@@ -2,12 +2,20 @@
 -- The lives that are not over, and those named: what tells whether they are. ``state`` is all that a sign moves.
 select id, hostname, pid, queues, blocks, heartbeat,
        cast(extract(epoch from now() - last_sign) as float8) as silent_seconds,
-       coalesce(offline > coalesce(online, began), false) as is_leaving, offline_active,
+       coalesce(offline > coalesce(online, began), false) as is_leaving, left_running,
        cast(extract(epoch from now() - left_at) as float8) as left_seconds,
+       coalesce(processed > 0 and events_clock is null, false) as sends_no_events, missing,
        ended_by, cast(extract(epoch from now() - ended) as float8) as ended_seconds,
        coalesce(cast(online as text), '') as came, life_state(w) as state
 from worker w
 where ended is null or id = any(cast(:ids as bigint[]))
+order by id;
+
+-- name: ended_without_events
+-- The lives that are over and sent no task events, though they had begun tasks. Reads all that are kept.
+select hostname, queues, cast(extract(epoch from now() - ended) as float8) as ended_seconds
+from worker
+where ended is not null and processed > 0 and events_clock is null
 order by id;
 
 -- name: end_lives

@@ -16,9 +16,9 @@ import msgspec
 from sqlalchemy import Connection, Row
 
 from swh_sched_runner.backend.dispatch import ready, visit_batches
+from swh_sched_runner.backend.dispatch.listener_lock import ListenerLock
 from swh_sched_runner.backend.dispatch.ready import QueueState, ReadySnapshot, TaskGroup
 from swh_sched_runner.backend.dispatch.session import DispatcherSession
-from swh_sched_runner.backend.dispatch.turn import ListenerTurn
 from swh_sched_runner.backend.dispatch.visit_batches import VisitPlan
 from swh_sched_runner.backend.events import rejected as rejected_events
 from swh_sched_runner.backend.events.rejected import Rejection
@@ -193,9 +193,9 @@ class Dispatch:
             finally:
                 session.close()
 
-    def open_turn(self, queue: str) -> ListenerTurn:
+    def open_listener_lock(self, queue: str) -> ListenerLock:
         """A connection that may become the one listener of an event queue; raises ``ConfigurationError``."""
-        return ListenerTurn(self._db.engine, queue)
+        return ListenerLock(self._db.engine, queue)
 
     def record_events(
         self,

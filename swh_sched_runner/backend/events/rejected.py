@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
 import attrs
@@ -17,6 +17,8 @@ from swh_sched_runner.model import Timestamp
 
 # Rows of before the column ``size`` have no more of a body, so one of that length may have been cut.
 KEPT_BYTES_BEFORE = 65_536
+# Of bodies in a statement, which is four times as long in the driver.
+STATEMENT_BYTES = 262_144
 
 _sql = Queries("events/rejected")
 
@@ -62,17 +64,30 @@ class RejectedEvent:
 
 def insert(conn: Connection, rejected: Sequence[Rejection]) -> None:
     """Keep these."""
-    if not rejected:
-        return
-    conn.execute(
-        _sql.insert_rejected_events,
-        {
-            "reasons": [one.reason for one in rejected],
-            "bodies": [one.body for one in rejected],
-            "sizes": [one.size for one in rejected],
-            "properties": [json.dumps(dict(one.properties)) for one in rejected],
-        },
-    )
+    for some in _in_parts(rejected):
+        conn.execute(
+            _sql.insert_rejected_events,
+            {
+                "reasons": [one.reason for one in some],
+                "bodies": [one.body for one in some],
+                "sizes": [one.size for one in some],
+                "properties": [json.dumps(dict(one.properties)) for one in some],
+            },
+        )
+
+
+def _in_parts(rejected: Sequence[Rejection]) -> Iterator[list[Rejection]]:
+    """Parts of which each is small enough for a statement; or is one that isn't."""
+    part: list[Rejection] = []
+    size = 0
+    for one in rejected:
+        if part and size + len(one.body) > STATEMENT_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(one)
+        size += len(one.body)
+    if part:
+        yield part
 
 
 def trim(conn: Connection, rows: int, size: int, seconds: float) -> int:

@@ -10,8 +10,8 @@ import attrs
 from sqlalchemy import Connection, Row
 
 from swh_sched_runner.backend.columns import column
-from swh_sched_runner.backend.dispatch import turn
-from swh_sched_runner.backend.dispatch.turn import HeldTurn
+from swh_sched_runner.backend.dispatch import listener_lock
+from swh_sched_runner.backend.dispatch.listener_lock import HeldLock
 from swh_sched_runner.backend.tasks import runs
 from swh_sched_runner.backend.tasks.runs import RunChange
 from swh_sched_runner.backend.workers import lives
@@ -55,7 +55,7 @@ class Verdict:
 
     ``lives`` are those that are over, with their ``state``: a sign of theirs makes the verdict void. ``consumers`` are
     those that may have consumed from the ``queue``, with their ``came``: another one, or one that came online again,
-    may have the message, and makes it void as well.
+    may have the message, and makes it void as well. So does, by rule 3, one that is found to send no task events.
     """
 
     suspect: Suspect
@@ -116,16 +116,16 @@ class Lost:
 
 @attrs.define(slots=True, frozen=True)
 class Marks:
-    """Marks that came out of a queue, all before them recorded. ``turn`` must still be held, where there is one."""
+    """Marks that came out of a queue, all before them recorded. ``lock`` must still be held, where there is one."""
 
     ids: frozenset[str]
     dead_letters: bool = False
-    turn: HeldTurn | None = None
+    lock: HeldLock | None = None
 
 
 def record_marks(conn: Connection, marks: Marks) -> None:
     """Note that these marks came out of their queue. Those that nobody placed are ignored."""
-    if marks.ids and (marks.turn is None or turn.is_held(conn, marks.turn)):
+    if marks.ids and (marks.lock is None or listener_lock.is_held(conn, marks.lock)):
         conn.execute(_sql.record_marks, {"marks": column(sorted(marks.ids)), "dead_letters": marks.dead_letters})
 
 
@@ -185,6 +185,8 @@ def _stands(verdict: Verdict, now_known: Sequence[Row[Any]]) -> bool:
     if verdict.queue is None:
         return True
     consuming = [life for life in now_known if life.lives and (life.queues is None or verdict.queue in life.queues)]
+    if verdict.rule == "3" and any(life.sends_no_events for life in consuming):
+        return False
     return all(verdict.consumers.get(life.id) == life.came for life in consuming)
 
 

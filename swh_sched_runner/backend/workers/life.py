@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 
 import attrs
 
+from swh_sched_runner.backend.workers.leaving import Ends, Leaving
+
 # Of a host name so many characters are kept; Celery's are shorter.
 MAX_HOSTNAME = 255
 MAX_SOFTWARE = 64
@@ -66,7 +68,7 @@ class Starts:
 
 
 @attrs.define(slots=True)
-class Life:
+class Life(Leaving):
     """A row of ``worker``, whose columns it explains in the schema. ``id`` is None until it is written."""
 
     hostname: str
@@ -76,7 +78,6 @@ class Life:
     signed: datetime
     first_sign: datetime
     id: int | None = None
-    online: datetime | None = None
     last_sign: datetime | None = None
     clock: int | None = None
     processed: int | None = None
@@ -84,9 +85,6 @@ class Life:
     software: str | None = None
     version: str | None = None
     pool: str | None = None
-    offline: datetime | None = None
-    offline_active: int | None = None
-    left_at: datetime | None = None
     clock_offset: float | None = None
     events_clock: int | None = None
     audit_from: int | None = None
@@ -140,12 +138,11 @@ class Life:
             self.software, self.version = sign.software or self.software, sign.version or self.version
         match sign.kind:
             case "online":
-                self.online = max(self.online or sign.signed, sign.signed)
+                self.come_online(sign.signed)
                 if sign.processed == 0:
                     self._sample(sign, now)
             case "offline":
-                if self.offline is None or sign.signed >= self.offline:
-                    self.offline, self.offline_active, self.left_at = sign.signed, sign.active, now
+                self.leave(sign.signed, sign.clock, sign.active, now, self.events_clock or 0)
             case "heartbeat":
                 self._revive(is_newest, now)
                 self.last_sign = now
@@ -156,13 +153,15 @@ class Life:
     def start(self, starts: Starts) -> None:
         """Take in its task-started of a batch."""
         self._lasts(starts.first, starts.last)
+        if self.begins(starts.clocks, starts.last) and self.ended_by == "left":
+            self.ended = self.ended_by = None  # it was not over
         fresh = {clock for clock in starts.clocks if self.audit_settled is None or clock > self.audit_settled}
         self.recent_starts = sorted(fresh.union(self.recent_starts))
         if starts.clocks:
             self.events_clock = max(self.events_clock or 0, *starts.clocks)
         if len(self.recent_starts) > (MOST_STARTS_AT_FIRST if self.audit_from is None else MOST_STARTS):
             self._audit_anew()
-        self.settle()
+        self.compare_sample()
 
     def _lasts(self, first: datetime, last: datetime) -> None:
         self.began, self.signed = min(self.began, first), max(self.signed, last)
@@ -190,7 +189,7 @@ class Life:
         elif self.sample_clock is None and sign.clock > (self.audit_settled or 0):
             self.sample_clock, self.sample_processed, self.sample_active = sign.clock, sign.processed, sign.active
             self.sampled = now
-        self.settle()
+        self.compare_sample()
 
     def _audit_anew(self) -> None:
         self.audit_from, self.audit_settled = None, self.events_clock
@@ -202,7 +201,7 @@ class Life:
         self.sample_clock = self.sample_processed = self.sample_active = None
         self.sampled = None
 
-    def settle(self, *, all_recorded: bool = False) -> None:
+    def compare_sample(self, *, all_recorded: bool = False) -> None:
         """Compare the heartbeat that waits, if all starts before it are recorded.
 
         A start after it proves that, since a worker sends its events in order; so does an event queue that is empty
@@ -213,7 +212,7 @@ class Life:
             return
         if not all_recorded and (self.events_clock or 0) <= clock:
             return
-        if not self._is_ordered and self.sample_active != 0:
+        if not self.is_ordered and self.sample_active != 0:
             self._drop_sample()  # threads count an execution and report it one after the other
             return
         before = [start for start in self.recent_starts if start < clock]
@@ -227,7 +226,8 @@ class Life:
         self._drop_sample()
 
     @property
-    def _is_ordered(self) -> bool:
+    def is_ordered(self) -> bool:
+        """Whether its counts and clocks come in one order."""
         return self.pool in ORDERED_POOLS
 
 
@@ -244,7 +244,9 @@ class Lives:
         """Known ones in the order in which they were given, new ones among them."""
         return [life for lives in self._by_hostname.values() for life in lives]
 
-    def take_in(self, signs: Sequence[WorkerSign], starts: Sequence[Starts]) -> dict[WorkerKey, Life]:
+    def take_in(
+        self, signs: Sequence[WorkerSign], starts: Sequence[Starts], ends: Sequence[Ends] = ()
+    ) -> dict[WorkerKey, Life]:
         """Take in what was signed; answers the life of each key of ``starts``."""
         signs = [attrs.evolve(sign, signed=self._plausible(sign.signed)) for sign in signs]
         ordered = sorted(signs, key=lambda sign: (sign.signed, sign.clock or 0))
@@ -256,12 +258,20 @@ class Lives:
             life = self._life_of(each.key, each.last)
             life.start(each)
             started[each.key] = life
+        for end in ends:
+            # One host name and pid: where two lives of them shut down, it can't be told which one signed.
+            signed = [life for life in self._by_hostname.get(end.hostname, ()) if life.pid == end.pid]
+            lives = [life for life in signed if life.is_leaving and life.ended is None]
+            if len(lives) == 1:
+                lives[0].ends(end.ends)
         for lives in self._by_hostname.values():
             self._end_succeeded(lives)
+            for life in lives:
+                life.count_left(is_ordered=life.is_ordered)
         return started
 
     def _plausible(self, signed: datetime) -> datetime:
-        """A clock that is a day ahead says nothing: the moment of arrival counts instead."""
+        """A clock that is a day ahead says nothing: the time of arrival counts instead."""
         return signed if signed < self._now + AHEAD else self._now
 
     def _life_of(self, key: WorkerKey, signed: datetime, sign: WorkerSign | None = None) -> Life:

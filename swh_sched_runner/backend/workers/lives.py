@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from swh_sched_runner.backend import validate
 from swh_sched_runner.backend.columns import column
+from swh_sched_runner.backend.workers.leaving import Ends
 from swh_sched_runner.backend.workers.life import Life, Lives, Starts, WorkerKey, WorkerSign
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownWorker, WorkerAlive
@@ -33,6 +34,7 @@ class Signs:
 
     signs: Sequence[WorkerSign] = ()
     starts: Sequence[Starts] = ()
+    ends: Sequence[Ends] = ()
 
 
 @attrs.frozen
@@ -101,35 +103,49 @@ def lock(conn: Connection) -> None:
 def record(conn: Connection, said: Signs) -> dict[WorkerKey, int]:
     """Record what workers signed; answers the rows of the lives that started something."""
     keys = {sign.key for sign in said.signs} | {start.key for start in said.starts}
-    if not keys:
+    hostnames = {key.hostname for key in keys}
+    # Ends are counted of lives that shut down; of the others no row is touched.
+    hostnames |= _leaving(conn, {end.hostname for end in said.ends} - hostnames)
+    if not hostnames:
         return {}
     lock(conn)
     binds = {
-        "hostnames": column(sorted({key.hostname for key in keys})),
+        "hostnames": column(sorted(hostnames)),
         "lives": column(sorted({key.life for key in keys if key.life is not None})),
         "pids": column(sorted({key.pid for key in keys if key.pid is not None})),
     }
     known = [Life(**row) for row in conn.execute(_sql.lock_lives, binds).mappings()]
-    before = {life.id: attrs.evolve(life, recent_starts=list(life.recent_starts)) for life in known}
+    before = {life.id: attrs.evolve(life) for life in known}
     lives = Lives(known, _now(conn))
-    started = lives.take_in(said.signs, said.starts)
+    started = lives.take_in(said.signs, said.starts, said.ends)
     changed = [life for life in lives.all() if life.id is None or life != before[life.id]]
     _write(conn, changed)
     return {key: life.id for key, life in started.items() if life.id is not None}
+
+
+def _leaving(conn: Connection, hostnames: Collection[str]) -> set[str]:
+    if not hostnames:
+        return set()
+    return set(conn.execute(_sql.leaving, {"hostnames": column(sorted(hostnames))}).scalars())
 
 
 def compare_at_rest(conn: Connection) -> None:
     """Compare the heartbeats that waited long enough; to be called when all events that there are were recorded."""
     lives = [Life(**row) for row in conn.execute(_sql.lock_samples, {"seconds": REST_SECONDS}).mappings()]
     for life in lives:
-        life.settle(all_recorded=True)
+        life.compare_sample(all_recorded=True)
     _write(conn, lives)
 
 
 def _write(conn: Connection, lives: Sequence[Life]) -> None:
     if not lives:
         return
-    texts: dict[str, Callable[[Any], str]] = {"clock_offset": str, "recent_starts": column}
+    texts: dict[str, Callable[[Any], str]] = {
+        "clock_offset": str,
+        "recent_starts": column,
+        "left_starts": column,
+        "left_ends": column,
+    }
     binds = {}
     for name in _COLUMNS:
         values = [getattr(life, name) for life in lives]

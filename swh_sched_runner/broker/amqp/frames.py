@@ -164,7 +164,7 @@ def _tag(data: bytes, start: int, stop: int) -> int:
 
 
 class FrameReader:
-    """Reads a connection of py-amqp's in its place, from the moment on that it is made."""
+    """Reads a connection of py-amqp's in its place, as soon as it is made."""
 
     def __init__(self, connection: Any) -> None:
         transport = connection.transport

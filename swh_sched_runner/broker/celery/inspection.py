@@ -47,7 +47,7 @@ def inspect(app: Celery, hostnames: Sequence[str], seconds: float = ANSWER_SECON
     return {hostname: answer for hostname, answer in answers.items() if answer is not None}
 
 
-def held_by(
+def query_tasks(
     app: Celery, hostnames: Sequence[str], backend_ids: Sequence[str], seconds: float = ANSWER_SECONDS
 ) -> dict[str, frozenset[str]]:
     """Which of these tasks each worker has: it executes them, or keeps them for later. Raises ``BrokerUnavailable``.

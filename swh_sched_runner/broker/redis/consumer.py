@@ -179,7 +179,7 @@ class RedisConsumer(EventConsumer):
             args = [limit, VISIBILITY_SECONDS, limit_bytes, longest, KEPT_BYTES]
             in_hand, *parts = self._take(keys=self._keys, args=args)
         self._in_hand |= dict.fromkeys(parts[::3])
-        # A consumer that lost its turn while it was paused, and then took something, has what came before.
+        # A consumer that lost its lock while it was paused, and then took something, has what came before.
         self.in_order = self.in_order and int(in_hand) == len(self._in_hand)
         return [self._delivery(parts[at], parts[at + 1], parts[at + 2], longest) for at in range(0, len(parts), 3)]
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
-from swh_sched_runner.backend.workers.lives import Inspected, Uninspected
+from swh_sched_runner.backend.workers.lives import Uninspected
 from swh_sched_runner.backend.workers.registry import Workers
 from swh_sched_runner.broker.celery.events import parse
-from swh_sched_runner.broker.celery.inspection import WorkerAnswer
 from swh_sched_runner.broker.interface import HeartbeatConsumer
 from swh_sched_runner.exc import BrokerUnavailable
+from swh_sched_runner.services.answers import Inspect, answers_of
 from swh_sched_runner.services.listener.signs import signs_of
 from swh_sched_runner.services.service import Heartbeat
 
@@ -31,7 +31,7 @@ class Heartbeats:
         self,
         workers: Workers,
         open_consumer: Callable[[], HeartbeatConsumer],
-        inspect: Callable[[Sequence[str]], Mapping[str, WorkerAnswer]],
+        inspect: Inspect,
         record_seconds: float = RECORD_SECONDS,
     ) -> None:
         self._workers = workers
@@ -59,18 +59,11 @@ class Heartbeats:
         if not lives:
             return
         try:
-            answers = self._inspect([life.hostname for life in lives])
+            answers = answers_of(self._inspect, lives)
         except BrokerUnavailable as error:
             log.warning("workers not asked for their pools", workers=len(lives), reason=str(error))
             return
-        # Another process than the one that signed is another life.
-        self._workers.record_answers(
-            [
-                Inspected(life.id, answer.pool, answer.blocks, answer.heartbeat, answer.queues)
-                for life in lives
-                if (answer := answers.get(life.hostname)) is not None and answer.pid == life.pid
-            ]
-        )
+        self._workers.record_answers(answers)
 
     def wait_for_work(self, heartbeat: Heartbeat) -> None:
         """Nothing to wait for: receiving waits itself."""

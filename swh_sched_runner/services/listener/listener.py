@@ -15,11 +15,11 @@ from swh_sched_runner.broker.interface import Delivery, EventConsumer, bytes_of
 from swh_sched_runner.config import ListenerSettings
 from swh_sched_runner.exc import SchedulerException
 from swh_sched_runner.services.instruments import Instruments
+from swh_sched_runner.services.listener.lock import ActiveLock
 from swh_sched_runner.services.listener.merge import Batch, Message
 from swh_sched_runner.services.listener.recording import Recording, Writer, Written
 from swh_sched_runner.services.listener.rejected import RejectedEvents
 from swh_sched_runner.services.listener.retry_buffer import RetryBuffer
-from swh_sched_runner.services.listener.turn import Turn
 from swh_sched_runner.services.service import Heartbeat, debugging
 
 # How often a listener that is idle compares heartbeats with the starts that came.
@@ -27,10 +27,14 @@ COMPARE_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
 
-# A listener without work gives signs of life this often; one that stands by looks whether it is its turn.
+# A listener without work gives signs of life this often; one that stands by tries the lock.
 IDLE_SECONDS = 0.5
 # While a batch is written the connection to the broker is looked after this often.
 KEEP_SECONDS = 0.2
+# Messages may hold lists: no batch has more events, but for the rest of a message. They take ten times their bytes in
+# memory, so that few bytes are read before they are counted.
+MOST_EVENTS = 10_000
+RECEIVED_BYTES = 524_288
 # The table of rejected events is bounded, in age as well: without any event it is looked at this often.
 TRIM_SECONDS = 60.0
 
@@ -61,7 +65,7 @@ class Listener:
         self._instruments = instruments or Instruments()
         self._next_comparison = time.monotonic() + COMPARE_SECONDS
         self._held = RetryBuffer(settings.prefetch // 2)
-        self._turn = Turn(dispatch, self._consumer)
+        self._lock = ActiveLock(dispatch, self._consumer)
         self._writer = Writer(dispatch, RejectedEvents(dispatch, settings, self._instruments))
         self._stands_by: bool | None = None
         self._next_trim = 0.0
@@ -75,7 +79,7 @@ class Listener:
         if not self._may_work(heartbeat):
             return False
         messages = self._receive(heartbeat)
-        batch = Batch.of(messages, turn=self._turn.held) if messages else None  # while the batch before is written
+        batch = Batch.of(messages, lock=self._lock.held) if messages else None  # while the batch before is written
         finished = self._finish(heartbeat)
         again = self._held.due()
         if batch is not None and (again or self._held):
@@ -109,11 +113,11 @@ class Listener:
         finally:
             self._instruments.held(0)
             self._consumer.close()
-            self._turn.close()
+            self._lock.close()
 
     def _may_work(self, heartbeat: Heartbeat) -> bool:
         """Whether this is the listener that works; tells it when that has changed."""
-        stands_by = not self._turn.is_mine() or self._consumer.standing_by
+        stands_by = not self._lock.is_mine() or self._consumer.standing_by
         if stands_by != self._stands_by:
             if stands_by:
                 log.info("standing by, another listener works", queue=self._consumer.queue)
@@ -127,20 +131,23 @@ class Listener:
 
     def _receive(self, heartbeat: Heartbeat) -> list[Message]:
         """A batch: as large as the settings let it, or as old; and older while there is another to be written."""
-        settings, size = self._settings, 0
+        settings, size, events = self._settings, 0, 0
         messages: list[Message] = []
-        # What failed before comes again in a moment; until then nothing shows that the trouble is over.
+        # What failed before comes again soon; until then nothing shows that the trouble is over.
         in_trouble = not self._proven and heartbeat.trouble is not None
         if not self._consumer.wait(IDLE_SECONDS if in_trouble else settings.flush_seconds):
             return messages
-        while len(messages) < settings.batch_size and size < settings.batch_bytes:
+        while len(messages) < settings.batch_size and size < settings.batch_bytes and events < MOST_EVENTS:
             deliveries = self._consumer.receive(
-                settings.batch_size - len(messages), settings.flush_seconds, settings.batch_bytes - size
+                settings.batch_size - len(messages),
+                settings.flush_seconds,
+                min(settings.batch_bytes - size, RECEIVED_BYTES),
             )
             size += bytes_of(deliveries)
             in_order = self._consumer.in_order
             for delivery in deliveries:
                 messages.append(Message.read(delivery, in_order=in_order))
+                events += len(messages[-1].events)
                 self._consumer.keep_alive()
             if not self._writer.busy or self._writer.is_done:
                 break

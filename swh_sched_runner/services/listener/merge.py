@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from swh_sched_runner.backend.dispatch.turn import HeldTurn
+from swh_sched_runner.backend.dispatch.listener_lock import HeldLock
 from swh_sched_runner.backend.events.rejected import Rejection
 from swh_sched_runner.backend.tasks.lost import Marks
 from swh_sched_runner.backend.tasks.runs import MOST_EXECUTIONS, RunChange
@@ -192,7 +192,7 @@ class Batch:
         messages: Sequence[Message],
         waiting: Collection[str] = (),
         again: Sequence[TaskEvent] = (),
-        turn: HeldTurn | None = None,
+        lock: HeldLock | None = None,
     ) -> Batch:
         """All that the messages say, but of runs that wait already, and what is to be tried again.
 
@@ -209,11 +209,11 @@ class Batch:
             if isinstance(event, Unreadable)
         ]
         signs = signs_of([*again, *(event for message in messages for event in message.events)])
-        marks = None if waiting or again else marks_of(messages, turn)
+        marks = None if waiting or again else marks_of(messages, lock)
         return cls(messages, fold(events), unreadable, events, signs, tries_again, marks=marks)
 
 
-def marks_of(messages: Iterable[Message], turn: HeldTurn | None) -> Marks | None:
+def marks_of(messages: Iterable[Message], lock: HeldLock | None) -> Marks | None:
     """The marks of the event queue in these messages that prove something."""
     ids = frozenset(
         str(event.id)
@@ -222,4 +222,4 @@ def marks_of(messages: Iterable[Message], turn: HeldTurn | None) -> Marks | None
         for event in message.events
         if isinstance(event, Mark) and not event.dead_letters
     )
-    return Marks(ids, turn=turn) if ids else None
+    return Marks(ids, lock=lock) if ids else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -11,11 +11,11 @@ import structlog
 
 from swh_sched_runner.backend.tasks.lost import Verdict
 from swh_sched_runner.backend.tasks.runs import RunChange
-from swh_sched_runner.backend.workers.watched import WatchedLife
+from swh_sched_runner.backend.workers.watched import WatchedLife, WithoutEvents
 from swh_sched_runner.config import RescuerSettings
 from swh_sched_runner.model import Evidence
 from swh_sched_runner.services.rescuer.ask import AskWorkers, ask_in_parts, parts
-from swh_sched_runner.services.rescuer.look import Look, Looked, Wanted
+from swh_sched_runner.services.rescuer.look import Look, Looked, Target
 from swh_sched_runner.services.rescuer.marks import MarkSender
 from swh_sched_runner.services.rescuer.suspicion import Candidate
 from swh_sched_runner.services.service import Heartbeat
@@ -36,7 +36,8 @@ class StoredResults(Protocol):
 class Findings:
     """What a round found: verdicts; runs that can't be judged, with rule and reason; runs that somebody has.
 
-    ``withheld`` says why none of the verdicts counts, ``void`` are those that no longer held when they were written.
+    ``withheld`` says why none of the verdicts counts, ``void`` are those that no longer held when they were written. Of
+    ``reconsidered`` queues other consumers are known since.
     """
 
     verdicts: list[Verdict] = attrs.field(factory=list)
@@ -44,6 +45,7 @@ class Findings:
     undecided: dict[int, tuple[str, str]] = attrs.field(factory=dict)
     held: dict[int, str] = attrs.field(factory=dict)
     withheld: str | None = None
+    reconsidered: frozenset[str] = frozenset()
     looked: Looked = attrs.field(factory=Looked)
 
 
@@ -56,12 +58,14 @@ class Collector:
         ask: AskWorkers,
         marks: MarkSender,
         stored: StoredResults | None,
+        ended_without_events: Callable[[], Sequence[WithoutEvents]],
         settings: RescuerSettings,
     ) -> None:
         self._look = look
         self._ask = ask
         self._marks = marks
         self._stored = stored
+        self._ended_without_events = ended_without_events
         self._settings = settings
 
     def collect(
@@ -72,7 +76,8 @@ class Collector:
         has_outcome = self._outcomes(candidates)
         searched = [c for c in candidates if c.rule != "1" and c.suspect.backend_id not in has_outcome]
         living = [life for life in lives.values() if life.ended_by is None]
-        looked = findings.looked = self._look.run([_wanted(c) for c in searched], living, heartbeat)
+        looked = findings.looked = self._look.run([_target(c) for c in searched], living, heartbeat)
+        self._leave_without_events(looked, searched, living)
         if looked.gone:
             heartbeat.wait(self._settings.flush_seconds)
             self._ask_again(looked, searched)
@@ -88,6 +93,26 @@ class Collector:
         self._note(candidates, looked, findings)
         return findings
 
+    def _leave_without_events(
+        self, looked: Looked, searched: Sequence[Candidate], living: Iterable[WatchedLife]
+    ) -> None:
+        """A worker that sends no task events may have executed a run, and nobody told of it: its message is gone."""
+        waiting = [one for one in searched if one.rule == "3" and one.suspect.backend_id in looked.gone]
+        if not waiting:
+            return
+        over = self._ended_without_events()
+        silent = [life for life in living if life.sends_no_events]
+        for candidate in waiting:
+            run, queue, seconds = candidate.suspect.backend_id, candidate.queue, candidate.suspect.seconds
+            # It did not execute what came after its end.
+            had: tuple[WatchedLife | WithoutEvents, ...] = (
+                *silent,
+                *(life for life in over if life.ended_seconds <= seconds),
+            )
+            if (life := next((life for life in had if life.queues is None or queue in life.queues), None)) is not None:
+                del looked.gone[run]
+                looked.undecided[run] = f"{life.hostname}, which consumes {queue}, sends no task events"
+
     def _outcomes(self, candidates: Iterable[Candidate]) -> dict[str, RunChange]:
         if self._stored is None:
             return {}
@@ -101,7 +126,7 @@ class Collector:
 
     def _ask_again(self, looked: Looked, searched: Sequence[Candidate]) -> None:
         """After what a worker kept back was sent, each that was asked says once more that it has nothing."""
-        left = [_wanted(candidate) for candidate in searched if candidate.suspect.backend_id in looked.gone]
+        left = [_target(candidate) for candidate in searched if candidate.suspect.backend_id in looked.gone]
         hostnames = {life.hostname for one in left for life in (*looked.consumers[one.queue], one.own) if life}
         answers = ask_in_parts(self._ask, sorted(hostnames), [one.backend_id for one in left])
         for one in left:
@@ -141,9 +166,9 @@ class Collector:
                 findings.undecided[run] = (candidate.rule, reason)
 
 
-def _wanted(candidate: Candidate) -> Wanted:
+def _target(candidate: Candidate) -> Target:
     own = None if candidate.life_is_over else candidate.life
-    return Wanted(candidate.suspect.backend_id, candidate.queue, own, own_counts_not=candidate.rule == "4")
+    return Target(candidate.suspect.backend_id, candidate.queue, own, own_counts_not=candidate.rule == "4")
 
 
 def _leave_undecided(looked: Looked, outcomes: Iterable[str], reason: str) -> None:

@@ -14,7 +14,7 @@ EndedBy = Literal["closed", "left", "silent"]
 BROKER_HEARTBEAT_SECONDS = 60.0
 # A heartbeat may have waited for so long in its queue, where it expires.
 HEARTBEAT_TTL_SECONDS = 10.0
-# So long a life that another one of its name succeeded may turn out to live: heartbeats on their way.
+# So long a life that another one of its name succeeded may live after all: heartbeats on their way.
 SUCCEEDED_SECONDS = 30.0
 
 
@@ -40,8 +40,8 @@ def ended_by(life: WatchedLife, absence: Absence | None, settings: RescuerSettin
 
 
 def _has_left(life: WatchedLife, settings: RescuerSettings) -> bool:
-    """2c: it was executing nothing when it said goodbye, or it takes too long."""
-    return life.offline_active == 0 or (life.left_seconds is not None and life.left_seconds >= settings.leaving_seconds)
+    """2c: all that it was executing when it said so, or began since, has ended, or it takes too long."""
+    return life.left_running == 0 or (life.left_seconds is not None and life.left_seconds >= settings.leaving_seconds)
 
 
 def _signed_since(life: WatchedLife, away_seconds: float) -> bool:

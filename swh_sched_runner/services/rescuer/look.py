@@ -43,7 +43,7 @@ class HoldQueue(Protocol):
 
 
 @attrs.define(slots=True, frozen=True)
-class Wanted:
+class Target:
     """A run whose message is searched. ``own`` is the life that began it, if that is not over.
 
     With ``own_counts_not`` what that life answers doesn't matter: that it executes the run is known.
@@ -60,13 +60,15 @@ class Looked:
     """What a look found.
 
     ``gone`` has the evidence that nobody has the message, by run; ``held`` says where it is, ``undecided`` why that
-    can't be told. ``consumers`` are the lives that may have consumed from a queue, by queue.
+    can't be told. ``consumers`` are the lives that may have consumed from a queue, by queue. Those of ``miscounted``
+    queues were not as many as the broker says.
     """
 
     gone: dict[str, dict[str, object]] = attrs.field(factory=dict)
     held: dict[str, str] = attrs.field(factory=dict)
     undecided: dict[str, str] = attrs.field(factory=dict)
     consumers: dict[str, list[WatchedLife]] = attrs.field(factory=dict)
+    miscounted: set[str] = attrs.field(factory=set)
 
 
 @attrs.define(slots=True)
@@ -74,7 +76,7 @@ class _Queue:
     """A queue under the look: the runs that are searched, the lives that consume from it, what was seen."""
 
     name: str
-    wanted: list[Wanted]
+    wanted: list[Target]
     lives: list[WatchedLife]
     unknown: list[WatchedLife]  # lives that have not said what they consume from
     first: QueueInfo | None = None
@@ -100,9 +102,9 @@ class Look:
         self._hold = hold
         self._settings = settings
 
-    def run(self, wanted: Iterable[Wanted], lives: Iterable[WatchedLife], heartbeat: Heartbeat) -> Looked:
+    def run(self, wanted: Iterable[Target], lives: Iterable[WatchedLife], heartbeat: Heartbeat) -> Looked:
         """Look for these runs. ``lives`` are those that are not over. Raises ``BrokerUnavailable``."""
-        by_queue: dict[str, list[Wanted]] = {}
+        by_queue: dict[str, list[Target]] = {}
         for one in wanted:
             by_queue.setdefault(one.queue, []).append(one)
         living = list(lives)
@@ -200,13 +202,15 @@ class Look:
                 queue.answers[hostname] = {*has, *before.get(hostname, ())}
 
 
-def _prepare(name: str, wanted: list[Wanted], lives: Sequence[WatchedLife]) -> _Queue:
+def _prepare(name: str, wanted: list[Target], lives: Sequence[WatchedLife]) -> _Queue:
     consuming = [life for life in lives if life.queues is not None and name in life.queues]
     return _Queue(name, wanted, consuming, [life for life in lives if life.queues is None])
 
 
 def _decide(queue: _Queue, looked: Looked) -> None:
     looked.consumers[queue.name] = [*queue.lives, *queue.unknown]
+    if _miscounted(queue) is not None:
+        looked.miscounted.add(queue.name)
     for one in queue.wanted:
         run = one.backend_id
         ignored = one.own.hostname if one.own is not None and one.own_counts_not else None
@@ -221,7 +225,7 @@ def _decide(queue: _Queue, looked: Looked) -> None:
             looked.gone[run] = _evidence(queue)
 
 
-def _undecided(queue: _Queue, one: Wanted, ignored: str | None) -> str | None:
+def _undecided(queue: _Queue, one: Target, ignored: str | None) -> str | None:
     """Why it can't be told whether somebody has the message of a run."""
     if queue.undecided is not None:
         return queue.undecided
@@ -231,9 +235,13 @@ def _undecided(queue: _Queue, one: Wanted, ignored: str | None) -> str | None:
     missing = (life.hostname for life in must_answer if life.hostname not in queue.answers and life.hostname != ignored)
     if (hostname := next(missing, None)) is not None:
         return f"{hostname} may have the message and does not answer"
+    return _miscounted(queue)
+
+
+def _miscounted(queue: _Queue) -> str | None:
+    """How many consumers the broker counted, if they are not as many as are known."""
     for info in (queue.first, queue.second):
-        assert info is not None
-        if info.consumers is not None and info.consumers != len(queue.lives):
+        if info is not None and info.consumers is not None and info.consumers != len(queue.lives):
             return (
                 f"{queue.name} has {info.consumers} consumers, and {len(queue.lives)} workers that consume it are known"
             )

@@ -58,7 +58,7 @@ class Pauses:
         run = candidate.suspect.id
         if run in findings.held:  # workers take messages meanwhile
             seconds = self._settings.waiting_seconds
-        elif run in findings.undecided:
+        elif run in findings.undecided and candidate.queue not in findings.reconsidered:
             seconds = UNDECIDED_PERIODS * self._settings.period_seconds
         else:
             return

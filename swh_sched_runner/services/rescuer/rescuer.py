@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import attrs
 import structlog
 
-from swh_sched_runner.backend.tasks.lost import PAGE, Lost, Suspect
+from swh_sched_runner.backend.tasks.lost import Lost, Suspect
 from swh_sched_runner.backend.workers.watched import WatchedLife, WatchedLives
 from swh_sched_runner.broker.interface import EventMarker, QueueInspector
-from swh_sched_runner.config import RescuerSettings, queue_name
+from swh_sched_runner.config import RescuerSettings
+from swh_sched_runner.services.answers import Inspect
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.rescuer.ask import AskWorkers, ask_in_parts
+from swh_sched_runner.services.rescuer.ask import AskWorkers
+from swh_sched_runner.services.rescuer.consumers import Consumers
 from swh_sched_runner.services.rescuer.evidence import Collector, Findings, StoredResults
 from swh_sched_runner.services.rescuer.look import HeldQueue, Look
 from swh_sched_runner.services.rescuer.marks import MARK_SECONDS, MarkSender
-from swh_sched_runner.services.rescuer.pauses import Pauses
-from swh_sched_runner.services.rescuer.suspicion import Candidate, began_by_living, classify
+from swh_sched_runner.services.rescuer.selection import Request, Selection
+from swh_sched_runner.services.rescuer.suspicion import Candidate
 from swh_sched_runner.services.rescuer.watch import LifeWatch
-from swh_sched_runner.services.service import Heartbeat, TendedHeartbeat
+from swh_sched_runner.services.service import Heartbeat, MaintainingHeartbeat
 
 log = structlog.get_logger(__name__)
 
 # How often to look which workers are connected.
 LOOK_SECONDS = 5.0
 # How often to keep our own connections alive.
-TEND_SECONDS = 1.0
-# Runs that are open though their task follows another one are searched so often, so many pages a round.
-MOVED_ON_SECONDS = 3_600.0
-MOVED_ON_PAGES = 50
+MAINTAIN_SECONDS = 1.0
 # Fewer verdicts at once are never too many.
 FEW_VERDICTS = 20
 
@@ -58,17 +57,8 @@ class BrokerAccess:
     open_leases: Callable[[], Leases]
     open_marker: Callable[[], EventMarker]
     ask: AskWorkers
+    inspect: Inspect
     stored: StoredResults | None = None
-
-
-@attrs.frozen
-class Request:
-    """What an operator asks for: one run, at once, nothing written, more verdicts than ``max_lost_fraction``."""
-
-    run_id: int | None = None
-    at_once: bool = False
-    dry_run: bool = False
-    force: bool = False
 
 
 class Rescuer:
@@ -95,7 +85,6 @@ class Rescuer:
         self._lost = lost
         self._broker = broker
         self._settings = settings
-        self._priority_queue = priority_queue
         self._instruments = instruments or Instruments()
         self._request = request or Request()
         self._clock = clock
@@ -104,11 +93,11 @@ class Rescuer:
         self._watch = LifeWatch(lives, self._inspector.worker_is_connected, settings, clock)
         look = Look(self._inspector.info, self._ask, self._hold, settings)
         marks = MarkSender(lost, broker.open_marker, MARK_SECONDS if mark_seconds is None else mark_seconds)
-        self._collector = Collector(look, self._ask, marks, broker.stored, settings)
-        self._missing: dict[int, str] = {}  # runs that their living worker did not have, a round ago: their state
-        self._pauses = Pauses(settings, clock)
-        self._moved_on_after: int | None = None
-        self._next_moved_on = self._next_look = self._next_tending = clock()
+        self._collector = Collector(look, self._ask, marks, broker.stored, lives.ended_without_events, settings)
+        self._consumers = Consumers(lives, broker.inspect, settings, clock)
+        self._selection = Selection(lost, self._ask, settings, priority_queue, self._request, clock)
+        self._lives: Mapping[int, WatchedLife] = {}  # as the last look showed them
+        self._next_look = self._next_maintenance = clock()
         self._heartbeat = Heartbeat()
 
     def run_once(self, heartbeat: Heartbeat) -> bool:
@@ -120,22 +109,27 @@ class Rescuer:
         return False
 
     def wait_for_work(self, heartbeat: Heartbeat) -> None:
-        """Wait for the next round, and watch the workers' connections meanwhile."""
-        TendedHeartbeat(heartbeat, self._tend).wait(self._settings.period_seconds)
+        """Wait for the next round, and watch the workers meanwhile: if events of one were lost, it comes at once."""
+        maintaining, left = MaintainingHeartbeat(heartbeat, self._maintain), self._settings.period_seconds
+        while left > 0 and not self._selection.is_urgent(self._lives.values()):
+            if maintaining.wait(min(left, MAINTAIN_SECONDS)):
+                break
+            left -= MAINTAIN_SECONDS
 
-    def _tend(self) -> None:
+    def _maintain(self) -> None:
         """At each beat: watch the workers' connections, which keeps ours alive as well."""
-        if self._clock() < self._next_tending:
+        if self._clock() < self._next_maintenance:
             return
-        self._next_tending = self._clock() + TEND_SECONDS
+        self._next_maintenance = self._clock() + MAINTAIN_SECONDS
         if self._leases is not None:
             self._leases.keep_alive()
         if self._clock() >= self._next_look:
             self._look(Heartbeat())
 
-    def _look(self, heartbeat: Heartbeat, workers: Collection[int] = ()) -> dict[int, WatchedLife]:
+    def _look(self, heartbeat: Heartbeat, workers: Collection[int] = ()) -> Mapping[int, WatchedLife]:
         self._next_look = self._clock() + LOOK_SECONDS
-        return self._watch.look(heartbeat, workers, dry_run=self._request.dry_run)
+        self._lives = self._watch.look(heartbeat, workers, dry_run=self._request.dry_run)
+        return self._lives
 
     def observe(self, heartbeat: Heartbeat) -> None:
         """Watch the workers' connections for long enough to judge those that are not connected, if there are any."""
@@ -152,90 +146,20 @@ class Rescuer:
 
     def find(self, heartbeat: Heartbeat) -> Findings:
         """Look at all runs in flight, or the one that is asked for, and judge."""
-        self._heartbeat = heartbeat = TendedHeartbeat(heartbeat, self._tend)
-        suspects = self._suspects(heartbeat)
+        self._heartbeat = heartbeat = MaintainingHeartbeat(heartbeat, self._maintain)
+        suspects = self._selection.suspects(heartbeat)
         workers = {s.worker for s in suspects if s.executes and s.worker is not None}
         lives = self._look(heartbeat, workers)
-        candidates = self._candidates(suspects, lives, heartbeat)
+        candidates = self._selection.candidates(suspects, lives, heartbeat)
         findings = self._collector.collect(candidates, lives, heartbeat)
+        self._ask_for_queues(findings, lives, heartbeat)
         if heartbeat.stopping:  # waits were cut short, and prove nothing
             return Findings()
         self._explain_asked(suspects, candidates, findings)
-        self._pauses.take_in(suspects, candidates, findings)
+        self._selection.take_in(suspects, candidates, findings)
         self._judge(findings, len(suspects))
         self._tell(findings)
         return findings
-
-    # Which runs.
-
-    def _suspects(self, heartbeat: Heartbeat) -> list[Suspect]:
-        if self._request.run_id is not None:
-            return self._lost.suspects([self._request.run_id])
-        ids = sorted({*self._lost.runs_in_flight(), *self._moved_on()})
-        found: list[Suspect] = []
-        for at in range(0, len(ids), PAGE):
-            found += self._lost.suspects(ids[at : at + PAGE])
-            heartbeat.beat(f"looking at {len(ids)} runs")
-        return found
-
-    def _moved_on(self) -> list[int]:
-        """Open runs among all there are, a few pages a round: their tasks may follow other runs."""
-        found: list[int] = []
-        if self._moved_on_after is None and self._clock() < self._next_moved_on:
-            return found
-        for _ in range(MOVED_ON_PAGES):
-            self._moved_on_after, still_open = self._lost.open_runs_after(self._moved_on_after or 0, PAGE)
-            found += still_open
-            if self._moved_on_after is None:
-                self._next_moved_on = self._clock() + MOVED_ON_SECONDS
-                break
-        return found
-
-    def _candidates(
-        self, suspects: Sequence[Suspect], lives: Mapping[int, WatchedLife], heartbeat: Heartbeat
-    ) -> list[Candidate]:
-        answers = self._answers(suspects, lives, heartbeat)
-        missing: dict[int, str] = {}
-        found: list[Candidate] = []
-        for suspect in suspects:
-            queue = queue_name(suspect.backend_name, self._priority_queue, priority=suspect.priority)
-            candidate = classify(suspect, queue, lives, answers, self._settings, at_once=self._asked_at_once)
-            if candidate is None:
-                continue
-            if candidate.rule == "5":
-                # It may just have ended, and its event be on its way: only what is missing twice is searched.
-                missing[suspect.id] = suspect.state
-                if self._missing.get(suspect.id) != suspect.state and not self._request.at_once:
-                    continue
-            if self._request.at_once or not self._pauses.rests(candidate):
-                found.append(candidate)
-        self._missing = missing
-        return found
-
-    @property
-    def _asked_at_once(self) -> bool:
-        return self._request.run_id is not None
-
-    def _answers(
-        self, suspects: Iterable[Suspect], lives: Mapping[int, WatchedLife], heartbeat: Heartbeat
-    ) -> dict[str, Collection[str]]:
-        """Of each living worker that executes some of these runs and answers, which of them it has."""
-        executing: list[tuple[str, str]] = []
-        for suspect in suspects:
-            if (life := began_by_living(suspect, lives)) is not None:
-                executing.append((life.hostname, suspect.backend_id))
-        executing.sort()  # the runs of a worker together: fewer questions to each
-        answers: dict[str, set[str]] = {}
-        silent: set[str] = set()
-        for at in range(0, len(executing), PAGE):
-            page = executing[at : at + PAGE]
-            hostnames = sorted({hostname for hostname, _ in page})
-            said = ask_in_parts(self._ask, hostnames, [run for _, run in page])
-            heartbeat.beat()
-            silent |= set(hostnames) - said.keys()
-            for hostname, has in said.items():
-                answers.setdefault(hostname, set()).update(has)
-        return {hostname: has for hostname, has in answers.items() if hostname not in silent}
 
     def _explain_asked(
         self, suspects: Collection[Suspect], candidates: Collection[Candidate], findings: Findings
@@ -247,6 +171,14 @@ class Rescuer:
             findings.held[run] = "the worker that began it has it, or is not known to be over for long enough"
         else:
             findings.undecided[run] = ("0", "its message is in the outbox, or it ended meanwhile")
+
+    def _ask_for_queues(self, findings: Findings, lives: Mapping[int, WatchedLife], heartbeat: Heartbeat) -> None:
+        """For the next round: workers may have begun or ceased to consume a queue."""
+        if findings.looked.miscounted and not self._request.dry_run:
+            heartbeat.beat()
+            living = [life for life in lives.values() if life.ended_by is None]
+            findings.reconsidered = self._consumers.ask_again(findings.looked.miscounted, living)
+            heartbeat.beat()
 
     # Verdicts.
 

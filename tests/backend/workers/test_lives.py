@@ -6,6 +6,7 @@ import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,10 +23,15 @@ from swh_sched_runner.backend.workers.lives import Inspected
 from swh_sched_runner.backend.workers.registry import Workers
 from swh_sched_runner.broker.celery.events import (
     Event,
+    TaskCancelled,
+    TaskFailed,
     TaskReceived,
+    TaskRejected,
     TaskResult,
     TaskRetried,
+    TaskRevoked,
     TaskStarted,
+    TaskSucceeded,
     Unreadable,
     WorkerHeartbeat,
     WorkerOffline,
@@ -81,6 +87,40 @@ def test_foreign_starts_count_for_the_audit_too(database: Database) -> None:
     assert query(database, "select recent_starts, events_clock, audit_from from worker") == [([2, 3], 3, 1)]
 
 
+@pytest.mark.parametrize(
+    ("event", "running"),
+    [
+        (partial(TaskSucceeded), 1),
+        (partial(TaskFailed), 1),
+        (partial(TaskRetried), 1),
+        (partial(TaskRejected), 1),
+        (partial(TaskCancelled), 1),
+        (partial(TaskRevoked, terminated=True), 1),
+        (partial(TaskRevoked, terminated=False), 2),  # it had not begun
+        (partial(TaskResult, result=None), 2),  # its end is still to come
+    ],
+)
+def test_ends_of_a_worker_that_shuts_down_are_counted_whosever_they_are(
+    database: Database, event: Any, running: int
+) -> None:
+    tell(database, an_event(WorkerOnline, 1, "a", processed=0))
+    Workers(database).record_answers([Inspected(1, "prefork", False, 60.0, ["q"])])
+    tell(database, an_event(WorkerOffline, 5, "a", active=2))
+
+    tell(database, an_event(event, 6, uuid="foreign"))
+
+    assert query(database, "select left_running from worker") == [(running,)]
+
+
+def test_ends_of_a_worker_that_goes_on_write_nothing_of_it(database: Database) -> None:
+    tell(database, an_event(WorkerOnline, 1, "a", processed=0))
+    before = query(database, "select ctid, xmin from worker")
+
+    tell(database, an_event(TaskSucceeded, 6, uuid="foreign"))
+
+    assert query(database, "select ctid, xmin from worker") == before
+
+
 def test_an_idle_listener_compares_what_waited(database: Database) -> None:
     tell(database, an_event(WorkerOnline, 1, "a", processed=0))
     Workers(database).record_answers([Inspected(1, "prefork", False, 60.0, ["q"])])
@@ -109,6 +149,10 @@ def test_answers_are_kept_and_each_life_is_asked_once(database: Database) -> Non
     assert Workers(database).uninspected() == []  # a minute later the one that did not answer
     query_now(database, "update worker set inspected = inspected - interval '2 minutes'")
 
+    assert [life.hostname for life in Workers(database).uninspected()] == ["w2@here"]
+    # one that tells its pool and not its queues has not answered yet
+    Workers(database).record_answers([Inspected(asked[1].id, "solo", True, 60.0, None)])
+    query_now(database, "update worker set inspected = inspected - interval '2 minutes'")
     assert [life.hostname for life in Workers(database).uninspected()] == ["w2@here"]
     [first, _] = Workers(database).list()
     assert (first.pool, first.blocks, first.heartbeat, first.queues) == ("solo", True, 60.0, ["a", "b"])
@@ -242,19 +286,19 @@ def test_listeners_and_heartbeats_at_once_never_deadlock(
 def test_any_order_of_runs_and_lives_with_copies_ends_in_one_state(
     backend: SchedulerBackend, database: Database, data: st.DataObject
 ) -> None:
-    # given two tales of the same: a worker that died with two runs, and came back to execute one of them again
+    # given two tales of the same: a worker that was shut down at once, and came back to go on with some of its runs
     number = next(names)
     backend.create_task_type(a_type(f"type-{number}"))
     tales = []
     for variant in range(2):
         host = f"{number}-{variant}@here"
-        runs = [f"{number}-{variant}-{n}" for n in range(3)]
+        runs = [f"{number}-{variant}-{n}" for n in range(RUNS)]
         for n, run in enumerate(runs):
             run_of_a_task(backend, run, number=10 * variant + n, task_type=f"type-{number}")
         tales.append((host, runs, a_tale(host, runs)))
     (_, _, in_order), (_, _, told) = tales
     shuffled = data.draw(st.permutations([*told, *data.draw(st.lists(st.sampled_from(told), max_size=4))]))
-    cut = data.draw(st.integers(1, 8))
+    cut = data.draw(st.integers(1, 20))
     # when
     tell(database, *in_order)
     for begin in range(0, len(shuffled), cut):
@@ -262,33 +306,58 @@ def test_any_order_of_runs_and_lives_with_copies_ends_in_one_state(
     # then
     plain, mixed = (state(database, host, runs) for host, runs, _ in tales)
     assert mixed == plain
+    assert [row[2] for row in plain[:RUNS]] == [
+        *("uneventful", "started", "started", "eventful", "failed", "failed", "failed")
+    ]
+
+
+RUNS = 7
 
 
 def a_tale(host: str, runs: list[str]) -> list[Any]:
+    """All that two lives of a worker tell of runs, of which no two end alike; one stays open, one waits."""
+    ends, retried, _stays_open, corrected, given_back, terminated, cancelled = runs
+
+    def of(cls: type[Any], second: float, run: str, life: str | None = None, **more: Any) -> Any:
+        return an_event(cls, second, life, host, uuid=run, **more)
+
     tale = [an_event(WorkerOnline, 1, "a", host, processed=0)]
     for n, run in enumerate(runs):
         tale += [
-            an_event(TaskReceived, 2 + 3 * n, None, host, uuid=run, retries=0),
-            an_event(TaskStarted, 3 + 3 * n, "a", host, uuid=run),
+            of(TaskReceived, 2 + 3 * n, run, retries=0),
+            of(TaskStarted, 3 + 3 * n, run, "a"),
             an_event(WorkerHeartbeat, 4 + 3 * n, "a", host, processed=n + 1),
         ]
+    again = [retried, corrected, given_back, cancelled]
+    for n, run in enumerate(again):
+        tale += [of(TaskReceived, 41 + 2 * n, run, retries=0), of(TaskStarted, 42 + 2 * n, run, "b")]
     return [
         *tale,
-        an_event(TaskResult, 12, None, host, uuid=runs[0], result=True),
-        an_event(WorkerOnline, 20, "b", host, processed=0),
-        an_event(TaskReceived, 21, None, host, uuid=runs[1], retries=0),
-        an_event(TaskStarted, 22, "b", host, uuid=runs[1]),
-        an_event(WorkerHeartbeat, 23, "b", host, processed=1, active=1),
-        an_event(TaskRetried, 24, None, host, uuid=runs[1], exception="Busy()"),
-        an_event(WorkerOffline, 25, "b", host, processed=1, active=0),
+        of(TaskSucceeded, 30, ends, runtime=1.0),
+        of(TaskResult, 31, ends, result=False),
+        of(TaskFailed, 32, corrected, exception="WorkerLostError()", traceback="…"),
+        of(TaskRejected, 33, given_back, requeue=True),
+        of(TaskRevoked, 34, terminated, terminated=True, signum=15, expired=False),
+        of(TaskCancelled, 35, cancelled),
+        an_event(WorkerOffline, 36, "a", host, processed=RUNS, active=0),
+        an_event(WorkerOnline, 40, "b", host, processed=0),
+        an_event(WorkerHeartbeat, 50, "b", host, processed=len(again), active=len(again)),
+        of(TaskRetried, 51, retried, exception="Busy()"),
+        of(TaskResult, 52, corrected, result=True),
+        of(TaskFailed, 53, given_back, exception="E()", traceback="…"),
+        of(TaskRejected, 54, given_back, requeue=False),
+        of(TaskResult, 55, cancelled, result={"status": "failed", "error": "E()"}),
+        an_event(WorkerOffline, 56, "b", host, processed=len(again), active=0),
     ]
 
 
 def state(database: Database, host: str, runs: list[str]) -> list[Any]:
     of_runs = query(
         database,
-        "select r.started, r.ended, r.status, r.metadata - array['worker'], r.begun, r.waits_since, w.life "
-        "from task_run r left join worker w on w.id = r.worker where backend_id = any(:runs) order by backend_id",
+        "select r.started, r.ended, r.status, r.metadata - array['worker'], r.begun, r.waits_since, w.life, "
+        "t.status, t.retries_left, t.next_run, t.current_interval "
+        "from task_run r join task t on t.id = r.task left join worker w on w.id = r.worker "
+        "where backend_id = any(:runs) order by backend_id",
         runs=runs,
     )
     of_lives = query(

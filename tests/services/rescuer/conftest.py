@@ -16,13 +16,15 @@ from swh_sched_runner.backend.tasks.lost import Lost, Marks, record_marks
 from swh_sched_runner.backend.workers.lives import Inspected
 from swh_sched_runner.backend.workers.registry import Workers
 from swh_sched_runner.backend.workers.watched import WatchedLives
+from swh_sched_runner.broker.celery.inspection import WorkerAnswer
 from swh_sched_runner.broker.interface import QueueInfo
 from swh_sched_runner.config import RescuerSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.services.listener.merge import fold
 from swh_sched_runner.services.listener.signs import signs_of
 from swh_sched_runner.services.rescuer.evidence import Findings
-from swh_sched_runner.services.rescuer.rescuer import BrokerAccess, Request, Rescuer
+from swh_sched_runner.services.rescuer.rescuer import BrokerAccess, Rescuer
+from swh_sched_runner.services.rescuer.selection import Request
 from swh_sched_runner.services.service import Heartbeat
 from tests.support.samples import a_type
 
@@ -57,6 +59,7 @@ class FakeBroker:
         self.on_mark: Callable[[], object] = lambda: None
         self.has_dead_letters = True
         self.broken = False
+        self.inspected = 0  # how often
 
     def access(self, *, results: bool = False) -> BrokerAccess:
         """What a rescuer gets of it."""
@@ -65,6 +68,7 @@ class FakeBroker:
             lambda: self,
             lambda: self,
             self.ask,
+            self.inspect,
             self.stored if results else None,
         )
 
@@ -80,6 +84,15 @@ class FakeBroker:
     def ask(self, hostnames: Sequence[str], backend_ids: Sequence[str]) -> Mapping[str, Collection[str]]:
         asked = {hostname: self.workers[hostname] for hostname in hostnames if hostname in self.workers}
         return {name: w.has & set(backend_ids) for name, w in asked.items() if w.connected and w.answers}
+
+    def inspect(self, hostnames: Sequence[str]) -> Mapping[str, WorkerAnswer]:
+        self.inspected += 1
+        asked = {hostname: self.workers[hostname] for hostname in hostnames if hostname in self.workers}
+        return {
+            name: WorkerAnswer(1, "prefork", False, 60.0, [QUEUE] if w.consumes else [])
+            for name, w in asked.items()
+            if w.connected and w.answers
+        }
 
     def stored(self, backend_ids: Sequence[str]) -> Mapping[str, tuple[str, Mapping[str, Any], datetime | None]]:
         return {run: self.results[run] for run in backend_ids if run in self.results}

@@ -11,12 +11,12 @@ import pytest
 from swh_sched_runner.broker.interface import QueueInfo
 from swh_sched_runner.config import RescuerSettings
 from swh_sched_runner.exc import DepthUnreadable
-from swh_sched_runner.services.rescuer.look import Look, Looked, Wanted
+from swh_sched_runner.services.rescuer.look import Look, Looked, Target
 from swh_sched_runner.services.service import Heartbeat
 from tests.services.rescuer.test_rules import LIFE
 
 SETTINGS = RescuerSettings(drain_seconds=0.5, between_looks_seconds=0.001)
-RUN = Wanted("run-1", "q")
+RUN = Target("run-1", "q")
 W2 = attrs.evolve(LIFE, id=2, hostname="w2")
 EMPTY = QueueInfo("q", True, 0, 1)
 BUSY = QueueInfo("q", True, 5, 1)
@@ -69,7 +69,7 @@ class Seen:
     def release(self) -> None:
         self.done.append("release")
 
-    def look(self, wanted: Wanted = RUN, lives: Sequence[Any] = (LIFE,)) -> Looked:
+    def look(self, wanted: Target = RUN, lives: Sequence[Any] = (LIFE,)) -> Looked:
         return Look(self.info, self.ask, self.hold, SETTINGS).run([wanted], lives, Hurried(self.done))
 
 
@@ -173,4 +173,4 @@ def test_what_the_worker_says_that_began_the_run_counts_unless_it_takes_too_long
 ) -> None:
     seen = Seen([EMPTY], [answers])
 
-    assert outcome(seen.look(Wanted("run-1", "q", LIFE, counts_not))) == expected
+    assert outcome(seen.look(Target("run-1", "q", LIFE, counts_not))) == expected

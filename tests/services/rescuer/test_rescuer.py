@@ -12,6 +12,7 @@ import pytest
 
 from swh_sched_runner.broker.celery.events import (
     TaskCancelled,
+    TaskFailed,
     TaskReceived,
     TaskResult,
     TaskStarted,
@@ -19,8 +20,10 @@ from swh_sched_runner.broker.celery.events import (
     WorkerOffline,
     WorkerOnline,
 )
+from swh_sched_runner.config import RescuerSettings
 from swh_sched_runner.exc import BrokerUnavailable
-from swh_sched_runner.services.rescuer.rescuer import Request
+from swh_sched_runner.services.rescuer.rescuer import LOOK_SECONDS
+from swh_sched_runner.services.rescuer.selection import Request
 from swh_sched_runner.services.service import Heartbeat
 from tests.services.rescuer.conftest import AT, QUEUE, QUICK, FakeWorker, Scene
 from tests.support.samples import run_of_a_task
@@ -134,6 +137,37 @@ def test_a_worker_that_left_with_nothing_in_hand_loses_its_run(scene: Scene) -> 
     assert scene.run_of() == ("lost", "left and not returned")
 
 
+def test_a_worker_whose_last_task_has_ended_since_it_left_loses_its_run(scene: Scene) -> None:
+    """The end of the run was lost before; a task of another application was executed until now."""
+    a_worker(scene)
+    a_started_run(scene)
+    scene.tell(an_event(WorkerOffline, 5, active=1))
+    dies(scene)
+    rescuer = scene.make()
+    scene.rounds(rescuer, 1)
+    assert scene.run_of() == ("started", None)
+    scene.tell(an_event(TaskFailed, 7, uuid="another"))
+
+    scene.rounds(rescuer, 1)
+
+    assert scene.run_of() == ("lost", "left and not returned")
+
+
+def test_a_worker_that_began_something_after_it_left_is_not_over(scene: Scene) -> None:
+    """With the mark comes its start: a run that was handed to the pool before."""
+    a_worker(scene)
+    a_started_run(scene)
+    scene.tell(an_event(WorkerOffline, 5, active=1), an_event(TaskFailed, 6, uuid="another"))
+    dies(scene)
+    scene.broker.on_mark = lambda: scene.tell(an_event(TaskStarted, 7, uuid="a third"))
+
+    findings = scene.rounds(scene.make(), 1)
+
+    assert [verdict.suspect.backend_id for verdict in findings.void] == ["run-1"]
+    assert scene.run_of() == ("started", None)
+    assert scene.query("select ended, left_running from worker") == [(None, 1)]
+
+
 def test_a_worker_that_is_leaving_may_go_on_working(scene: Scene) -> None:
     a_worker(scene)
     a_started_run(scene)
@@ -226,6 +260,52 @@ def test_a_run_that_waits_for_a_message_that_nobody_has_is_lost(scene: Scene, ev
     assert scene.run_of() == ("lost", verdict)
 
 
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        ([], "scheduled"),
+        ([an_event(WorkerOnline, 20, processed=0, clock=1, pid=2)], "scheduled"),  # it was started anew
+        ([an_event(TaskStarted, 20, uuid="foreign")], "lost"),
+    ],
+    ids=["lives", "is over", "sends events"],
+)
+def test_where_a_worker_sends_no_task_events_a_run_may_have_ended(scene: Scene, told: list[Any], status: str) -> None:
+    a_worker(scene)
+    run_of_a_task(scene.backend)
+    scene.tell(an_event(WorkerHeartbeat, 9, processed=1))
+    scene.tell(*told)
+    scene.answered(W1)
+
+    findings = scene.rounds(scene.make())
+
+    assert scene.run_of()[0] == status
+    reason = f"{W1}, which consumes {QUEUE}, sends no task events"
+    assert findings.undecided == ({1: ("3", reason)} if status == "scheduled" else {})
+
+
+def test_a_worker_without_task_events_that_was_over_before_did_not_execute_the_run(scene: Scene) -> None:
+    a_worker(scene)
+    scene.tell(an_event(WorkerHeartbeat, 9, processed=1), an_event(WorkerOnline, 20, processed=0, clock=1, pid=2))
+    scene.query("update worker set ended = '2000-01-01' where ended is not null")
+    scene.answered(W1)
+    run_of_a_task(scene.backend)
+
+    scene.rounds(scene.make())
+
+    assert scene.run_of() == ("lost", "never delivered")
+
+
+def test_a_worker_that_turns_out_to_send_no_task_events_makes_the_verdict_void(scene: Scene) -> None:
+    a_worker(scene)
+    run_of_a_task(scene.backend)
+    scene.broker.on_mark = lambda: scene.tell(an_event(WorkerHeartbeat, 9, processed=1))
+
+    findings = scene.rounds(scene.make(), 1)
+
+    assert [verdict.suspect.backend_id for verdict in findings.void] == ["run-1"]
+    assert scene.run_of() == ("scheduled", None)
+
+
 def test_a_run_that_waits_for_a_short_time_is_not_searched(scene: Scene) -> None:
     run_of_a_task(scene.backend)
     scene.query("update task_run set scheduled = now() - interval '9 minutes'")
@@ -258,6 +338,35 @@ def test_without_evidence_a_run_that_waits_is_undecided(scene: Scene, what: dict
     [(run, rule, said)] = scene.query("select run_id, rule, reason from undecided_run")
     assert (run, rule) == (1, "3")
     assert said.startswith(reason)
+
+
+@pytest.mark.parametrize("consumes", [True, False], ids=["begins to", "ceases to"])
+def test_a_worker_that_consumes_a_queue_since_is_asked_again(scene: Scene, consumes: bool) -> None:
+    a_worker(scene)
+    second = a_worker(scene, W2)
+    second.consumes = consumes
+    if consumes:
+        scene.answered(W2, queues=())
+    run_of_a_task(scene.backend)
+    rescuer = scene.make()
+
+    findings = scene.rounds(rescuer, 1)
+    assert findings.undecided[1][1].startswith(f"{QUEUE} has {1 + consumes} consumers")
+    scene.rounds(rescuer, 1)
+
+    assert scene.run_of() == ("lost", "never delivered")
+
+
+def test_because_of_a_consumer_that_nobody_knows_workers_are_not_asked_in_each_round(scene: Scene) -> None:
+    a_worker(scene)
+    scene.broker.more_consumers = 1
+    run_of_a_task(scene.backend)
+    rescuer = scene.make()
+
+    scene.rounds(rescuer, 4)
+    assert scene.broker.inspected == 1
+    scene.rounds(rescuer, 4)
+    assert scene.broker.inspected == 2
 
 
 def test_a_worker_that_does_not_answer_may_have_the_message(scene: Scene) -> None:
@@ -337,6 +446,66 @@ def test_a_run_that_its_worker_does_not_have_twice_has_lost_its_event(scene: Sce
     scene.rounds(rescuer, 1)
 
     assert scene.run_of() == ("lost", "event lost")
+
+
+def loses_events(scene: Scene, missing: int = 1) -> None:
+    scene.query("update worker set missing = :missing where ended is null", missing=missing)
+
+
+def test_a_run_of_a_worker_that_lost_events_is_searched_at_once(scene: Scene) -> None:
+    a_worker(scene)
+    a_started_run(scene)
+    scene.broker.workers[W1].has.clear()
+    loses_events(scene)
+
+    findings = scene.rounds(scene.make(), 1)
+
+    assert [(verdict.rule, verdict.verdict) for verdict in findings.verdicts] == [("5", "event lost")]
+    assert scene.broker.marks == [False, True]
+    assert scene.run_of() == ("lost", "event lost")
+
+
+def test_a_run_that_a_worker_that_lost_events_still_has_is_left_alone(scene: Scene) -> None:
+    a_worker(scene)
+    a_started_run(scene)
+    loses_events(scene)
+
+    scene.rounds(scene.make())
+
+    assert scene.run_of() == ("started", None)
+    assert scene.broker.marks == []
+
+
+def test_events_that_are_lost_start_one_round_at_once(scene: Scene) -> None:
+    a_worker(scene)
+    a_started_run(scene)
+    rescuer = scene.make(RescuerSettings(flush_seconds=0.001, between_looks_seconds=0.001, period_seconds=60.0))
+    rescuer.find(Heartbeat())
+    heartbeat = Waits(scene)
+
+    loses_events(scene)
+    rescuer.wait_for_work(heartbeat)
+    assert heartbeat.waited < 2 * LOOK_SECONDS
+
+    rescuer.find(Heartbeat())
+    heartbeat.waited = 0
+    loses_events(scene, 2)  # more of them a little later do not
+    rescuer.wait_for_work(heartbeat)
+    assert heartbeat.waited == 60
+
+
+class Waits(Heartbeat):
+    """Waits are over at once; the clock of the scene goes on, and workers go on signing."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__()
+        self.waited = 0.0
+        self._scene = scene
+
+    def wait(self, seconds: float) -> bool:
+        self.waited += seconds
+        self._scene.clock.now += seconds
+        return False
 
 
 def test_a_run_that_its_worker_has_is_left_alone(scene: Scene) -> None:

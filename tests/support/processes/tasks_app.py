@@ -2,7 +2,9 @@
 
 Environment: TASKS_BROKER_URL; TASKS_CONFIG, a JSON object of Celery settings; TASKS_EXECUTIONS, a file that gets a line
 ``<task id> <task name>`` whenever a task's body begins; TASKS_ECHOES, further names of the task ``echo``, separated by
-commas; TASKS_STOCK, when set, keeps the application a stock one, without our base class and dispatcher.
+commas; TASKS_STOCK, when set, keeps the application a stock one, without our base class and dispatcher; TASKS_LIMIT,
+after how many seconds the task ``limited`` is killed; TASKS_MUTE, a file: while it exists, the worker keeps the events
+of tasks in hand, as if the broker did not take them.
 
 Each task has a sibling ``stock_<name>`` with Celery's own base class.
 """
@@ -20,6 +22,7 @@ from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
 
 from swh_sched_runner.worker import configure
+from tests.support.processes.mute import keep_events_while
 from tests.support.wait import until
 
 app = Celery("tests", broker=os.environ["TASKS_BROKER_URL"], set_as_current=False)
@@ -31,6 +34,8 @@ app.conf.update(
 app.conf.update(json.loads(os.environ.get("TASKS_CONFIG", "{}")))
 if not os.environ.get("TASKS_STOCK"):
     configure(app)
+if os.environ.get("TASKS_MUTE"):
+    keep_events_while(app, Path(os.environ["TASKS_MUTE"]))
 
 
 def task(body: Callable[..., Any], *, names: tuple[str, ...] = (), **options: Any) -> None:
@@ -65,10 +70,10 @@ def wait(self: Task, path: str, timeout_seconds: float = 60, result: Any = None)
     return {"status": "success", "eventful": True} if result is None else result
 
 
-def retry(self: Task, times: int = 1) -> dict[str, Any]:
-    """Succeed at the attempt after ``times`` retries."""
+def retry(self: Task, times: int = 1, countdown: float = 0) -> dict[str, Any]:
+    """Succeed at the attempt after ``times`` retries, so many seconds after each other."""
     if self.request.retries < times:
-        raise self.retry(countdown=0, max_retries=times, exc=RuntimeError(f"attempt {self.request.retries}"))
+        raise self.retry(countdown=countdown, max_retries=times, exc=RuntimeError(f"attempt {self.request.retries}"))
     return {"status": "success", "eventful": True}
 
 
@@ -95,7 +100,7 @@ def die(self: Task) -> None:
 
 
 def limited(self: Task, path: str) -> None:
-    """Wait for a file, for a second at most."""
+    """Wait for a file, and be killed if that takes long."""
     until(Path(path).exists, 60)
 
 
@@ -105,6 +110,6 @@ def unserialisable(self: Task) -> object:
 
 
 task(echo, names=tuple(filter(None, os.environ.get("TASKS_ECHOES", "").split(","))))
-task(limited, time_limit=1)
+task(limited, time_limit=float(os.environ.get("TASKS_LIMIT", "1")))
 for simple in (fail, wait, retry, reject, ignore, exhaust, die, unserialisable):
     task(simple)

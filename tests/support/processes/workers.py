@@ -32,8 +32,8 @@ class WorkerProcess:
     """A worker of ``tests.support.processes.tasks_app`` (or another ``app``) on ``broker_url`` for ``queues``.
 
     ``config`` are Celery settings, ``stock`` leaves our base class and dispatcher out, ``events=False`` leaves ``-E``
-    out, ``echoes`` are further names of the task ``echo``, ``python`` is an interpreter with another Celery. Its log,
-    and the file of executions, are in ``directory``.
+    out, ``echoes`` are further names of the task ``echo``, ``python`` is an interpreter with another Celery, ``under``
+    is a command that runs it. Its log, and the file of executions, are in ``directory``.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class WorkerProcess:
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         python: Path | str = sys.executable,
+        under: Sequence[str] = (),
     ) -> None:
         self.worker = name or f"w{uuid.uuid4().hex[:8]}"
         self.hostname = f"{self.worker}@test"
@@ -60,7 +61,7 @@ class WorkerProcess:
         self.broker_url = broker_url
         self.log = process.private(directory) / f"{self.worker}.log"
         self.executions_file = directory / f"{self.worker}.executions"
-        self._command = [str(python), "-m", "celery", "-A", app, "worker", "-n", self.hostname]
+        self._command = [*under, str(python), "-m", "celery", "-A", app, "worker", "-n", self.hostname]
         self._command += ["-Q", ",".join(queues)]
         self._command += ["-P", pool, "-c", str(concurrency), "-l", "INFO", *(["-E"] if events else []), *options]
         self._environment = os.environ | {

@@ -18,21 +18,21 @@ from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import ConfigurationError
 
 # First key of the advisory locks of listeners; any number will do, as long as it stays.
-TURN_LOCK = 0x5C4EF
+LISTENER_LOCK = 0x5C4EF
 
-_sql = Queries("dispatch/turn")
+_sql = Queries("dispatch/listener_lock")
 _session = Queries("dispatch/outbox")
 
 
 @attrs.define(slots=True, frozen=True)
-class HeldTurn:
+class HeldLock:
     """A lock that was taken: of which queue, and by which process of the database."""
 
     queue: str
     backend_pid: int
 
 
-class ListenerTurn:
+class ListenerLock:
     """A connection of its own, outside the pool, that may hold the lock. For one thread."""
 
     def __init__(self, engine: Engine, queue: str) -> None:
@@ -50,17 +50,17 @@ class ListenerTurn:
                     "holds a lock in its session and needs a direct connection (or a pooler in session mode)"
                 )
             self._conn.execute(_session.harden_session)
-            self.held = HeldTurn(queue, int(driver.info.backend_pid))
+            self.held = HeldLock(queue, int(driver.info.backend_pid))
         except sqlalchemy.exc.DBAPIError as error:
             raise translate(error) from error.orig
 
     def take(self) -> bool:
         """Take the lock; False while another listener has it. Raises ``DatabaseUnavailable``."""
-        return bool(self._execute(_sql.take_turn, lock_class=TURN_LOCK, queue=self._queue))
+        return bool(self._execute(_sql.take_listener_lock, lock_class=LISTENER_LOCK, queue=self._queue))
 
     def check(self) -> None:
         """Raise ``DatabaseUnavailable`` unless the session answers: the lock is held then, if it was taken."""
-        self._execute(_sql.check_turn)
+        self._execute(_sql.check_listener_lock)
 
     def close(self) -> None:
         """End the session, and with it the lock. Never raises."""
@@ -76,7 +76,7 @@ class ListenerTurn:
             raise translate(error) from error.orig
 
 
-def is_held(conn: Connection, turn: HeldTurn) -> bool:
+def is_held(conn: Connection, lock: HeldLock) -> bool:
     """Whether that session holds the lock now, as another transaction sees it."""
-    binds = {"backend_pid": turn.backend_pid, "lock_class": TURN_LOCK, "queue": turn.queue}
-    return bool(conn.execute(_sql.turn_is_held, binds).scalar_one())
+    binds = {"backend_pid": lock.backend_pid, "lock_class": LISTENER_LOCK, "queue": lock.queue}
+    return bool(conn.execute(_sql.listener_lock_is_held, binds).scalar_one())

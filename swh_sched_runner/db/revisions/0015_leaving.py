@@ -5,4 +5,4 @@ down_revision = "0014"
 
 
 def upgrade() -> None:
-    apply("0015_service_sessions.sql")
+    apply("0015_leaving.sql")

@@ -1,30 +1,30 @@
-"""Whose turn it is to take events, where the broker doesn't choose one listener itself."""
+"""The lock that makes one listener the active one, where the broker does not choose it itself."""
 
 from __future__ import annotations
 
+from swh_sched_runner.backend.dispatch.listener_lock import HeldLock, ListenerLock
 from swh_sched_runner.backend.dispatch.outbox import Dispatch
-from swh_sched_runner.backend.dispatch.turn import HeldTurn, ListenerTurn
 from swh_sched_runner.broker.interface import EventConsumer
 
 
-class Turn:
+class ActiveLock:
     """A lock in the database. On RabbitMQ there is none: the queue gives its messages to one consumer alone."""
 
     def __init__(self, dispatch: Dispatch, consumer: EventConsumer) -> None:
         self._dispatch = dispatch
         self._consumer = consumer
-        self._held: ListenerTurn | None = None
+        self._held: ListenerLock | None = None
         self._mine = False
 
     def is_mine(self) -> bool:
-        """Take the turn if it is nobody's. With it comes what a listener that is gone had in hand.
+        """Take the lock if nobody has it. With it comes what a listener that is gone had in hand.
 
         Raises ``DatabaseUnavailable``, also when it was lost.
         """
         if self._consumer.alone:
             return True
         if self._held is None:
-            self._held = self._dispatch.open_turn(self._consumer.queue)
+            self._held = self._dispatch.open_listener_lock(self._consumer.queue)
         if self._mine:
             self._held.check()
             return True
@@ -34,7 +34,7 @@ class Turn:
         return self._mine
 
     @property
-    def held(self) -> HeldTurn | None:
+    def held(self) -> HeldLock | None:
         """The lock that has to be held for what was received to be all that there was; None where there is none."""
         return None if self._held is None else self._held.held
 

@@ -1,12 +1,12 @@
--- name: take_turn
+-- name: take_listener_lock
 -- Become the one listener of an event queue, until the session ends; false while another one is.
 select pg_try_advisory_lock(:lock_class, hashtext(:queue));
 
--- name: check_turn
+-- name: check_listener_lock
 -- Any answer will do: a session that answers holds its lock.
 select true;
 
--- name: turn_is_held
+-- name: listener_lock_is_held
 -- Whether a session holds the lock of an event queue. Two keys of an advisory lock are shown as oids, without a sign.
 select exists (
   select from pg_locks

@@ -440,7 +440,7 @@ CREATE TABLE dispatcher_session (
     sleeps_until timestamp with time zone
 );
 
-COMMENT ON TABLE dispatcher_session IS 'Sessions of services that dispatch; each lives as long as it holds its advisory lock';
+COMMENT ON TABLE dispatcher_session IS 'Sessions of services; each lives as long as it holds its advisory lock, and those that dispatch have batches';
 
 COMMENT ON COLUMN dispatcher_session.id IS 'Identifier of the session, and the key of its advisory lock';
 
@@ -452,7 +452,7 @@ COMMENT ON COLUMN dispatcher_session.backend_pid IS 'PostgreSQL process of the s
 
 COMMENT ON COLUMN dispatcher_session.opened IS 'When it came up';
 
-COMMENT ON COLUMN dispatcher_session.service IS 'Service that opened it: runner, visits, or recovery';
+COMMENT ON COLUMN dispatcher_session.service IS 'Service that opened it: runner, listener, visits, rescuer, or recovery';
 
 COMMENT ON COLUMN dispatcher_session.sleeps_until IS 'Until when its runner sleeps unless it is notified; null or past while it is awake';
 

@@ -93,6 +93,10 @@ class ConfigurationError(SchedulerException):
     """{reason}"""
 
 
+class OptionRefused(ConfigurationError):
+    """{reason}"""
+
+
 class DatabaseUnavailable(SchedulerException):
     """The database can't be reached: {reason}"""
 
@@ -163,6 +167,10 @@ class ServiceInTrouble(SchedulerException):
 
 class NotRunning(SchedulerException):
     """{missing} is not configured and nothing runs in {directory}: run `swh-sched-runner up`, or configure it"""
+
+
+class FileNotRead(NotRunning):
+    """{missing} is not configured and nothing runs in {directory}: {file} was not read: {reason}"""
 
 
 class DataDirectoryInUse(SchedulerException):

@@ -54,6 +54,14 @@ class TimestampText(str):
 Timestamp = datetime.datetime | TimestampText
 
 
+# Of tasks.
+STATUSES = ("next_run_not_scheduled", "next_run_scheduled", "completed", "disabled")
+POLICIES = ("recurring", "oneshot")
+PRIORITIES = ("high", "normal", "low")
+# In bytes; what AMQP calls a short string.
+LONGEST_QUEUE = 255
+
+
 class TaskType(TypedDict, total=False):
     """A task type. Intervals and ``retry_delay`` are ``timedelta`` or None."""
 

@@ -219,6 +219,10 @@ class SchedulerBackend:
         limits = self.max_arguments_bytes, self.max_arguments_depth
         return self._db.run(create_tasks, validate.many("tasks", tasks), policy, *limits)
 
+    def add_task(self, task: Task) -> tuple[Task, bool]:
+        """Create a task unless it exists, as ``create_tasks`` does; return it, and whether it was created."""
+        return self._db.run(tasks.add, task, self.max_arguments_bytes, self.max_arguments_depth)
+
     def set_status_tasks(
         self, task_ids: Iterable[int], status: str = "disabled", next_run: datetime | None = None
     ) -> None:

@@ -7,15 +7,18 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Never, TypeVar
+from unicodedata import category
 from uuid import UUID
 
 from swh_sched_runner.exc import InvalidArgument, shown
+from swh_sched_runner.model import LONGEST_QUEUE
 
 T = TypeVar("T")
 
 # In bytes. A row of a B-tree holds 2,704, and the largest of ours a URL, a name and an identifier.
 LONGEST_URL = 2_048
 LONGEST_NAME = 500
+MOST_RETRIES = 1_000_000
 # A run that ends before the year 9000 can be followed by another before the year 10000.
 LONGEST_INTERVAL = datetime.timedelta(days=365_000)
 # Made once: json.dumps makes a new one for each call with options.
@@ -64,10 +67,23 @@ def name(argument: str, value: Any) -> str:
     return _short(argument, text(argument, value), LONGEST_NAME)
 
 
+def plain_name(argument: str, value: Any, most: int = LONGEST_NAME) -> str:
+    """``value`` if it is a name of one line: no control characters, which tables and logs would have to escape."""
+    given = _short(argument, text(argument, value), most)
+    if any(category(character) == "Cc" for character in given):
+        refuse(argument, "must not contain control characters, such as newlines", value)
+    return given
+
+
+def queue(argument: str, value: Any) -> str:
+    """``value`` if brokers take it as the name of a queue."""
+    return plain_name(argument, value, LONGEST_QUEUE)
+
+
 def _short(argument: str, value: str, most: int) -> str:
     length = len(value) if value.isascii() else len(value.encode())
     if length > most:
-        refuse(argument, f"must be at most {most} bytes long to fit into an index, and has {length}", value)
+        refuse(argument, f"must be at most {most} bytes long, and has {length}", value)
     return value
 
 

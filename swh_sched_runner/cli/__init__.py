@@ -10,12 +10,15 @@ from functools import partial
 from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import structlog
 
 from swh_sched_runner import __version__
-from swh_sched_runner.cli import logs
+from swh_sched_runner.cli import logs, stdout
+from swh_sched_runner.cli.command import extend
+from swh_sched_runner.cli.exit_status import CONFIGURATION, FAILED, INTERRUPTED, OK, READER_GONE, UNAVAILABLE, USAGE
 from swh_sched_runner.cli.output import warn
 from swh_sched_runner.config import log_format, mask
 from swh_sched_runner.exc import (
@@ -24,51 +27,52 @@ from swh_sched_runner.exc import (
     DatabaseUnavailable,
     DataDirectoryRefused,
     DataDirectoryVersion,
+    FileNotRead,
     NotRunning,
+    OptionRefused,
     SchedulerException,
     SchemaError,
 )
 
-PROGRAM = "swh-sched-runner"
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
-OK = 0
-FAILED = 1
-USAGE = 64
-UNAVAILABLE = 69
-CONFIGURATION = 78
-INTERRUPTED = 130
+PROGRAM = "swh-sched-runner"
 
 LONGEST_SHOWN = 200
 
-# In the order of --help. A command's module is imported when the command is used, so that `task list` need not wait
-# for Celery.
+# In the order of --help: where each command is, and what it does. Its module is imported when it is used, so that help
+# and completion need not wait for the libraries of all of them.
 COMMANDS = {
-    "up": "swh_sched_runner.cli.up:up",
-    "demo": "swh_sched_runner.cli.demo:demo",
-    "run": "swh_sched_runner.cli.services:run",
-    "listen": "swh_sched_runner.cli.services:listen",
-    "visits": "swh_sched_runner.cli.services:visits",
-    "prune": "swh_sched_runner.cli.services:prune",
-    "rescue": "swh_sched_runner.cli.rescue:rescue",
-    "worker": "swh_sched_runner.cli.worker:worker",
-    "queue": "swh_sched_runner.cli.queue:queue",
-    "task-type": "swh_sched_runner.cli.task_type:task_type",
-    "task": "swh_sched_runner.cli.task:task",
-    "runs": "swh_sched_runner.cli.runs:runs",
-    "events": "swh_sched_runner.cli.events:events",
-    "status": "swh_sched_runner.cli.status:status",
-    "explain": "swh_sched_runner.cli.explain:explain",
-    "db": "swh_sched_runner.cli.db:db",
-    "config": "swh_sched_runner.cli.config:config",
+    "up": ("swh_sched_runner.cli.up", "Run all services in one process."),
+    "demo": ("swh_sched_runner.cli.demo", "Watch the services work on real git repositories."),
+    "run": ("swh_sched_runner.cli.services", "Dispatch due tasks to their queues, within the limit of each queue."),
+    "listen": ("swh_sched_runner.cli.services", "Record starts and ends of runs from the events of workers."),
+    "visits": ("swh_sched_runner.cli.services", "Choose origins to visit and dispatch their visits."),
+    "prune": ("swh_sched_runner.cli.services", "Delete ended runs that are older than their task type keeps them."),
+    "rescue": ("swh_sched_runner.cli.rescue", "End the runs whose end nobody will report, by evidence."),
+    "worker": ("swh_sched_runner.cli.worker", "Start, list and forget Celery workers."),
+    "queue": ("swh_sched_runner.cli.queue", "List, pause, drain and limit queues."),
+    "task-type": ("swh_sched_runner.cli.task_type", "Add, list, pause and limit task types."),
+    "task": ("swh_sched_runner.cli.task", "Add, list and show tasks."),
+    "runs": ("swh_sched_runner.cli.runs", "Delete old runs of tasks."),
+    "events": ("swh_sched_runner.cli.events", "Deal with the events of workers."),
+    "status": ("swh_sched_runner.cli.status", "Show services, queues, due tasks, runs in flight, last failures."),
+    "explain": ("swh_sched_runner.cli.explain", "Explain why a task is not running."),
+    "db": ("swh_sched_runner.cli.db", "Create, upgrade or check the schema; adopt a database."),
+    "deploy": ("swh_sched_runner.cli.deploy", "Write the files that run it as a service."),
+    "config": ("swh_sched_runner.cli.config", "Show the configuration."),
 }
 
 # Commands with nothing to tidy up: Ctrl-C ends them at once. Python's own handler would wait for PostgreSQL's answer.
-ENDED_AT_ONCE = frozenset({"queue", "task-type", "task", "runs", "events", "status", "explain", "db", "config"})
+ENDED_AT_ONCE = frozenset(
+    {"queue", "task-type", "task", "runs", "events", "status", "explain", "db", "deploy", "config"}
+)
 
 EPILOG = """\b
 Exit status: 0 success; 1 failure; 64 wrong usage; 69 database or broker can't
 be reached, or `up` is not running; 78 wrong configuration or schema; 130
-interrupted.
+interrupted; 141 the reader of stdout has gone away.
 
 \b
 Configuration, in increasing precedence: --config FILE (or SWH_SCHED_RUNNER_CONFIG, else
@@ -91,9 +95,19 @@ class Commands(click.Group):
         """The command of that name."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, name = COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), name)
-        return command
+        return extend(getattr(import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_")))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Which commands, or options, begin so; without importing any either."""
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=what) for name, (_, what) in COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -121,8 +135,11 @@ def cli(
 
 def main() -> None:
     """Run the program and exit."""
+    stdout.own_streams()
     logs.own_process()
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    stdout.drop_rest()
+    sys.exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -133,19 +150,23 @@ def run(arguments: Sequence[str]) -> int:
     logs.configure(_asked_format(arguments))
     try:
         _check_text(arguments)
-        result = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+        with stdout.told():
+            result = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.ClickException as error:
         status = USAGE if isinstance(error, click.UsageError) else FAILED
-        if logs.for_programs():
+        if logs.as_lines():
             _log_end(mask(error.format_message()), status)
         else:
             error.show()
         return status
     except click.Abort:
+        warn(f"{PROGRAM}: interrupted")
         return INTERRUPTED
+    except stdout.ReaderGone:
+        return READER_GONE
     except SchedulerException as error:
         status = status_of(error)
-        if logs.for_programs():
+        if logs.as_lines():
             _log_end(str(error), status)
         else:
             warn(f"{PROGRAM}: {error}")
@@ -187,7 +208,9 @@ def _asked_format(arguments: Sequence[str]) -> str:
 def status_of(error: SchedulerException) -> int:
     """The exit status that an error of ours ends the program with."""
     match error:
-        case ConfigurationError() | SchemaError() | DataDirectoryVersion() | DataDirectoryRefused():
+        case OptionRefused():
+            return USAGE
+        case ConfigurationError() | FileNotRead() | SchemaError() | DataDirectoryVersion() | DataDirectoryRefused():
             return CONFIGURATION
         case DatabaseUnavailable() | BrokerUnavailable() | NotRunning():
             return UNAVAILABLE

@@ -6,21 +6,19 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from swh_sched_runner import config
-from swh_sched_runner.backend import SchedulerBackend
-from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.queues import Queues
 from swh_sched_runner.cli import logs
 from swh_sched_runner.config import BrokerSettings, Settings
-from swh_sched_runner.db import migrate
-from swh_sched_runner.db.connections import dsn
-from swh_sched_runner.db.engine import Database, create_engine
-from swh_sched_runner.embedded import directory
-from swh_sched_runner.exc import ConfigurationError, DataDirectoryRefused, InvalidArgument, NotRunning
+from swh_sched_runner.exc import ConfigurationError, DataDirectoryRefused, FileNotRead, InvalidArgument, NotRunning
+
+if TYPE_CHECKING:  # imported where they are used: drivers take longer than most commands, and no help needs one
+    from swh_sched_runner.backend import SchedulerBackend
+    from swh_sched_runner.broker.queues import Queues
+    from swh_sched_runner.db.engine import Database
 
 # Timeout for connecting to each address of the database: less than the time that a service has to stop.
 CONNECT_SECONDS = 6
@@ -47,6 +45,13 @@ class Context:
         self.flags = flags
         self.takes_time = False  # a command sets it whose statements may take hours, before it asks for the database
 
+    def set_option(self, name: str, value: Any) -> None:
+        """Take a global option that was given after the command. ``config`` is the file."""
+        if name == "config":
+            self._file = value
+        else:
+            self.flags[name] = value
+
     @cached_property
     def settings(self) -> Settings:
         """The settings; from the first call on, logs follow them. Commands add their ``flags`` before."""
@@ -54,9 +59,16 @@ class Context:
         logs.configure(settings.log.format, settings.log.level)
         return settings
 
+    def settings_and_sources(self) -> tuple[Settings, dict[str, list[str]]]:
+        """The settings as they are written, and where each one comes from: a file, a variable or an option."""
+        settings, given = config.read(self._file, self._environ, self.flags)
+        return settings, config.where_from(given)
+
     @cached_property
     def data_directory(self) -> Path:
         """Where embedded servers keep their data. Raises ``DataDirectoryRefused`` for what is no path."""
+        from swh_sched_runner.embedded import directory
+
         configured = self.settings.data_directory
         try:
             found = directory.resolve(configured)
@@ -72,6 +84,9 @@ class Context:
 
         Raises ``NotRunning``, and ``ConfigurationError`` for what libpq does not take.
         """
+        from swh_sched_runner.db.connections import dsn
+        from swh_sched_runner.db.engine import Database, create_engine
+
         settings = self.settings.database
         if settings.url is not None:
             url, options = settings.url, settings.options
@@ -100,12 +115,16 @@ class Context:
     @cached_property
     def migrated_database(self) -> Database:
         """The same; raises ``SchemaError`` unless its schema is the one that this code needs."""
-        self.database.run(migrate.require)
+        from swh_sched_runner.db import version
+
+        self.database.run(version.require)
         return self.database
 
     @cached_property
     def backend(self) -> SchedulerBackend:
         """The backend on that database; raises ``SchemaError`` as well."""
+        from swh_sched_runner.backend import SchedulerBackend
+
         backend = SchedulerBackend.of(self.migrated_database)
         backend.max_arguments_bytes = self.settings.tasks.max_arguments_bytes
         backend.max_arguments_depth = self.settings.tasks.max_arguments_depth
@@ -124,6 +143,9 @@ class Context:
 
     def open_queues(self) -> Queues:
         """A look at the broker's queues; it connects when it is first asked. Raises ``NotRunning``."""
+        from swh_sched_runner.broker.celery.app import create_app
+        from swh_sched_runner.broker.queues import Queues
+
         return Queues(create_app(self.broker))
 
     def close(self) -> None:
@@ -132,8 +154,15 @@ class Context:
             self.database.close()
 
     def _running(self, name: str) -> str:
+        from swh_sched_runner.embedded import directory
+
         running = directory.running(self.data_directory)
         url: str | None = getattr(running, name) if running is not None else None
         if url is None:
-            raise NotRunning(directory=self.data_directory, missing=name.replace("_", "."))
+            missing = name.replace("_", ".")
+            not_read = config.system_file_not_read(self._file, self._environ)
+            if not_read is not None:
+                reason = "Permission denied; use sudo -u swh-sched-runner, or --config"
+                raise FileNotRead(directory=self.data_directory, missing=missing, file=not_read, reason=reason)
+            raise NotRunning(directory=self.data_directory, missing=missing)
         return url

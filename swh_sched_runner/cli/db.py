@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import attrs
 import click
 
-from swh_sched_runner.backend.inspection import check
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import document, printable
-from swh_sched_runner.db import adopt, migrate
-from swh_sched_runner.db.adopt import compat
 from swh_sched_runner.exc import AdoptionStopped
+
+if TYPE_CHECKING:  # imported where they are used: --help needs neither drivers nor Alembic
+    from swh_sched_runner.backend.inspection import check
+    from swh_sched_runner.db import adopt
+
+GRACE_SECONDS = 30.0  # as check.GRACE_PERIOD
 
 
 @click.group()
@@ -45,6 +49,9 @@ def status(ctx: click.Context, as_json: bool) -> None:
 
     Also checks a sample for rows written by others that are misread, see `db check`.
     """
+    from swh_sched_runner.backend.inspection import check
+    from swh_sched_runner.db import adopt, migrate
+
     version = ctx.obj.database.run(migrate.current)
     head, pending = migrate.head(), migrate.pending(version)
     foreign = ctx.obj.database.run(adopt.under_way)
@@ -78,6 +85,8 @@ def adopt_command(context: Context, dry_run: bool, rename_duplicates: bool) -> N
 
     First stop the programs that write to it; others may continue reading. If interrupted, run it again.
     """
+    from swh_sched_runner.db import adopt, migrate
+
     engine = context.database.engine
     if dry_run:
         plan = adopt.examine(engine, rename_duplicates=rename_duplicates)
@@ -124,6 +133,9 @@ def compat_command(context: Context, drop: bool) -> None:
 
     They are in the schema swh_scheduler_compat, which the old program's search_path must name first.
     """
+    from swh_sched_runner.db import migrate
+    from swh_sched_runner.db.adopt import compat
+
     if drop:
         stood = context.database.run(compat.drop)
         click.echo(f"dropped the schema {compat.SCHEMA}" if stood else f"there is no schema {compat.SCHEMA}")
@@ -141,7 +153,7 @@ def compat_command(context: Context, drop: bool) -> None:
     "--grace-period",
     "grace_seconds",
     type=click.FloatRange(min=0),
-    default=check.GRACE_PERIOD.total_seconds(),
+    default=GRACE_SECONDS,
     show_default=True,
     metavar="SECONDS",
     help="Release a task in flight without a run only if its row has not changed for this time.",
@@ -153,6 +165,9 @@ def check_command(ctx: click.Context, repair: bool, grace_seconds: float, as_jso
 
     Reads all origins, statistics and runs, a megabyte at a time.
     """
+    from swh_sched_runner.backend.inspection import check
+    from swh_sched_runner.db import migrate
+
     ctx.obj.database.run(migrate.require)
     found = check.check(ctx.obj.database, repair=repair, grace_period=timedelta(seconds=grace_seconds), pause=_wait)
     if as_json:
@@ -185,10 +200,14 @@ def _show_found(kind: check.Found) -> None:
 @click.option("--from", "version", metavar="VERSION", help="Start from this version instead of an empty database.")
 def sql(version: str | None) -> None:
     """Print the migrations as a script, for a DBA to run."""
+    from swh_sched_runner.db import migrate
+
     click.echo(migrate.as_sql(version))
 
 
 def _upgrade(context: Context) -> None:
+    from swh_sched_runner.db import migrate
+
     applied = migrate.upgrade(context.database.engine)
     for version in applied:
         click.echo(f"applied {version}")

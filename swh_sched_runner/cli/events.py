@@ -11,17 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from swh_sched_runner.cli.context import Context
-from swh_sched_runner.cli.output import cell, document, printable, table, warn
-from swh_sched_runner.cli.parameters import duration
-from swh_sched_runner.insight.rejected import (
-    RejectedEvent,
-    drop_rejected,
-    list_rejected,
-    read_rejected,
-    rejected_ids,
-)
+from swh_sched_runner.cli.output import details, document, printable, table, warn
+from swh_sched_runner.cli.parameters import count, duration, integer
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported where they are used: --help needs no drivers
+    from swh_sched_runner.insight.rejected import RejectedEvent
     from swh_sched_runner.services.listener.replay import Replayed
 
 LIST_LIMIT = 100
@@ -39,11 +33,13 @@ def rejected() -> None:
 
 
 @rejected.command(name="list")
-@click.option("--limit", type=click.IntRange(0), default=LIST_LIMIT, show_default=True, help="At most so many.")
+@click.option("--limit", type=count, default=LIST_LIMIT, show_default=True, help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def list_events(context: Context, limit: int, as_json: bool) -> None:
     """List rejected events, the newest first, with the reason."""
+    from swh_sched_runner.insight.rejected import list_rejected
+
     found = list_rejected(context.migrated_database, limit + 1)
     shown = found[:limit]
     if as_json:
@@ -51,18 +47,20 @@ def list_events(context: Context, limit: int, as_json: bool) -> None:
     else:
         headers = ("id", "received (UTC)", "bytes", "kept", "reason")
         rows = [(event.id, event.received, event.size, event.kept, event.reason) for event in shown]
-        table(None, headers, rows, empty="no rejected events")
+        table(None, headers, rows, empty="no rejected events", leave_out=("kept", "bytes"))
     if len(found) > limit:
         warn(f"there are more than {limit}: raise --limit")
 
 
 @rejected.command()
-@click.argument("event", metavar="ID", type=int)
+@click.argument("event", metavar="ID", type=integer)
 @click.option("--raw", type=click.Path(path_type=Path, allow_dash=True), help="Write the body to FILE (-: stdout).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def show(context: Context, event: int, raw: Path | None, as_json: bool) -> None:
     """Print the rejected event ID, or write its body to a file as it came."""
+    from swh_sched_runner.insight.rejected import read_rejected
+
     if raw is not None and as_json:
         raise click.UsageError("--raw and --json exclude each other")
     found = read_rejected(context.migrated_database, event)
@@ -72,8 +70,7 @@ def show(context: Context, event: int, raw: Path | None, as_json: bool) -> None:
     elif as_json:
         document(_facts(found) | _body(body))
     else:
-        for name, value in _facts(found).items():
-            click.echo(f"{name:<12} {cell(value)}")
+        details(_facts(found), 12)
         text = printable(body.decode(errors="backslashreplace"))
         click.echo(f"\n{text[:BODY_SHOWN]}")
         if len(text) > BODY_SHOWN:
@@ -81,7 +78,7 @@ def show(context: Context, event: int, raw: Path | None, as_json: bool) -> None:
 
 
 @rejected.command()
-@click.argument("ids", metavar="[ID]...", type=int, nargs=-1)
+@click.argument("ids", metavar="[ID]...", type=integer, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All that there are now, the oldest first.")
 @click.option("--body", type=click.Path(path_type=Path, allow_dash=True), help="FILE with the body of ID, corrected.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
@@ -91,7 +88,8 @@ def replay(ctx: click.Context, ids: Sequence[int], everything: bool, body: Path 
 
     Exits with 1 if any of them stays rejected.
     """
-    from swh_sched_runner.services.listener.replay import replay  # not above: it knows Celery
+    from swh_sched_runner.insight.rejected import rejected_ids
+    from swh_sched_runner.services.listener.replay import replay
 
     context: Context = ctx.obj
     _require_choice(bool(ids), everything)
@@ -113,12 +111,14 @@ def replay(ctx: click.Context, ids: Sequence[int], everything: bool, body: Path 
 
 
 @rejected.command()
-@click.argument("ids", metavar="[ID]...", type=int, nargs=-1)
+@click.argument("ids", metavar="[ID]...", type=integer, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All that there are.")
 @click.option("--older-than", type=duration, metavar="DURATION", help="Those that were rejected before: 7d, 12h.")
 @click.pass_obj
 def drop(context: Context, ids: Sequence[int], everything: bool, older_than: timedelta | None) -> None:
     """Drop rejected events. Nothing of them is applied."""
+    from swh_sched_runner.insight.rejected import drop_rejected
+
     _require_choice(bool(ids), everything, older_than is not None)
     dropped = drop_rejected(context.migrated_database, ids or None, older_than)
     click.echo(f"dropped {dropped} rejected event{'' if dropped == 1 else 's'}")

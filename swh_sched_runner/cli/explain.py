@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import document, printable, warn
-from swh_sched_runner.insight.explain import Explanation, explain_task
+from swh_sched_runner.cli.parameters import integer
+
+if TYPE_CHECKING:
+    from swh_sched_runner.insight.explain import Explanation
 
 
 @click.group()
@@ -15,7 +20,7 @@ def explain() -> None:
 
 
 @explain.command()
-@click.argument("task_id", metavar="ID", type=int)
+@click.argument("task_id", metavar="ID", type=integer)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def task(context: Context, task_id: int, as_json: bool) -> None:
@@ -23,6 +28,8 @@ def task(context: Context, task_id: int, as_json: bool) -> None:
 
     The first line is the answer; lines with `also` are further reasons. A warning says if the broker can't be asked.
     """
+    from swh_sched_runner.insight.explain import explain_task  # not above: --help needs no drivers
+
     found = explain_task(context.migrated_database, context.open_queues, context.settings.broker, task_id)
     if found.missing is not None:
         warn(f"warning: the broker was not asked: {found.missing}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -24,6 +25,9 @@ FORMATS = ("auto", "console", "logfmt", "json")
 LEVELS = ("debug", "info", "warning", "error", "critical")
 FOR_PROGRAMS = ("logfmt", "json")
 _FIRST_KEYS = ("timestamp", "level", "event", "logger")
+
+
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 
 
 class _Process:
@@ -55,6 +59,21 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
 def for_programs() -> bool:
     """Whether somebody asked for a format that programs read: then every line on stderr is a line of the log."""
     return _Process.format in FOR_PROGRAMS
+
+
+def to_journal(stream: IO[str] | None = None) -> bool:
+    """Whether ``stream``, by default stderr, leads to systemd's journal, which has timestamps and priorities itself."""
+    told = os.environ.get("JOURNAL_STREAM", "")
+    try:
+        found = os.fstat((sys.stderr if stream is None else stream).fileno())
+    except (OSError, ValueError):  # a stream without a descriptor
+        return False
+    return told == f"{found.st_dev}:{found.st_ino}"
+
+
+def as_lines() -> bool:
+    """Whether what is said on stderr has to be a line of the log: it asked for, or the journal sorts by priority."""
+    return for_programs() or (_Process.diverted is None and to_journal())
 
 
 def asked_format() -> str:
@@ -91,6 +110,19 @@ class _Handler(logging.StreamHandler[IO[str]]):
         )
 
 
+class _JournalFormatter(structlog.stdlib.ProcessorFormatter):
+    """Says the priority of each line, as sd-daemon(3) has it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))
+
+
+def _without_timestamp(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    event.pop("timestamp", None)
+    return event
+
+
 def configure(format: str = "auto", level: str = "info", stream: IO[str] | None = None) -> None:
     """Send our log, from ``level`` on, and that of the libraries, from warnings on, to ``stream`` (stderr).
 
@@ -101,11 +133,16 @@ def configure(format: str = "auto", level: str = "info", stream: IO[str] | None 
     stream = _stderr() if stream is None else stream
     if format == "auto":
         format = "console" if stream.isatty() else "logfmt"
+    journal = to_journal(stream)
     handler = _Handler(stream)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        (_JournalFormatter if journal else structlog.stdlib.ProcessorFormatter)(
             foreign_pre_chain=_common(),
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(format, stream)],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *([_without_timestamp] if journal and format != "json" else []),
+                *_renderers(format, stream),
+            ],
         )
     )
     root = logging.getLogger()

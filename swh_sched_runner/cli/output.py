@@ -6,8 +6,10 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import compress
+from shutil import get_terminal_size
 from typing import IO, Any
 from uuid import UUID
 
@@ -15,10 +17,8 @@ import attrs
 import click
 import msgspec
 import structlog
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from swh_sched_runner.cli import layout
 from swh_sched_runner.config import mask
 from swh_sched_runner.insight.format import duration, timestamp
 from swh_sched_runner.model import Pause
@@ -26,7 +26,11 @@ from swh_sched_runner.model import Pause
 log = structlog.get_logger(__name__)
 
 NOTHING = "-"
-KEPT_WHOLE = 10  # a word up to that length, such as a date, is not folded
+# Of a text in a table, and of one that is shown alone.
+CELL_CHARACTERS = 60
+SHOWN_CHARACTERS = 2_000
+# Where the context of a command keeps what -o was.
+OUTPUT = "swh_sched_runner.output"
 UNLIMITED = "unlimited"
 # Levels of lists and objects in a document.
 DEEPEST = 100
@@ -49,18 +53,55 @@ def document(value: Any) -> None:
     click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
 
 
-def table(title: str | None, headers: Sequence[str], rows: Sequence[Sequence[Any]], empty: str = "none") -> None:
-    """Print a table. Without a terminal it is plain columns, whole whatever their width, for grep and awk."""
+def table(
+    title: str | None,
+    headers: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    empty: str = "none",
+    *,
+    leave_out: Sequence[str] = (),
+    most: int = CELL_CHARACTERS,
+) -> None:
+    """Print a table, a line for each row, with texts of ``most`` characters.
+
+    On a terminal, columns that say nothing are left out, and so are those of ``leave_out``, the first one first, until
+    the rest fits. Elsewhere, and with ``-o wide``, no column is.
+    """
+    colour, wide = wants_colour(sys.stdout), is_wide()
     if title:
-        click.echo(click.style(title, bold=True) if wants_colour(sys.stdout) else title)
+        click.echo(click.style(title, bold=True) if colour else title)
     if not rows:
         click.echo(f"  {empty}")
         return
-    cells = [[cell(value) for value in row] for row in rows]
-    if sys.stdout.isatty():
-        _rich_table(headers, cells)
+    most = SHOWN_CHARACTERS if wide else most
+    cells = [[layout.cut(cell(value), most) for value in row] for row in rows]
+    if not sys.stdout.isatty() or wide:
+        lines = layout.plain(headers, cells)
     else:
-        _plain_table(headers, cells)
+        says = [any(row[n] != NOTHING for row in cells) for n in range(len(headers))]
+        kept = [[*compress(row, says)] for row in (headers, *cells)]
+        lines = layout.fitted(kept[0], kept[1:], get_terminal_size().columns, leave_out)
+    first = next(lines)
+    click.echo(click.style(first, bold=True) if colour else first)
+    for line in lines:
+        click.echo(line)
+
+
+def details(values: Mapping[str, Any], width: int) -> None:
+    """Print names and values, a line each, with texts of ``SHOWN_CHARACTERS``; says so where one is longer."""
+    was_cut = False
+    for name, value in values.items():
+        text = cell(value)
+        was_cut = was_cut or len(text) > SHOWN_CHARACTERS
+        click.echo(f"{name:<{width}} {layout.cut(text, SHOWN_CHARACTERS)}")
+    if was_cut:
+        warn(f"long texts are cut to {SHOWN_CHARACTERS:,} characters: --json prints all of them")
+
+
+def is_wide() -> bool:
+    """Whether ``-o wide`` was given."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and ctx.meta.get(OUTPUT) == "wide"
 
 
 def cell(value: Any) -> str:
@@ -104,36 +145,10 @@ def warn(text: str) -> None:
     from swh_sched_runner.cli import logs  # which needs this module itself
 
     line = " ".join(part.strip() for part in text.split("\n") if part.strip())
-    if logs.for_programs():
+    if logs.as_lines():
         log.warning(line)
     else:
         click.echo(printable(mask(line)), err=True)
-
-
-def _plain_table(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(text) for text in column) for column in zip(headers, *cells, strict=True)]
-    for line in (headers, *cells):
-        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _rich_table(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    """Columns that say nothing are left out; what is too wide for the terminal is folded, never cut."""
-    colour = wants_colour(sys.stdout)
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold" if colour else "")
-    columns = [
-        (header, texts)
-        for header, texts in zip(headers, zip(*cells, strict=True), strict=True)
-        if any(text != NOTHING for text in texts)
-    ]
-    for header, texts in columns:
-        number = all(text.isdecimal() or text == NOTHING for text in texts)
-        longest_word = max(len(word) for text in (header, *texts) for word in text.split())
-        drawn.add_column(
-            header, justify="right" if number else "left", overflow="fold", min_width=min(longest_word, 10)
-        )
-    for line in zip(*(texts for _, texts in columns), strict=True):
-        drawn.add_row(*(Text(text) for text in line))
-    Console(file=sys.stdout, no_color=not colour, highlight=False).print(drawn)
 
 
 def _plain(value: Any, depth: int = 0) -> Any:

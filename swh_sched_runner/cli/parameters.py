@@ -8,6 +8,7 @@ import math
 import os
 import re
 import socket
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import click
 
 NONE = "none"
+LONGEST_SHOWN = 60
+LONGEST_INTEGER = 40  # characters; zeros may lead
 _SECONDS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _WORDS = {
     **dict.fromkeys(("w", "week", "weeks"), "w"),
@@ -63,9 +66,9 @@ def parse_arguments(values: Sequence[str], as_json: bool) -> dict[str, Any]:
         keyword = _KEYWORD.fullmatch(word)
         value = keyword[2] if keyword else word
         try:
-            parsed = json.loads(value) if as_json else value
-        except ValueError:
-            raise ValueError(f"{value!r} is not JSON (a string needs its quotes)") from None
+            parsed = parse_json(value) if as_json else value
+        except json.JSONDecodeError:
+            raise ValueError(f"{cut(repr(value))} is not JSON (a string needs its quotes)") from None
         if keyword is None:
             args.append(parsed)
         elif keyword[1] in kwargs:
@@ -73,6 +76,23 @@ def parse_arguments(values: Sequence[str], as_json: bool) -> dict[str, Any]:
         else:
             kwargs[keyword[1]] = parsed
     return {"args": args, "kwargs": kwargs}
+
+
+def parse_json(text: str) -> Any:
+    """``text`` as JSON. Raises ``JSONDecodeError``, and ``ValueError`` that names what Python has a limit for."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{cut(text)} is nested too deep") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # Python reads no longer ones, which take a time in the square of their length
+        raise ValueError(f"numbers may have at most {sys.get_int_max_str_digits():,} digits: {cut(text)}") from None
+
+
+def cut(text: str, most: int = LONGEST_SHOWN) -> str:
+    """As much of it as an error may repeat."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 def _of(parts: Any) -> timedelta:
@@ -92,6 +112,21 @@ def operator() -> str:
 
 
 # As types of click parameters; their names are what --help shows.
+
+
+def integer(text: str | int, least: int = -(2**63)) -> int:
+    """A whole number that a bigint holds. Click would call a longer one no integer, and repeat all of it."""
+    words = str(text)
+    if re.fullmatch(r"[+-]?[0-9]+", words) is None:
+        raise click.BadParameter(f"{cut(repr(words))} is not a whole number")
+    if len(words) > LONGEST_INTEGER or not least <= int(words) < 2**63:
+        raise click.BadParameter(f"{cut(words)} is not a whole number from {least} to {2**63 - 1}")
+    return int(words)
+
+
+def count(text: str | int) -> int:
+    """A whole number that is not negative."""
+    return integer(text, 0)
 
 
 def duration(text: str) -> timedelta:
@@ -138,4 +173,6 @@ def limit(text: str, option: str, kind: type[int] | type[float] = int) -> Any:
     try:
         return None if text == NONE else kind(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is neither a number nor `{NONE}`", param_hint=option) from None
+        if text.isdecimal() and text.isascii():
+            raise click.BadParameter(f"{cut(text)} has more digits than a number may have", param_hint=option) from None
+        raise click.BadParameter(f"{cut(repr(text))} is neither a number nor `{NONE}`", param_hint=option) from None

@@ -5,17 +5,20 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from swh_sched_runner.cli.context import Context
+from swh_sched_runner.cli.exit_status import INTERRUPTED
 from swh_sched_runner.cli.output import UNLIMITED, document, printable, told_paused, told_resumed, warn
 from swh_sched_runner.cli.parameters import limit, operator, seconds
 from swh_sched_runner.cli.queue_list import WHOLE, print_queues, warn_of_depths
 from swh_sched_runner.config import mask
-from swh_sched_runner.insight import queues
-from swh_sched_runner.insight.drain import Drain, DrainStatus
-from swh_sched_runner.insight.queues import QueueStatus
+
+if TYPE_CHECKING:  # imported where they are used: --help needs no drivers
+    from swh_sched_runner.insight.drain import Drain, DrainStatus
+    from swh_sched_runner.insight.queues import QueueStatus
 
 # How often a drain prints what is left, unless on a terminal.
 PROGRESS_SECONDS = 10.0
@@ -35,6 +38,8 @@ def list_queues(context: Context, as_json: bool) -> None:
     depth: ready messages in the broker. due: due tasks in the database. in flight: tasks that were taken and have not
     ended. unconfirmed: messages that the broker has not confirmed.
     """
+    from swh_sched_runner.insight import queues
+
     found = queues.list_queues(context.migrated_database, context.open_queues, context.settings.broker)
     warn_of_depths(found)
     if as_json:
@@ -77,6 +82,8 @@ def drain_queue(context: Context, name: str, timeout: float | None, reason: str,
 
     The queue stays paused, also after Ctrl-C. Visits that a worker has taken are not waited for: they have no runs.
     """
+    from swh_sched_runner.insight.drain import Drain
+
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _get(context, name)
     with context.open_queues() as broker:
@@ -87,7 +94,7 @@ def drain_queue(context: Context, name: str, timeout: float | None, reason: str,
             found = _wait(drain)
         except KeyboardInterrupt:
             warn(f"queue {name} stays paused; to resume: swh-sched-runner queue resume {name}")
-            raise click.Abort from None
+            click.get_current_context().exit(INTERRUPTED)
     left = found.left
     if found.state == "timed_out":
         raise click.ClickException(
@@ -108,6 +115,8 @@ def set_limit(context: Context, name: str, length: str) -> None:
     given = limit(length, "N|none")
     found = _get(context, name)
     if found.priority:
+        from swh_sched_runner.insight import queues
+
         of = queues.ordinary_queues(context.database, found.types)
         raise click.ClickException(f"queue {name} is for tasks with a priority: it has the limit of {', '.join(of)}")
     context.backend.set_queue_limit(name, given)
@@ -115,6 +124,8 @@ def set_limit(context: Context, name: str, length: str) -> None:
 
 
 def _get(context: Context, name: str) -> QueueStatus:
+    from swh_sched_runner.insight import queues
+
     return queues.get_queue(context.migrated_database, context.settings.broker, name)
 
 

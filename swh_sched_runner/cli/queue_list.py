@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swh_sched_runner.cli.output import UNLIMITED, table, warn
-from swh_sched_runner.insight.queues import QueueList, QueueStatus
+
+if TYPE_CHECKING:
+    from swh_sched_runner.insight.queues import QueueList, QueueStatus
 
 _COLUMNS: Mapping[str, Callable[[QueueStatus], Any]] = {
     "queue": lambda queue: queue.queue,
@@ -23,12 +25,13 @@ _COLUMNS: Mapping[str, Callable[[QueueStatus], Any]] = {
 }
 BRIEF = ("queue", "depth", "limit", "paused (UTC)", "types")
 WHOLE = tuple(_COLUMNS)
+_LEAVE_OUT = ("published (UTC)", "published by", "types", "unconfirmed", "oldest due (UTC)", "limit")
 
 
 def print_queues(title: str | None, queues: Iterable[QueueStatus], columns: Sequence[str]) -> None:
     """Print a table of queues."""
     rows = [[_COLUMNS[column](queue) for column in columns] for queue in queues]
-    table(title, columns, rows, empty="no task types yet: swh-sched-runner task-type add")
+    table(title, columns, rows, empty="no task types yet: swh-sched-runner task-type add", leave_out=_LEAVE_OUT)
 
 
 def warn_of_depths(found: QueueList) -> None:

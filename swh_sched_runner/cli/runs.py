@@ -6,13 +6,9 @@ from datetime import timedelta
 
 import click
 
-from swh_sched_runner.backend.tasks.retention import PruneRule, Retention
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import document, table
 from swh_sched_runner.cli.parameters import duration
-from swh_sched_runner.db import migrate
-from swh_sched_runner.services.maintenance.retention import Pruner
-from swh_sched_runner.services.service import Heartbeat
 
 
 @click.group()
@@ -33,8 +29,12 @@ def prune(context: Context, task_type: str | None, older_than: timedelta | None,
 
     A run that its task follows, such as the last one of a one-shot task, stays. May be interrupted and run again.
     """
-    context.database.run(migrate.require)
-    retention, rule = Retention(context.database), PruneRule(task_type, older_than, dry_run)
+    # Not above: --help needs no drivers.
+    from swh_sched_runner.backend.tasks.retention import PruneRule, Retention
+    from swh_sched_runner.services.maintenance.retention import Pruner
+    from swh_sched_runner.services.service import Heartbeat
+
+    retention, rule = Retention(context.migrated_database), PruneRule(task_type, older_than, dry_run)
     retention.require(rule)
     pruner, heartbeat = Pruner(retention, context.settings.pruner, rule=rule), Heartbeat()
     while pruner.run_once(heartbeat):

@@ -8,15 +8,24 @@ from typing import Any
 
 import click
 
-from swh_sched_runner.backend.tasks.tasks import POLICIES, PRIORITIES, STATUSES
 from swh_sched_runner.cli.context import Context
-from swh_sched_runner.cli.output import cell, document, json_text, table, warn
-from swh_sched_runner.cli.parameters import parse_arguments, timestamp
-from swh_sched_runner.exc import UnknownTask
-from swh_sched_runner.model import Task, TaskRun
+from swh_sched_runner.cli.output import SHOWN_CHARACTERS, cell, details, document, json_text, table, warn
+from swh_sched_runner.cli.parameters import count, integer, parse_arguments, timestamp
+from swh_sched_runner.exc import UnknownTask, UnknownTaskType
+from swh_sched_runner.insight.format import STATUS_WORDS
+from swh_sched_runner.model import POLICIES, PRIORITIES, STATUSES, Task, TaskRun
 
 LIST_LIMIT = 100
 RUNS_SHOWN = 20
+
+
+# Of the command line, where words have no spaces.
+_STATUSES = {word.replace(" ", "-"): stored for stored, word in STATUS_WORDS.items()}
+_STATUS_METAVAR = f"[{'|'.join(_STATUSES)}]"
+
+
+def _stored_status(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else _STATUSES.get(value, value)
 
 
 @click.group()
@@ -43,7 +52,7 @@ def add(
     json_arguments: bool,
     as_json: bool,
 ) -> None:
-    """Create a task of TYPE, unless an equal one exists, and print it."""
+    """Create a task of TYPE, unless an equal one exists, and print it. It says so if one does."""
     try:
         arguments = parse_arguments(words, json_arguments)
     except ValueError as error:
@@ -55,29 +64,32 @@ def add(
         priority=priority,
         next_run=next_run or datetime.now(UTC),
     )
-    (created,) = context.backend.create_tasks([wanted])
+    found, created = context.backend.add_task(wanted)
     if as_json:
-        document(created)
-    else:
-        _details(created)
+        document({**found, "created": created})
+        return
+    if not created:
+        click.echo(f"task {found['id']} exists already")
+    _details(found)
 
 
 @task.command(name="list")
-@click.option("--id", "ids", type=int, multiple=True, help="Only this id; repeatable.")
+@click.option("--id", "ids", type=integer, multiple=True, help="Only this id; repeatable.")
 @click.option("--type", "task_type", help="Only this type.")
-@click.option("--status", type=click.Choice(STATUSES))
+@click.option("--status", type=click.Choice([*_STATUSES, *STATUSES]), callback=_stored_status, metavar=_STATUS_METAVAR)
 @click.option("--priority", type=click.Choice(PRIORITIES))
 @click.option("--policy", type=click.Choice(POLICIES))
 @click.option("--before", type=timestamp, help="Only with a next run up to this time.")
 @click.option("--after", type=timestamp, help="Only with a next run from this time on.")
-@click.option(
-    "--limit", type=click.IntRange(0), default=LIST_LIMIT, show_default=True, help="Maximum number of tasks to list."
-)
+@click.option("--limit", type=count, default=LIST_LIMIT, show_default=True, help="Maximum number of tasks to list.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def list_tasks(context: Context, /, ids: Sequence[int], limit: int, as_json: bool, **filters: Any) -> None:
     """List the tasks that meet all conditions, in order of id."""
     found = context.backend.search_tasks(task_id=ids or None, limit=limit + 1, **filters)
+    task_type = filters["task_type"]
+    if not found and task_type is not None and context.backend.get_task_type(task_type) is None:
+        raise UnknownTaskType(value=task_type)
     shown = found[:limit]
     if as_json:
         document(shown)
@@ -88,7 +100,7 @@ def list_tasks(context: Context, /, ids: Sequence[int], limit: int, as_json: boo
                 row["id"],
                 row["type"],
                 row["policy"],
-                row["status"],
+                STATUS_WORDS[row["status"]],
                 row["priority"],
                 row["next_run"],
                 row["current_interval"],
@@ -96,16 +108,14 @@ def list_tasks(context: Context, /, ids: Sequence[int], limit: int, as_json: boo
             )
             for row in shown
         ]
-        table(None, headers, rows, empty="no tasks")
+        table(None, headers, rows, empty="no tasks", leave_out=("interval", "policy", "priority", "next run (UTC)"))
     if len(found) > limit:
         warn(f"there are more than {limit} tasks: raise --limit, or add conditions")
 
 
 @task.command()
-@click.argument("task_id", metavar="ID", type=int)
-@click.option(
-    "--runs", type=click.IntRange(0), default=RUNS_SHOWN, show_default=True, help="Number of runs, the newest ones."
-)
+@click.argument("task_id", metavar="ID", type=integer)
+@click.option("--runs", type=count, default=RUNS_SHOWN, show_default=True, help="Number of runs, the newest ones.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def show(context: Context, task_id: int, runs: int, as_json: bool) -> None:
@@ -122,7 +132,13 @@ def show(context: Context, task_id: int, runs: int, as_json: bool) -> None:
     click.echo()
     headers = ("id", "status", "scheduled (UTC)", "started (UTC)", "ended (UTC)", "took", "message", "noted")
     of_all = f" (newest {len(newest)} of {len(all_runs)})" if len(newest) < len(all_runs) else ""
-    table(f"runs{of_all}", headers, [_run_row(run) for run in newest])
+    table(
+        f"runs{of_all}",
+        headers,
+        [_run_row(run) for run in newest],
+        leave_out=("message", "scheduled (UTC)", "started (UTC)", "took"),
+        most=SHOWN_CHARACTERS,
+    )
 
 
 def _details(row: Task) -> None:
@@ -131,14 +147,13 @@ def _details(row: Task) -> None:
         "type": row["type"],
         "arguments": _call(row["arguments"]),
         "policy": row["policy"],
-        "status": row["status"],
+        "status": STATUS_WORDS[row["status"]],
         "priority": row["priority"],
         "next run": f"{cell(row['next_run'])} UTC",
         "interval": row["current_interval"],
         "retries left": row["retries_left"],
     }
-    for name, value in values.items():
-        click.echo(f"{name:<13} {cell(value)}")
+    details(values, 13)
 
 
 def _run_row(run: TaskRun) -> tuple[Any, ...]:

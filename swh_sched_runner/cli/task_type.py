@@ -10,10 +10,11 @@ from typing import Any, cast
 import click
 
 from swh_sched_runner.cli.context import Context
-from swh_sched_runner.cli.output import UNLIMITED, cell, document, table, told_paused, told_resumed
-from swh_sched_runner.cli.parameters import duration, duration_or_none, limit, operator
+from swh_sched_runner.cli.output import UNLIMITED, cell, details, document, table, told_paused, told_resumed
+from swh_sched_runner.cli.parameters import cut, duration, duration_or_none, integer, limit, operator
+from swh_sched_runner.config import queue_name
 from swh_sched_runner.exc import UnknownTaskType
-from swh_sched_runner.model import TaskType
+from swh_sched_runner.model import LONGEST_QUEUE, TaskType
 
 _COLUMNS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
     "type": itemgetter("type"),
@@ -32,6 +33,11 @@ _COLUMNS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
     "paused (UTC)": itemgetter("pause"),
     "description": itemgetter("description"),
 }
+# On a narrow terminal, the first one first.
+_LEAVE_OUT = (
+    *("description", "retry delay", "factor", "min", "max", "keep runs", "max run seconds", "retries"),
+    *("tasks/s", "max in flight", "interval", "limit"),
+)
 _CONTROLS = ("max_in_flight", "rate_limit", "pause", "max_run_seconds", "keep_runs")
 
 
@@ -53,7 +59,7 @@ def task_type() -> None:
     help="Divides the interval after an eventful run, multiplies it after an uneventful one.",
 )
 @click.option("--max-queue-length", help="Limit of the queue; default 1000, `none` for no limit.")
-@click.option("--num-retries", type=int, help="Number of retries after failures.")
+@click.option("--num-retries", type=integer, help="Number of retries after failures.")
 @click.option("--retry-delay", type=duration, help="Delay before a retry; default 1h.")
 @click.option("--if-missing", is_flag=True, help="If the type exists, leave it unchanged and succeed.")
 @click.pass_obj
@@ -68,6 +74,10 @@ def add(
     **options: Any,
 ) -> None:
     """Create the task type NAME."""
+    shortest, longest = options["min_interval"], options["max_interval"]
+    if shortest is not None and longest is not None and shortest > longest:
+        raise click.UsageError(f"--min-interval {cell(shortest)} is above --max-interval {cell(longest)}")
+    _require_queues(context, backend_name)
     row: dict[str, Any] = {"type": name, "backend_name": backend_name, "description": description or name}
     row |= {key: value for key, value in options.items() if value is not None}
     if max_queue_length is not None:
@@ -81,6 +91,16 @@ def add(
     click.echo(f"added task type {name}, queue {backend_name}")
 
 
+def _require_queues(context: Context, backend_name: str) -> None:
+    """Refuse a name whose queue for tasks with a priority no broker takes."""
+    queue = queue_name(backend_name, context.settings.broker.priority_queue, priority=True)
+    if (size := len(queue.encode())) > LONGEST_QUEUE:
+        raise click.BadParameter(
+            f"its queue for tasks with a priority, {cut(queue)}, has {size} bytes; a queue may have {LONGEST_QUEUE}",
+            param_hint="--backend-name",
+        )
+
+
 @task_type.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
@@ -91,7 +111,8 @@ def list_types(context: Context, as_json: bool) -> None:
         document(types)
     else:
         rows = [[column(row) for column in _COLUMNS.values()] for row in types]
-        table(None, tuple(_COLUMNS), rows, empty="no task types yet: swh-sched-runner task-type add")
+        empty = "no task types yet: swh-sched-runner task-type add"
+        table(None, tuple(_COLUMNS), rows, empty=empty, leave_out=_LEAVE_OUT)
 
 
 @task_type.command()
@@ -106,8 +127,7 @@ def show(context: Context, name: str, as_json: bool) -> None:
     if as_json:
         document(found)
         return
-    for header, column in _COLUMNS.items():
-        click.echo(f"{header:<16} {cell(column(found))}")
+    details({header: column(found) for header, column in _COLUMNS.items()}, 16)
 
 
 @task_type.command()

@@ -6,19 +6,19 @@ import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 import structlog
 
-from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.config import WebSettings
-from swh_sched_runner.db import migrate
 from swh_sched_runner.exc import ConfigurationError
-from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.supervisor import Supervisor
-from swh_sched_runner.web import health, metrics
-from swh_sched_runner.web.server import Pages, Server
+
+if TYPE_CHECKING:  # imported where they are used: --help needs none of them
+    from swh_sched_runner.services.instruments import Instruments
+    from swh_sched_runner.services.supervisor import Supervisor
+    from swh_sched_runner.web.server import Pages, Server
 
 # One each, so that all of them can run on one host. Those of Prometheus' list that nobody is likely to run beside us:
 # https://github.com/prometheus/prometheus/wiki/Default-port-allocations has no free ones any more.
@@ -52,9 +52,13 @@ def answering(context: Context, command: str, supervisor: Supervisor, instrument
 
 def pages(context: Context, supervisor: Supervisor, instruments: Instruments) -> Pages:
     """What is answered at which path."""
+    from swh_sched_runner.broker.celery.app import connect, create_app
+    from swh_sched_runner.db import version
+    from swh_sched_runner.web import health, metrics
+
     app, database = create_app(context.broker), context.database
     dependencies: dict[str, Callable[[], object]] = {
-        "database": lambda: database.run(migrate.require),
+        "database": lambda: database.run(version.require),
         "broker": lambda: connect(app).release(),
         **{name: partial(supervisor.require_working, name) for name in supervisor.names},
     }
@@ -66,6 +70,8 @@ def pages(context: Context, supervisor: Supervisor, instruments: Instruments) ->
 
 
 def _listen(settings: WebSettings, command: str, answers: Pages) -> Server | None:
+    from swh_sched_runner.web.server import Server
+
     port = PORTS.get(command, 0) if settings.port is None else settings.port
     if port == 0:
         return None

@@ -7,18 +7,18 @@ import os
 import sys
 from collections.abc import Collection
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import click
 import structlog
 
-from swh_sched_runner.broker.celery.app import create_app, task_names
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import document, table
 from swh_sched_runner.config import queue_name
-from swh_sched_runner.embedded import directory
-from swh_sched_runner.insight import workers
 from swh_sched_runner.insight.format import duration
-from swh_sched_runner.insight.workers import WorkerLife
+
+if TYPE_CHECKING:  # imported where they are used: --help needs no drivers
+    from swh_sched_runner.insight.workers import WorkerLife
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +55,9 @@ def start(
     Modules are also looked up in the current directory. They define tasks with celery.shared_task. The worker consumes
     the queues of the task types whose Celery task they define.
     """
+    from swh_sched_runner.broker.celery.app import create_app, task_names
+    from swh_sched_runner.embedded import directory
+
     app = create_app(context.broker)
     app.set_current()
     app.set_default()
@@ -81,7 +84,7 @@ def _queues_of_types(context: Context, known: Collection[str]) -> list[str]:
     """The queues of the task types whose tasks are known, those of tasks with priority included."""
     types = context.backend.get_task_types()
     if not types:
-        raise click.UsageError("there are no task types: add one with `task-type add`, or give --queue")
+        raise click.ClickException("there are no task types: add one with `task-type add`, or give --queue")
     names = sorted({task_type["backend_name"] for task_type in types})
     served = [name for name in names if name in known]
     if not served:
@@ -105,12 +108,15 @@ def list_workers(context: Context, everything: bool, as_json: bool) -> None:
     offset: how late heartbeats arrive by the worker's own clock, in seconds; "!" where that is more than 5. missing:
     executions that the worker began and whose task-started did not come.
     """
+    from swh_sched_runner.insight import workers
+
     found = workers.list_workers(context.migrated_database, everything=everything)
     if as_json:
         document(found)
         return
     headers = ("worker", "pid", "state", "online (UTC)", "last sign (UTC)", "pool", "queues", "executes", "offset")
-    table(None, (*headers, "missing"), [_row(life) for life in found])
+    leave_out = ("offset", "pool", "online (UTC)", "pid", "queues", "missing", "last sign (UTC)")
+    table(None, (*headers, "missing"), [_row(life) for life in found], leave_out=leave_out)
 
 
 @worker.command()
@@ -123,6 +129,8 @@ def forget(context: Context, hostname: str, force: bool) -> None:
     HOST is Celery's name of the worker, as `worker list` shows it. For what no evidence shows: a solo worker whose
     machine is gone.
     """
+    from swh_sched_runner.insight import workers
+
     lives = workers.forget_worker(context.migrated_database, hostname, force=force)
     click.echo(f"forgot worker {hostname}: {lives} {'life' if lives == 1 else 'lives'}")
 

@@ -21,9 +21,11 @@ from swh_sched_runner.config.settings import (
     VisitSettings,
     WebSettings,
 )
-from swh_sched_runner.config.sources import load, log_format, shown
+from swh_sched_runner.config.show import as_toml, where_from
+from swh_sched_runner.config.sources import COMMAND_LINE, load, log_format, read, shown, system_file_not_read
 
 __all__ = [
+    "COMMAND_LINE",
     "BrokerSettings",
     "DatabaseSettings",
     "ListenerSettings",
@@ -36,10 +38,14 @@ __all__ = [
     "TaskSettings",
     "VisitSettings",
     "WebSettings",
+    "as_toml",
     "least_limit",
     "load",
     "log_format",
     "mask",
     "queue_name",
+    "read",
     "shown",
+    "system_file_not_read",
+    "where_from",
 ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,13 +15,14 @@ from swh_sched_runner.config.checks import Source, checked
 from swh_sched_runner.config.secrets import masked, with_password
 from swh_sched_runner.config.settings import LogSettings, Settings
 from swh_sched_runner.config.urls import libpq_fault
-from swh_sched_runner.exc import ConfigurationError
+from swh_sched_runner.exc import ConfigurationError, OptionRefused
 
 PREFIX = "SWH_SCHED_RUNNER_"
 FILE_VARIABLE = f"{PREFIX}CONFIG"
 MOST_PARTS = 20  # of the name of a variable
 LARGEST_FILE = 1_000_000
 LARGEST_PASSWORD = 65_536
+COMMAND_LINE = Source("command line")
 SYSTEM_FILE = Path("/etc/swh-sched-runner/config.toml")
 
 
@@ -32,10 +33,24 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     ~/.config/swh-sched-runner/config.toml, if there is one. Passwords of ``password_file`` are filled in. Raises
     ``ConfigurationError``, which names the option, its value unless that is secret, and where it came from.
     """
+    settings, _ = read(path, environ, flags)
+    return _with_passwords(settings)
+
+
+def read(
+    path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
+) -> tuple[Settings, list[tuple[dict[str, Any], str]]]:
+    """The settings without the passwords of ``password_file``, and what each source gave, the one that wins last."""
     merged: dict[str, Any] = {}
+    given: list[tuple[dict[str, Any], str]] = []
     for values, source in (*_in_file(path, environ), *_beside_file(environ, flags)):
         try:
-            _merge(merged, checked(values, Settings, (), source))
+            given.append((checked(values, Settings, (), source), source.name))
+            _merge(merged, given[-1][0])
+        except ConfigurationError as error:
+            if source is COMMAND_LINE:
+                raise OptionRefused(reason=error.facts["reason"]) from error
+            raise
         except RecursionError as error:
             raise ConfigurationError(reason=f"the configuration is nested too deeply ({source.name})") from error
     settings = msgspec.convert(merged, Settings)
@@ -46,7 +61,7 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
         )
     if (fault := libpq_fault(settings.database.options)) is not None:
         raise ConfigurationError(reason=f"database.options {fault}")
-    return _with_passwords(settings)
+    return settings, given
 
 
 def log_format(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> str:
@@ -85,7 +100,7 @@ def _beside_file(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Iterat
             yield _nested(parts, environ[variable]), Source(variable, is_text=True)
     for name, value in flags.items():
         if value is not None:
-            yield _nested(name.split("."), value), Source("command line")
+            yield _nested(name.split("."), value), COMMAND_LINE
 
 
 def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -95,7 +110,26 @@ def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
         return Path(environ[FILE_VARIABLE])
     folder = environ.get("XDG_CONFIG_HOME") or f"{environ['HOME']}/.config" if environ.get("HOME") else None
     candidates = [SYSTEM_FILE] + ([Path(folder) / "swh-sched-runner" / "config.toml"] if folder else [])
-    return next((file for file in candidates if file.is_file() and os.access(file, os.R_OK)), None)
+    return next((file for file in candidates if _state(file) == "readable"), None)
+
+
+def system_file_not_read(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The system's file, if it would be read and this user may not; None if it isn't there or another one is named."""
+    asked = path is not None or environ.get(FILE_VARIABLE)
+    return SYSTEM_FILE if not asked and _state(SYSTEM_FILE) == "denied" else None
+
+
+def _state(file: Path) -> Literal["readable", "denied", "absent"]:
+    """Whether there is such a file, tried rather than asked: the folder above may be closed as well."""
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            return "absent"
+        with file.open("rb"):
+            return "readable"
+    except PermissionError:
+        return "denied"
+    except OSError:
+        return "absent"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -124,7 +158,9 @@ def _nested(name: list[str], value: Any) -> dict[str, Any]:
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
     for key, value in values.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
+        if isinstance(value, dict):
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
             _merge(into[key], value)
         else:
             into[key] = value

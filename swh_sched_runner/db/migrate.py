@@ -25,9 +25,19 @@ from sqlalchemy import Connection, Engine
 from swh_sched_runner.db.connections import unhurried
 from swh_sched_runner.db.engine import translate
 from swh_sched_runner.db.queries import Queries, read
+from swh_sched_runner.db.version import (
+    VERSION_TABLE,
+    current,
+    head,
+    is_foreign,
+    refuse_foreign,
+    refuse_unknown,
+    require,
+)
 from swh_sched_runner.exc import SchemaError
 
-VERSION_TABLE = "swh_sched_runner_version"
+__all__ = ["apply", "as_sql", "current", "head", "is_foreign", "only_one", "pending", "require", "stamp", "upgrade"]
+
 # Key of the advisory lock that one upgrade at a time holds; any number will do, as long as it stays.
 UPGRADE_LOCK = 0x5C4ED_0001
 LOCK_TIMEOUT = "10s"
@@ -48,60 +58,11 @@ def _script() -> ScriptDirectory:
     return ScriptDirectory(folder, version_locations=[folder])
 
 
-def head() -> str:
-    """The version that this code needs."""
-    version = _script().get_current_head()
-    assert version is not None
-    return version
-
-
-def current(conn: Connection) -> str | None:
-    """The version of the database, None if it was never initialised."""
-    return MigrationContext.configure(conn, opts={"version_table": VERSION_TABLE}).get_current_revision()
-
-
 def pending(version: str | None) -> list[str]:
     """The versions that an upgrade from ``version`` will apply, in order; raises ``SchemaError`` for an unknown one."""
     if version is not None:
-        _refuse_unknown(version)
+        refuse_unknown(version)
     return [script.revision for script in reversed(list(_script().iterate_revisions("head", version or "base")))]
-
-
-def require(conn: Connection) -> None:
-    """Raise ``SchemaError`` unless the schema is the one that this code needs."""
-    version = current(conn)
-    if version == head():
-        return
-    if version is None:
-        _refuse_foreign(conn)
-        raise SchemaError(reason="the database is empty: run `swh-sched-runner db init`")
-    _refuse_unknown(version)
-    raise SchemaError(
-        reason=f"the database is at schema version {version}, this program needs {head()}: "
-        "run `swh-sched-runner db upgrade`"
-    )
-
-
-def _refuse_unknown(version: str) -> None:
-    if version not in {script.revision for script in _script().walk_revisions()}:
-        raise SchemaError(
-            reason=f"the database is at schema version {version}, which this program (version {head()}) does not know: "
-            "install the release that made it, or a newer one"
-        )
-
-
-def is_foreign(conn: Connection) -> bool:
-    """Whether tables of a scheduler stand here that this program did not make."""
-    return current(conn) is None and bool(conn.execute(_sql.foreign_tables).scalar_one())
-
-
-def _refuse_foreign(conn: Connection) -> None:
-    if is_foreign(conn):
-        raise SchemaError(
-            reason="the database holds tables of a scheduler that this program did not make, and nothing was changed: "
-            "run `swh-sched-runner db adopt --dry-run` to see what it takes to use them, then `swh-sched-runner db "
-            "adopt`"
-        )
 
 
 def upgrade(engine: Engine) -> list[str]:
@@ -114,9 +75,9 @@ def upgrade(engine: Engine) -> list[str]:
         with only_one(engine), unhurried(engine) as conn:
             version = current(conn)
             if version is None:
-                _refuse_foreign(conn)
+                refuse_foreign(conn)
             else:
-                _refuse_unknown(version)
+                refuse_unknown(version)
             conn.commit()
             missing = pending(version)
             if missing:
@@ -131,7 +92,7 @@ def upgrade(engine: Engine) -> list[str]:
 def as_sql(version: str | None = None) -> str:
     """The upgrade from ``version`` (None: from nothing) as a script for a DBA."""
     if version is not None:
-        _refuse_unknown(version)
+        refuse_unknown(version)
     output = io.StringIO()
     if pending(version):
         output.write(f"{Queries('db/session').pin_session}\n\n")

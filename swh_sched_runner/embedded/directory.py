@@ -81,11 +81,12 @@ def servers(directory: Path, *, database: bool, broker: bool) -> Iterator[Server
     """
     began = time.monotonic()
     with _owned(directory), ExitStack() as stack:
-        postgres = stack.enter_context(Postgres(directory / "postgresql")) if database else None
-        valkey = stack.enter_context(Valkey(directory / "valkey")) if broker else None
-        running = Running(postgres.url() if postgres else None, valkey.url() if valkey else None, os.getpid())
-        stack.callback((directory / "running.json").unlink, missing_ok=True)
-        _publish(directory, running)
+        with usable(directory):
+            postgres = stack.enter_context(Postgres(directory / "postgresql")) if database else None
+            valkey = stack.enter_context(Valkey(directory / "valkey")) if broker else None
+            running = Running(postgres.url() if postgres else None, valkey.url() if valkey else None, os.getpid())
+            stack.callback((directory / "running.json").unlink, missing_ok=True)
+            _publish(directory, running)
         if postgres or valkey:
             log.info(
                 "private servers started",
@@ -113,7 +114,9 @@ def running(directory: Path) -> Running | None:
 def worker_lock(directory: Path) -> Iterator[None]:
     """RetryBuffer by a worker process on the private broker, and by the children that it forks, until all are dead."""
     prepare(directory)
-    with _opened(directory / "workers.lock", os.O_RDWR | os.O_CREAT) as lock:
+    with ExitStack() as stack:
+        with usable(directory):
+            lock = stack.enter_context(_opened(directory / "workers.lock", os.O_RDWR | os.O_CREAT))
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield
 
@@ -130,7 +133,9 @@ def workers_alive(directory: Path) -> bool:
 @contextmanager
 def _owned(directory: Path) -> Iterator[None]:
     prepare(directory)
-    with _opened(directory / "lock", os.O_RDWR | os.O_CREAT) as lock:
+    with ExitStack() as stack:
+        with usable(directory):
+            lock = stack.enter_context(_opened(directory / "lock", os.O_RDWR | os.O_CREAT))
         deadline = time.monotonic() + LOCK_SECONDS
         while not _take(lock, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
@@ -145,15 +150,23 @@ def _owned(directory: Path) -> Iterator[None]:
 
 def prepare(directory: Path) -> None:
     """Make ``directory``, for its owner alone, where it is missing; raises ``DataDirectoryRefused``."""
-    try:
+    with usable(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = directory.stat()
-    except OSError as error:
-        raise DataDirectoryRefused(directory=directory, reason=error.strerror) from error
     if found.st_uid != os.geteuid():
         raise DataDirectoryRefused(directory=directory, reason="it belongs to another user")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise DataDirectoryRefused(directory=directory, reason=f"others may write to it (chmod 700 {directory})")
+
+
+@contextmanager
+def usable(directory: Path) -> Iterator[None]:
+    """While entered, what the system refuses about files raises ``DataDirectoryRefused``, which names the file."""
+    try:
+        yield
+    except OSError as error:
+        file = f" ({error.filename})" if error.filename not in (None, str(directory)) else ""
+        raise DataDirectoryRefused(directory=directory, reason=f"{error.strerror or error}{file}") from error
 
 
 @contextmanager

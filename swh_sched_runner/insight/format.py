@@ -10,6 +10,15 @@ _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 ERROR_CHARACTERS = 200
 
 
+# Words for people; programs get the stored ones.
+STATUS_WORDS = {
+    "next_run_not_scheduled": "waiting",
+    "next_run_scheduled": "in flight",
+    "completed": "completed",
+    "disabled": "disabled",
+}
+
+
 def timestamp(value: Timestamp) -> str:
     """``2026-03-01 12:00:00``, in UTC; one that no datetime holds is its text."""
     return str(value) if isinstance(value, TimestampText) else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")

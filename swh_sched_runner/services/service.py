@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,19 @@ from typing import Protocol
 
 # A waiting service gives a sign of life this often.
 BEAT_SECONDS = 1.0
+
+
+def in_words(seconds: float) -> str:
+    """About how long: ``45 s``, ``20 min``, ``3 h``, ``2 d``."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{round(seconds / size)} {unit}"
+    return f"{round(seconds)} s"
+
+
+def debugging(name: str) -> bool:
+    """Whether the log of that module has lines of level debug: what only they need need not be asked for otherwise."""
+    return logging.getLogger(name).isEnabledFor(logging.DEBUG)
 
 
 class Heartbeat:

@@ -174,8 +174,16 @@ def _close(name: str, service: Service | None) -> None:
         log.warning("service did not close cleanly", service=name, reason=repr(error))
 
 
+def _hang_up(stop: threading.Event, *, on_terminal: bool) -> None:
+    """The terminal is gone, and the program with it; a service has none, and nothing that it could read anew."""
+    if on_terminal:
+        stop.set()
+    else:
+        log.info("SIGHUP ignored", reason="logs go to stderr, and the configuration is read at the start alone")
+
+
 class _SignalsSet:
-    """While entered in the main thread, SIGTERM and SIGINT set an event."""
+    """While entered in the main thread, SIGTERM and SIGINT set an event; SIGHUP does where there is a terminal."""
 
     def __init__(self, event: threading.Event) -> None:
         self._event = event
@@ -185,6 +193,11 @@ class _SignalsSet:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, lambda *_: self._event.set())
+            if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # as nohup sets it, it stays
+                on_terminal = any(os.isatty(number) for number in (0, 1, 2))  # now: a terminal that is gone is none
+                self._before[signal.SIGHUP] = signal.signal(
+                    signal.SIGHUP, lambda *_: _hang_up(self._event, on_terminal=on_terminal)
+                )
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

@@ -45,6 +45,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
         "tablesample": None,
     },
     "create_tasks": {"tasks": NOTHING, "policy": "recurring"},
+    "add_task": {"task": NOTHING},
     "set_status_tasks": {"task_ids": NOTHING, "status": "disabled", "next_run": None},
     "search_tasks": dict.fromkeys(["task_id", "task_type", "status", "priority", "policy", "before", "after", "limit"]),
     "peek_ready_tasks": {"task_type": NOTHING, "timestamp": None, "num_tasks": None},

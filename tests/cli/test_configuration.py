@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+
+import pytest
 
 from tests.cli.conftest import Run
 
@@ -26,7 +29,7 @@ def test_the_users_own_file_is_found(program: Run, environ: dict[str, str]) -> N
     file.parent.mkdir(parents=True)
     file.write_text("[runner]\nbatch_size = 7\n")
 
-    assert "runner.batch_size = 7\n" in program("config", "show").out
+    assert "[runner]\nperiod_seconds = 1.0\nbatch_size = 7\n" in program("config", "show").out
 
 
 def test_config_show_hides_passwords(program: Run) -> None:
@@ -52,3 +55,61 @@ def test_a_password_file_opens_a_database(program: Run, database_url: str, tmp_p
     )  # fmt: skip
 
     assert (outcome.status, outcome.out) == (0, "  no tasks\n")
+
+
+ODD = """
+data_directory = "/da\\u0007ta\\""
+[broker]
+transport_options = { a = [1, { "b c" = true }] }
+[visits."g it"]
+absolute_cooldown_seconds = 'off'
+[broker.queues."a.b"]
+arguments = { x-queue-type = 'quorum' }
+[database]
+statement_timeout_seconds = 'off'
+options = { sslmode = 'require' }
+"""
+
+
+def test_config_show_is_a_configuration(run: Run, tmp_path: Path) -> None:
+    file, again = tmp_path / "config.toml", tmp_path / "again.toml"
+    file.write_text(ODD)
+
+    shown = run("--config", str(file), "config", "show")
+    again.write_text(shown.out)
+
+    assert (shown.status, shown.err) == (0, "")
+    assert tomllib.loads(shown.out)["broker"]["queues"] == {"a.b": {"arguments": {"x-queue-type": "quorum"}}}
+    assert run("--config", str(again), "config", "show") == shown
+    as_json = ("config", "show", "--json", "--config")
+    assert run(*as_json, str(again)) == run(*as_json, str(file))
+
+
+def test_a_password_of_a_file_is_not_shown_twice(run: Run, tmp_path: Path) -> None:
+    secret, file = tmp_path / "secret", tmp_path / "config.toml"
+    secret.write_text("hidden\n")
+    file.write_text(f"[broker]\nurl = 'amqp://u@h//'\npassword_file = '{secret}'\n")
+
+    shown = run("--config", str(file), "config", "show")
+    file.write_text(shown.out)
+
+    assert 'url = "amqp://u@h//"' in shown.out
+    assert run("--config", str(file), "config", "show") == shown
+
+
+def test_sources_are_named_at_each_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[runner]\nbatch_size = 7\n[visits.git]\nbatch_size = 3\n[broker.transport_options]\na = 1\n")
+    monkeypatch.setenv("SWH_SCHED_RUNNER_BROKER__TRANSPORT_OPTIONS__B", "2")
+    options = ("--config", str(file), "config", "show", "--sources", "--log-level", "debug")
+
+    lines, sources = run(*options).out.splitlines(), run(*options, "--json").json["sources"]
+
+    assert f"batch_size = 7  # {file}" in lines
+    assert f"batch_size = 3  # {file}" in lines
+    assert "period_seconds = 1.0  # default" in lines
+    assert 'level = "debug"  # --log-level' in lines
+    both = [str(file), "SWH_SCHED_RUNNER_BROKER__TRANSPORT_OPTIONS__B"]
+    assert f"transport_options = {{ a = 1, b = 2 }}  # {', '.join(both)}" in lines
+    assert sources["broker.transport_options"] == both
+    assert sources["log.level"] == ["--log-level"]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import re
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -136,3 +139,35 @@ def test_libraries_are_heard_from_warnings_on_and_we_from_the_level_on() -> None
     assert "a warning" in first[2]
     assert len(first) == 3
     assert second == ["ours, error"]
+
+
+def test_the_journal_gets_priorities_and_no_second_timestamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for format in ("auto", "logfmt", "console", "json"):
+        with (tmp_path / format).open("w+") as stream:
+            found = os.fstat(stream.fileno())
+            monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+            logs.configure(format, "debug", stream)
+            log.debug("a")
+            log.info("b")
+            log.warning("c")
+            log.error("d", exc_info=ValueError("of two\nlines"))
+            log.critical("e")
+            stream.seek(0)
+            lines = stream.read().splitlines()
+
+        assert [line[:3] for line in lines if line[:3] != "<3>"] == ["<7>", "<6>", "<4>", "<2>"]
+        assert format == "json" or not any(re.search(r"timestamp|\d{4}-\d\d-\d\d", line) for line in lines)
+        if format == "json":
+            assert all(json.loads(line[3:])["timestamp"] for line in lines)
+        if format == "auto":
+            assert lines[0] == "<7>level=debug event=a logger=swh_sched_runner.tests"
+
+
+def test_elsewhere_lines_have_a_timestamp_and_no_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+    with (tmp_path / "log").open("w+") as stream:
+        logs.configure("auto", "info", stream)
+        log.info("a")
+        stream.seek(0)
+
+        assert stream.read().startswith("timestamp=20")

@@ -81,18 +81,18 @@ def test_what_limits_the_runs_of_a_type_is_set_and_lifted(run: Run, backend: Sch
     [
         ((), 64, "nothing to set"),
         (("--max-run-seconds", "long"), 64, "--max-run-seconds: 'long' is neither a number nor `none`"),
-        (("--max-run-seconds", "0"), 1, "max_run_seconds: must be a number from 0.001 to"),
-        (("--max-run-seconds", "-1"), 1, "max_run_seconds: must be a number from 0.001 to"),
-        (("--max-run-seconds", "inf"), 1, "max_run_seconds: must be a number from 0.001 to"),
+        (("--max-run-seconds", "0"), 64, " must be a number from 0.001 to"),
+        (("--max-run-seconds", "-1"), 64, " must be a number from 0.001 to"),
+        (("--max-run-seconds", "inf"), 64, " must be a number from 0.001 to"),
         (("--keep-runs", "long"), 64, "--keep-runs: 'long' is neither a duration nor `none`"),
-        (("--keep-runs", "400000d", "--max-in-flight", "1"), 1, "keep_runs: must be at most 365000 days"),
+        (("--keep-runs", "400000d", "--max-in-flight", "1"), 64, " must be at most 365000 days"),
         (("--max-in-flight", "many"), 64, "--max-in-flight: 'many' is neither a number nor `none`"),
         (("--max-queue-length", "1.5"), 64, "--max-queue-length: '1.5' is neither a number nor `none`"),
         (("--rate-limit", ""), 64, "--rate-limit: '' is neither a number nor `none`"),
-        (("--max-in-flight", "-1"), 1, "max_in_flight: must be a whole number from 0 to"),
-        (("--rate-limit", "0"), 1, "rate_limit: must be a number from 0.000001 to 1000000 (got 0.0)"),
-        (("--rate-limit", "inf"), 1, "rate_limit: must be a number from"),
-        (("--rate-limit", "nan"), 1, "rate_limit: must be a number from"),
+        (("--max-in-flight", "-1"), 64, " must be a whole number from 0 to"),
+        (("--rate-limit", "0"), 64, " must be a number from 0.000001 to 1000000"),
+        (("--rate-limit", "inf"), 64, " must be a number from"),
+        (("--rate-limit", "nan"), 64, " must be a number from"),
     ],
 )
 def test_wrong_limits_are_refused_and_none_is_set(
@@ -114,7 +114,7 @@ def test_an_unknown_task_type_exits_1_and_is_named(run: Run, load_git: str, word
     outcome = run("task-type", words[0], "nosuch", *words[1:])
 
     assert (outcome.status, outcome.out) == (1, "")
-    assert outcome.err.startswith("swh-sched-runner: Unknown task type 'nosuch'")
+    assert outcome.err.startswith("swh-sched-runner: no task type 'nosuch': ")
     assert outcome.err.count("\n") == 1
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from swh_sched_runner.backend import SchedulerBackend
 from tests.cli.conftest import Run
+from tests.support.samples import a_type
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -81,8 +82,8 @@ def test_a_task_type_that_exists_stays_as_it_is(run: Run, backend: SchedulerBack
     [
         ("--default-interval", "soon", 64),
         ("--max-queue-length", "many", 64),
-        ("--backoff-factor", "0", 1),
-        ("--num-retries", "-1", 1),
+        ("--backoff-factor", "0", 64),
+        ("--num-retries", "-1", 64),
     ],
 )
 def test_a_wrong_task_type_is_not_written(
@@ -203,6 +204,7 @@ def test_task_list_combines_its_filters(run: Run, backend: SchedulerBackend, loa
     assert listed("--priority", "high", "--before", "2026-01-31T14:00:00Z") == [1]
     assert listed("--after", "2026-01-31T14:00:00Z", "--status", "next_run_not_scheduled") == [2, 3]
     assert listed("--policy", "recurring") == []
+    backend.create_task_type(a_type("load-hg"))
     assert listed("--type", "load-hg") == []
 
 
@@ -217,11 +219,11 @@ def test_a_list_that_was_cut_says_so_on_stderr(run: Run, load_git: str) -> None:
     assert whole.err == ""
 
 
-def test_a_table_is_whole_whatever_its_width_and_steers_no_terminal(run: Run, load_git: str) -> None:
+def test_a_wide_table_is_whole_and_steers_no_terminal(run: Run, load_git: str) -> None:
     long = "https://example.org/" + "x" * 300
     run("task", "add", load_git, long, "odd=\x1b[31mred\nline")
 
-    header, row = run("task", "list").out.splitlines()
+    header, row = run("task", "list", "-o", "wide").out.splitlines()
 
     assert header.startswith("id  type")
     assert long in row

@@ -269,7 +269,7 @@ def test_the_longest_texts_fit_into_every_index(backend: SchedulerBackend) -> No
     name, url = scramble[:166] + "ab", "https://x/" + scramble[:679] + "a"
     assert (len(name.encode()), len(url.encode())) == (500, 2_048)
     lister = backend.get_or_create_lister(name, name)
-    backend.create_task_type(a_type(type=name, backend_name=name))
+    backend.create_task_type(a_type(type=name, backend_name=name[:85]))
 
     backend.record_listed_origins([an_origin(lister.id, url=url, visit_type=name)])
     backend.record_visit_outcomes([an_outcome(url=url, visit_type=name)])

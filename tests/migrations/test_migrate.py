@@ -10,7 +10,7 @@ from itertools import chain
 import pytest
 from sqlalchemy import Engine, text
 
-from swh_sched_runner.db import migrate
+from swh_sched_runner.db import migrate, version
 from swh_sched_runner.db.engine import create_engine
 from swh_sched_runner.exc import DatabaseUnavailable, SchemaError
 from tests.support.servers.migrations import bring_to, files
@@ -145,3 +145,12 @@ def test_importing_the_package_opens_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_known_without_alembic(empty: Engine) -> None:
+    assert version.known() == [script.revision for script in reversed(list(migrate._script().walk_revisions()))]
+    with empty.connect() as conn:
+        assert version.current(conn) is None
+    migrate.upgrade(empty)
+    with empty.connect() as conn:
+        assert version.current(conn) == version.head() == migrate._script().get_current_head()

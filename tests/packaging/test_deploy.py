@@ -112,6 +112,29 @@ def test_the_user_and_the_folder_of_the_configuration_are_made(tmp_path: Path) -
     assert (secret.stat().st_uid, secret.stat().st_gid) == (0, int(user[2]))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_the_commands_of_the_page_work_below_a_root_without_anything(tmp_path: Path) -> None:
+    """All but those that need the network, another root or a running systemd."""
+    root = tmp_path / "root"
+    (root / "usr/local").mkdir(parents=True)
+    page = (DEPLOY / "README.md").read_text()
+    commands = re.search(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert commands is not None
+    script = re.sub(r"^(apt-get|python3|/opt/\S+|ln|systemctl) .*\n", "", commands[1], flags=re.MULTILINE)
+    script = re.sub(r"(?<=\s)/(?=etc/|usr/)", f"{root}/", script)
+    script = re.sub(r"^(systemd-\w+)", rf"\1 --root={root}", script, flags=re.MULTILINE)
+    script = re.sub(r"^swh-sched-runner", str(PROGRAM), script, flags=re.MULTILINE)
+
+    for _ in range(2):  # the second time they find what they have made
+        run("sh", "-e", "-c", script, cwd=tmp_path)
+
+    assert {unit.name for unit in (root / "etc/systemd/system").iterdir()} == {unit.name for unit in UNITS}
+    assert "swh-sched-runner:x:" in (root / "etc/passwd").read_text()
+    config_file = (root / "etc/swh-sched-runner/config.toml").stat()
+    assert (stat.filemode(config_file.st_mode), config_file.st_uid) == ("-rw-r-----", 0)
+    assert config_file.st_gid == (root / "etc/swh-sched-runner").stat().st_gid != 0
+
+
 def test_the_example_configuration_changes_nothing() -> None:
     assert config.load(EXAMPLE, {}, {}) == config.Settings()
 

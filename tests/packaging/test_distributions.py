@@ -63,6 +63,12 @@ def assert_every_statement_loads(python: str | Path, *, cwd: Path, package: Path
     assert report["head"]
 
 
+def files_below(folder: Path, without: str = "") -> dict[str, bytes]:
+    """Path below the folder, and content."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != without)
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
 def test_the_wheel_holds_the_sql_files_of_the_checkout_and_no_others(distributions: Distributions) -> None:
     with ZipFile(distributions.wheel) as wheel:
         below_sql = [name for name in wheel.namelist() if name.startswith("swh_sched_runner/sql/")]
@@ -101,6 +107,8 @@ def test_an_installed_wheel_finds_its_statements_and_has_its_command(
     package = next(binaries.parent.glob("lib/python*/site-packages/swh_sched_runner"))
     assert_every_statement_loads(binaries / "python", cwd=tmp_path, package=package)
     assert __version__ in run(binaries / "swh-sched-runner", "--version", cwd=tmp_path)
+    run(binaries / "swh-sched-runner", "deploy", "files", "deploy", cwd=tmp_path)
+    assert files_below(tmp_path / "deploy") == files_below(CHECKOUT / "deploy", without="README.md")
 
 
 @pytest.mark.parametrize("mode", ["lenient", "strict", "compat"])

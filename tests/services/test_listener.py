@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import structlog
 from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,6 +96,21 @@ def test_a_run_is_started_and_ended_by_its_events(backend: SchedulerBackend, lis
     assert ended["metadata"]["attempts"] == 1
     assert ended["metadata"]["result"] == {"status": "success", "eventful": False}
     assert backend.get_tasks([task["id"]])[0]["current_interval"] == 2 * a_type()["default_interval"]  # type: ignore[operator]
+
+
+def test_debug_explains_what_became_of_each_event(
+    backend: SchedulerBackend, listener: Listener, emit: Emit, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend.create_task_type(a_type())
+    run_of_a_task(backend, "run-1")
+    emit("task-started", "run-1")
+    emit("task-started", "somebody-else's")
+
+    with caplog.at_level(logging.DEBUG, "swh_sched_runner"), structlog.testing.capture_logs() as lines:
+        listen(listener)
+
+    told = {(line["run"], line["kind"], line["fate"]) for line in lines if line["event"] == "event of a run"}
+    assert told == {("run-1", "task-started", "recorded"), ("somebody-else's", "task-started", "foreign")}
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from swh_sched_runner.exc import BrokerUnavailable, ConfigurationError
 from swh_sched_runner.services import supervisor
@@ -172,6 +175,33 @@ def test_the_watchdog_is_not_fed_while_a_service_is_stuck(
 
     assert "WATCHDOG=1" not in received[-10:]
     assert received[-1].startswith("STATUS=")
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+@pytest.mark.usefixtures("quick")
+def test_a_hang_up_ends_what_runs_on_a_terminal_and_nothing_else(
+    on_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda number: on_terminal)
+
+    class HungUp(Counting):
+        def run_once(self, heartbeat: Heartbeat) -> bool:
+            self.rounds += 1
+            if self.rounds == 1:
+                os.kill(os.getpid(), signal.SIGHUP)
+            if self.rounds == 20:
+                made.stop.set()
+            return False
+
+    service = HungUp()
+    before = signal.getsignal(signal.SIGHUP)
+    made = Supervisor({"hung up": lambda: service})
+    with structlog.testing.capture_logs() as lines:
+        made.run()
+
+    assert ("SIGHUP ignored" in [line["event"] for line in lines]) is not on_terminal
+    assert (service.rounds == 20) is not on_terminal
+    assert signal.getsignal(signal.SIGHUP) == before
 
 
 def test_back_off_grows_with_jitter_up_to_a_bound() -> None:

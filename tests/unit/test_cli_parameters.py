@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swh_sched_runner.cli import output
+from swh_sched_runner.cli import layout, output
 from swh_sched_runner.cli.parameters import limit, operator, parse_arguments, parse_duration, parse_timestamp, seconds
 from swh_sched_runner.model import Pause
 
@@ -133,17 +133,41 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_narrow_terminal_folds_and_never_cuts_and_is_spared_empty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = "https://example.org/" + "abcdefghij" * 8
+def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, *arguments: Any, **options: Any) -> list[str]:
+    """The lines of a table on a terminal of so many columns."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    output.table(*arguments, **options)
+    return terminal.getvalue().splitlines()
 
-    output.table(None, ("id", "priority", "url [red]"), [(1, None, url), (12, None, "[bold]x")])
 
-    lines = terminal.getvalue().splitlines()
-    assert max(map(len, lines)) <= 40
-    assert "priority" not in terminal.getvalue()
-    assert "[bold]x" in terminal.getvalue()
-    assert url in "".join(line[4:].strip() for line in lines)
+def test_a_terminal_gets_one_line_a_row_and_is_spared_empty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(1, None, "u" * 80), (12, None, "[bold]x")]
+
+    lines = on_terminal(monkeypatch, 40, None, ("id", "priority", "url [red]"), rows)
+
+    assert lines == ["id  url [red]", f" 1  {'u' * 35}…", "12  [bold]x"]
+
+
+def test_columns_of_least_worth_go_first_and_only_as_far_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("a" * 30, "b" * 30, "c" * 30, "d" * 30)]
+
+    def shown(columns: int) -> str:
+        header, row = on_terminal(monkeypatch, columns, None, ("a", "b", "c", "d"), rows, leave_out=("c", "b"))
+        assert len(row) <= columns
+        return "".join(header.split())
+
+    assert [shown(columns) for columns in (126, 86, 80, 60, 42)] == ["abcd", "abcd", "abd", "ad", "ad"]
+
+
+@pytest.mark.parametrize(("text", "width", "shown"), [("abc", 3, "abc"), ("abcd", 3, "ab…"), ("日本語", 4, "日…")])
+def test_a_text_is_cut_to_the_columns_it_takes(text: str, width: int, shown: str) -> None:
+    assert layout.cut(text, width) == shown
+
+
+def test_elsewhere_every_column_is_there_and_texts_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    output.table(None, ("id", "priority", "text"), [(1, None, "x" * 100)], leave_out=("text",))
+
+    assert capsys.readouterr().out == f"id  priority  text\n1   -         {'x' * 59}…\n"

@@ -9,3 +9,11 @@ select pg_try_advisory_lock(:key);
 -- name: unlock_upgrade
 -- Let the next one in.
 select pg_advisory_unlock(:key);
+
+-- name: has_version
+-- Whether the table is there that says which version the schema has.
+select to_regclass(:table) is not null;
+
+-- name: version
+-- The version of the schema.
+select version_num from swh_sched_runner_version;

@@ -105,6 +105,15 @@ set attempts = case when cast(:progress as boolean) then 0 else attempts end,
                 where v.visit ->> 'id' = any(cast(:unconfirmed as text[]))) end
 where id = :batch and session_id = :session_id;
 
+-- name: tasks_of_batch
+-- The tasks of a batch, for the log.
+select r.task
+from dispatch_batch b
+cross join unnest(b.runs) as u (run)
+join task_run r on r.id = u.run
+where b.id = :batch
+order by r.task;
+
 -- name: open_batches
 -- The batches of a session, but those for paused queues: one after the other, so that one that can't be sent doesn't keep others
 -- waiting. ``due``: after each try without success it is left alone for longer, up to half a minute.

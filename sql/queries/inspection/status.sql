@@ -61,3 +61,17 @@ from dispatch_batch;
 -- Tasks in flight of each type. Reads task_scheduled_idx alone, so it costs what is in flight: 100,000 take 10 ms, with
 -- their runs, to tell waiting from started, 500 ms.
 select type, count(*) as tasks from task where status = 'next_run_scheduled' group by type order by type;
+
+-- name: living_services
+-- The services that live: each holds the advisory lock of its session, which ends with its process. A rescuer that looks
+-- at queues has a second session.
+select s.service, s.host, s.pid, min(s.opened) as since
+from dispatcher_session s
+join living_session l on l.session_id = s.id and l.backend_pid = s.backend_pid
+where s.service in ('runner', 'listener', 'visits', 'rescuer')
+group by s.service, s.host, s.pid
+order by since, s.host, s.pid;
+
+-- name: now
+-- The time by the clock that stamps what services write.
+select now();

@@ -76,7 +76,7 @@ with input as (
   from chosen
   where is_new
 )
-select type, arguments, next_run, policy, status, retries_left, priority, id, current_interval,
+select type, arguments, next_run, policy, status, retries_left, priority, id, current_interval, is_new,
        (select count(*) from numbered) as known
 from chosen
 order by n;

@@ -102,7 +102,7 @@ class Dispatch:
     def open_session(self, service: str = "runner") -> DispatcherSession:
         """Open a dispatcher session, on a connection of its own; raises ``ConfigurationError`` behind a pooler.
 
-        ``service`` is what people read in the table: runner, visits or recovery.
+        ``service`` is what people read in the table: runner, listener, visits, rescuer or recovery.
         """
         return DispatcherSession(self._db.engine, service)
 
@@ -163,6 +163,10 @@ class Dispatch:
         Runs whose task was disabled or scheduled anew meanwhile end as failed.
         """
         return self._db.run(_read_batch, session_id, batch)
+
+    def tasks_of_batch(self, batch: int) -> list[int]:
+        """The ids of the tasks in a batch of runs that is open."""
+        return self._db.read(_tasks_of_batch, batch)
 
     def other_sessions(self, session_id: int) -> list[int]:
         """Who else has open batches."""
@@ -328,6 +332,10 @@ def _read_batch(conn: Connection, session_id: int, batch: OpenBatch) -> Batch | 
         _close_batch(conn, session_id, batch.id, [], None)
         return None
     return Batch(batch.id, batch.queue, wanted[0].backend_name, wanted[0].max_queue_length, messages, unsendable)
+
+
+def _tasks_of_batch(conn: Connection, batch: int) -> list[int]:
+    return list(conn.execute(_sql.tasks_of_batch, {"batch": batch}).scalars())
 
 
 def _other_sessions(conn: Connection, session_id: int) -> list[int]:

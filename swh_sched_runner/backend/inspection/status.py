@@ -70,6 +70,16 @@ class Outbox:
 
 
 @attrs.define(slots=True, frozen=True)
+class LivingService:
+    """A service that lives: a runner, listener, rescuer, or the visits' scheduler; where, and since when."""
+
+    service: str
+    host: str
+    pid: int
+    since: Timestamp
+
+
+@attrs.define(slots=True, frozen=True)
 class Flow:
     """What is on its way: the outbox, and tasks in flight by type; and what workers' events lack."""
 
@@ -101,6 +111,17 @@ def overview(conn: Connection, now: datetime | None = None, failures: int = FAIL
 def backlog(conn: Connection, now: datetime | None = None) -> list[Due]:
     """What is due, of each type and priority."""
     return [Due(**row) for row in _rows(conn, _sql.backlog, now=now)]
+
+
+def living_services(conn: Connection) -> list[LivingService]:
+    """Services whose session holds its lock, those that came first, first."""
+    return [LivingService(**row) for row in _rows(conn, _sql.living_services)]
+
+
+def now(conn: Connection) -> datetime:
+    """The time by the database's clock."""
+    found: datetime = conn.execute(_sql.now).scalar_one()
+    return found
 
 
 def flow(conn: Connection, limit: timedelta) -> Flow:

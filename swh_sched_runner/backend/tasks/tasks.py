@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Connection, TextClause
+from sqlalchemy import Connection, Row, TextClause
 
 from swh_sched_runner.backend import validate
 from swh_sched_runner.backend.columns import column
@@ -15,15 +15,11 @@ from swh_sched_runner.backend.wake import SLEEP_LOCK, hold_off, wake
 from swh_sched_runner.config.settings import MAX_ARGUMENTS_BYTES, MAX_ARGUMENTS_DEPTH
 from swh_sched_runner.db.queries import Queries
 from swh_sched_runner.exc import UnknownTaskType
-from swh_sched_runner.model import Task
+from swh_sched_runner.model import POLICIES, PRIORITIES, STATUSES, Task
 
 CREATE_KEYS = ("type", "arguments", "next_run", "policy", "status", "retries_left", "priority")
 KEYS = (*CREATE_KEYS, "id", "current_interval")
 _KNOWN = frozenset(KEYS)
-
-STATUSES = ("next_run_not_scheduled", "next_run_scheduled", "completed", "disabled")
-POLICIES = ("recurring", "oneshot")
-PRIORITIES = ("high", "normal", "low")
 
 # First key of the advisory locks of creation; any number will do, as long as it stays.
 CREATION_LOCK = 0x5C4ED
@@ -41,6 +37,22 @@ def create(
     max_arguments_depth: int = MAX_ARGUMENTS_DEPTH,
 ) -> list[Task]:
     """Create the tasks that do not exist yet; return each distinct task once, in order of first appearance."""
+    return [_task(row) for row in _create(conn, tasks, policy, max_arguments_bytes, max_arguments_depth)]
+
+
+def add(conn: Connection, task: Task, max_arguments_bytes: int, max_arguments_depth: int) -> tuple[Task, bool]:
+    """Create the task unless it exists; answers whether it was created."""
+    (row,) = _create(conn, [task], POLICIES[0], max_arguments_bytes, max_arguments_depth)
+    return _task(row), row.is_new
+
+
+def _task(row: Row[Any]) -> Task:
+    return cast(Task, dict(zip(KEYS, row, strict=False)))  # without what says how it came about, at the end
+
+
+def _create(
+    conn: Connection, tasks: Sequence[Task], policy: str, max_arguments_bytes: int, max_arguments_depth: int
+) -> Sequence[Row[Any]]:
     validate.one_of("policy", policy, POLICIES)
     rows = [_check(task, policy, max_arguments_bytes, max_arguments_depth) for task in tasks]
     if not rows:
@@ -65,7 +77,7 @@ def create(
     if not created or created[0].known < len(rows):  # asked only then: a round trip less for each call
         _refuse_types(conn, rows)
     wake(conn, min(next_runs))
-    return cast(list[Task], [dict(zip(KEYS, row, strict=False)) for row in created])  # without the count at the end
+    return created
 
 
 def _unless_all(values: Sequence[Any], default: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, cast
 
 from sqlalchemy import Connection
@@ -58,16 +59,18 @@ def check(task_type: Mapping[str, Any]) -> dict[str, Any]:
     for key in task_type:
         if key not in KEYS:
             validate.refuse("task_type", f"has keys among {', '.join(KEYS)}", key)
-    for key in ("type", "backend_name"):
-        validate.name(key, task_type.get(key))
+    validate.plain_name("type", task_type.get("type"))
+    validate.queue("backend_name", task_type.get("backend_name"))
     validate.text("description", task_type.get("description"))
     given = {key: value for key, value in task_type.items() if value is not None}
     for key in ("default_interval", "min_interval", "max_interval", "retry_delay"):
         if key in given:
             validate.interval(key, given[key])
-    for key in ("max_queue_length", "num_retries"):
+    if given.get("default_interval") == timedelta(0):
+        validate.refuse("default_interval", "must be above 0, or its tasks run without end", given["default_interval"])
+    for key, most in (("max_queue_length", 2**63 - 1), ("num_retries", validate.MOST_RETRIES)):
         if key in given:
-            validate.integer(key, given[key], least=0)
+            validate.integer(key, given[key], least=0, most=most)
     factor = given.get("backoff_factor", 1)
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= sys.float_info.max:
         validate.refuse("backoff_factor", "must be a number above 0", factor)

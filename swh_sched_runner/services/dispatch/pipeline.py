@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 import attrs
+import structlog
 
 from swh_sched_runner.backend.dispatch.outbox import Batch
 from swh_sched_runner.broker.interface import PublishResult
@@ -33,6 +34,8 @@ PUBLISHED_AHEAD = 4
 LEASES_AHEAD = 3
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 
 @attrs.define(eq=False)
@@ -177,8 +180,17 @@ class _Round:
     def _begin(self, work: QueueWork) -> FillPass | None:
         lease = self._sender.acquire(work.queue, work.max_queue_length, self._heartbeat)
         if not isinstance(lease, QueueLease):
+            log.debug("queue not leased", queue=work.queue, reason=lease)
             self._answers[work.queue] = lease
             return None
+        log.debug(
+            "queue leased",
+            queue=work.queue,
+            depth=lease.depth,
+            limit=lease.max_queue_length,
+            capacity=lease.capacity,
+            drain_rate=lease.drain_rate,
+        )
         fill_pass = FillPass(lease, work.sources, again=self._again)
         self._answers[work.queue] = fill_pass
         self._open.add(fill_pass)

@@ -18,7 +18,7 @@ from swh_sched_runner.services.dispatch.rotation import Rotation
 from swh_sched_runner.services.dispatch.sender import MAINTAIN_SECONDS, Sender
 from swh_sched_runner.services.dispatch.sleep import Sleep
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.service import Heartbeat
+from swh_sched_runner.services.service import Heartbeat, debugging, in_words
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,22 @@ class Tasks:
 
     def open_batch(self, session_id: int, queue: str, most: int) -> Batch | None:
         """Take up to ``most`` of them."""
-        return self.dispatch.open_batch(session_id, queue, self.group, most)
+        batch = self.dispatch.open_batch(session_id, queue, self.group, most)
+        if debugging(__name__):
+            self._tell(queue, most, batch)
+        return batch
+
+    def _tell(self, queue: str, most: int, batch: Batch | None) -> None:
+        tasks = [] if batch is None else self.dispatch.tasks_of_batch(batch.id)
+        log.debug(
+            "tasks taken",
+            task_type=self.task_type,
+            priority=self.group.priority,
+            queue=queue,
+            wanted=most,
+            batch=None if batch is None else batch.id,
+            tasks=tasks,
+        )
 
 
 class Runner:
@@ -67,6 +82,7 @@ class Runner:
         self._rotation = Rotation(self._sender.has_open_batch)
         self._sleep = Sleep(self._sender.session, self._sender.keep_alive)
         self._snapshot = ReadySnapshot([], set())
+        self._blocked: dict[str, str] = {}  # queues with due tasks that took none in the last round, and why
         self._busy = False  # whether the last round sent something
 
     def run_once(self, heartbeat: Heartbeat) -> bool:
@@ -82,8 +98,10 @@ class Runner:
         work = [self._work(queue, groups) for queue, groups in chosen.items()]
         # Not in the first round after a sleep: mostly there are a few tasks, and a second grab would take none.
         answers = self._pipeline.run(work, heartbeat, again=self._busy and len(work) == 1)
-        for queue, reason in self._rotation.note(due, self._snapshot, chosen, answers).items():
+        reasons = self._rotation.note(due, self._snapshot, chosen, answers)
+        for queue, reason in reasons.items():
             self._instruments.blocked(queue, reason)
+        self._blocked = {queue: reason for queue, reason in reasons.items() if reason is not None}
         passes = [answer for answer in answers.values() if isinstance(answer, FillPass)]
         sent = sum(sum(fill_pass.sent.values()) for fill_pass in passes)
         self._sleep.worked(due=bool(due), sent=bool(sent), busy=self._busy)
@@ -92,7 +110,17 @@ class Runner:
             _log_dispatched(fill_pass)
         if sent or resent:
             heartbeat.beat(f"dispatched {sent}, sent again {resent}")
-        self._instruments.round_done(time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self._instruments.round_done(seconds)
+        log.debug(
+            "round over",
+            due={queue: [group.task_type for group in groups] for queue, groups in due.items()},
+            asked=list(chosen),
+            blocked=self._blocked,
+            sent=sent,
+            sent_again=resent,
+            ms=round(1000 * seconds),
+        )
         return bool(sent or resent)
 
     def wait_for_work(self, heartbeat: Heartbeat) -> None:
@@ -104,7 +132,10 @@ class Runner:
                 seconds, reason = 0.0, "due"
         else:
             seconds = self._sleep.unannounced_seconds(seconds)
+        heartbeat.beat(self._idle())
+        log.debug("sleeping", seconds=round(seconds, 3), then=reason)
         notified = self._sleep.sleep(seconds, heartbeat)
+        log.debug("awake", by="a task that was made due" if notified else reason)
         self._instruments.woken("notified" if notified else reason)
 
     def close(self) -> None:
@@ -130,6 +161,16 @@ class Runner:
     def _work(self, queue: str, groups: Sequence[TaskGroup]) -> QueueWork:
         limit = least_limit(group.max_queue_length for group in groups)
         return QueueWork(queue, limit, [Tasks(self._dispatch, group) for group in groups])
+
+    def _idle(self) -> str:
+        """What it waits for, in words."""
+        if self._blocked:
+            queue, reason = next(iter(self._blocked.items()))
+            others = f" and {len(self._blocked) - 1} more" if len(self._blocked) > 1 else ""
+            return f"due tasks wait for queue {queue} ({reason.replace('_', ' ')}){others}"
+        age = self._snapshot.age_seconds
+        later = [group.due_in_seconds - age for group in self._snapshot.groups if group.due_in_seconds > age]
+        return f"idle, next task due in {in_words(min(later))}" if later else "idle, no task waits"
 
     def _idle_seconds(self) -> tuple[float, str]:
         """How long nothing is to be done, and what will be then."""

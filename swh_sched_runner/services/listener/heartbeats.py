@@ -43,7 +43,7 @@ class Heartbeats:
     def run_once(self, heartbeat: Heartbeat) -> bool:
         """Receive for a second and record; ask new lives."""
         bodies = self._consumer.receive(self._record_seconds)
-        heartbeat.beat()
+        heartbeat.beat("no heartbeats of workers")
         # What can't be read is dropped: the next one comes two seconds later.
         signs = signs_of(event for body in bodies for event in parse(body))
         if signs is not None:

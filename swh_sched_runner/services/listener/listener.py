@@ -20,7 +20,7 @@ from swh_sched_runner.services.listener.merge import Batch, Message
 from swh_sched_runner.services.listener.recording import Recording, Writer, Written
 from swh_sched_runner.services.listener.rejected import RejectedEvents
 from swh_sched_runner.services.listener.retry_buffer import RetryBuffer
-from swh_sched_runner.services.service import Heartbeat
+from swh_sched_runner.services.service import Heartbeat, debugging
 
 # How often a listener that is idle compares heartbeats with the starts that came.
 COMPARE_SECONDS = 5.0
@@ -198,6 +198,17 @@ class Listener:
             self._held.add(message.delivery, left, message.events_of(left), reason)
         return done
 
+    def _explain(self, messages: Sequence[Message], recording: Recording) -> None:
+        """What each message said, and what became of it."""
+        for message in messages:
+            for event in message.events:
+                if isinstance(event, TaskEvent):
+                    run = event.uuid
+                    fate = "waits" if run in recording.waiting else "recorded" if run in recording.known else "foreign"
+                    log.debug("event of a run", kind=_name(type(event)), run=run, worker=event.hostname, fate=fate)
+        for rejection in recording.rejected:
+            log.debug("event rejected", reason=rejection.reason, bytes=rejection.size)
+
     def _tell(self, messages: Sequence[Message], recording: Recording, seconds: float) -> None:
         """Count and log what is committed."""
         kinds = Counter(type(event) for message in messages for event in message.events)
@@ -217,6 +228,8 @@ class Listener:
                 reason=self._held.reason,
                 seconds=self._held.seconds,
             )
+        if debugging(__name__):
+            self._explain(messages, recording)
         log.info(
             "events recorded",
             events=kinds.total(),

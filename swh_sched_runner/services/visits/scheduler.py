@@ -16,7 +16,7 @@ from swh_sched_runner.services.dispatch.fill_pass import FillPass, QueueWork
 from swh_sched_runner.services.dispatch.pipeline import Pipeline
 from swh_sched_runner.services.dispatch.sender import MAINTAIN_SECONDS, Sender
 from swh_sched_runner.services.instruments import Instruments
-from swh_sched_runner.services.service import Heartbeat
+from swh_sched_runner.services.service import Heartbeat, in_words
 
 log = structlog.get_logger(__name__)
 
@@ -80,11 +80,13 @@ class VisitScheduler:
                 self._try_again_soon(each)
         if visits:
             heartbeat.beat(f"dispatched {visits} visits")
+        log.debug("round over", due=due, queues=[each.queue for each in work], visits=visits)
         return False
 
     def wait_for_work(self, heartbeat: Heartbeat) -> None:
         """Wait until the next period has passed; open batches, and connections, are maintained meanwhile."""
         until = min(self._next.values(), default=time.monotonic() + MAINTAIN_SECONDS)
+        heartbeat.beat(f"idle, next round in {in_words(max(0.0, until - time.monotonic()))}")
         while not heartbeat.stopping and (left := until - time.monotonic()) > 0:
             heartbeat.wait(min(left, MAINTAIN_SECONDS))
             self._sender.maintain(heartbeat)

@@ -14,7 +14,7 @@ demo: venv  ## watch it work on real git repositories, in this terminal, until C
 	@$(BIN)/swh-sched-runner demo
 
 .PHONY: test
-test: venv releases old-program  ## run all tests, on private servers
+test: venv $(VENV)/.docs releases old-program  ## run all tests, on private servers
 	@$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: rescue-trials
@@ -52,6 +52,16 @@ schema: venv  ## draw sql/schema.sql anew from the migrations
 .PHONY: reference
 reference: venv  ## write docs/reference/backend.md anew from the docstrings
 	$(BIN)/python -m tools.reference
+
+# Not --quiet: --strict would not count warnings then. Material for MkDocs warns of MkDocs 2, which is not installed.
+.PHONY: docs
+docs: $(VENV)/.docs  ## build the documentation site in site/; any web server can serve it, without a network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "site/index.html is made; to read it: python3 -m http.server --directory site"
+
+$(VENV)/.docs: $(VENV)/.made
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
 
 # From an empty build/: it would carry SQL files that were deleted since. The wheel is made from the sdist.
 .PHONY: dist
@@ -114,7 +124,7 @@ spec:  ## search the models of dispatch, events and lost runs (docs/spec/README.
 
 .PHONY: clean
 clean:  ## remove what was built, .venv too
-	rm -rf $(VENV) .releases build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) .releases build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 bench/.baseline/.made: | venv

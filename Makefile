@@ -50,8 +50,10 @@ schema: venv  ## draw sql/schema.sql anew from the migrations
 	$(BIN)/python -m tools.schema
 
 .PHONY: reference
-reference: venv  ## write docs/reference/backend.md anew from the docstrings
+reference: venv  ## write docs/reference/{backend,tables,alerts}.md anew, from docstrings, sql/schema.sql and the alerts
 	$(BIN)/python -m tools.reference
+	$(BIN)/python -m tools.tables
+	$(BIN)/python -m tools.alerts
 
 # Not --quiet: --strict would not count warnings then. Material for MkDocs warns of MkDocs 2, which is not installed.
 .PHONY: docs

@@ -14,7 +14,7 @@ demo: venv  ## watch it work on real git repositories, in this terminal, until C
 	@$(BIN)/swh-sched-runner demo
 
 .PHONY: test
-test: venv $(VENV)/.docs releases old-program  ## run all tests, on private servers
+test: venv releases old-program  ## run all tests, on private servers
 	@$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: rescue-trials
@@ -57,13 +57,9 @@ reference: venv  ## write docs/reference/{backend,tables,alerts}.md anew, from d
 
 # Not --quiet: --strict would not count warnings then. Material for MkDocs warns of MkDocs 2, which is not installed.
 .PHONY: docs
-docs: $(VENV)/.docs  ## build the documentation site in site/; any web server can serve it, without a network
+docs: venv  ## build the documentation site in site/; any web server can serve it, without a network
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "site/index.html is made; to read it: python3 -m http.server --directory site"
-
-$(VENV)/.docs: $(VENV)/.made
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
-	@touch $@
 
 # From an empty build/: it would carry SQL files that were deleted since. The wheel is made from the sdist.
 .PHONY: dist
@@ -78,7 +74,7 @@ venv: $(VENV)/.made  ## make .venv with the project and its tools
 $(VENV)/.made: setup.cfg | prerequisites
 	@echo "Installing into $(VENV): once, about a minute"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev,docs]'
 	@touch $@
 
 # Only asked when .venv has to be made: names all that is missing at once.

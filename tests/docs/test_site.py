@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if importlib.util.find_spec("mkdocs") is None:
-        skip_or_fail("MkDocs is not installed (make docs)")
+        skip_or_fail("MkDocs is not installed (pip install '.[docs]')")
     folder = tmp_path_factory.mktemp("site")
     command = (sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder)
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}

@@ -50,8 +50,16 @@ schema: venv  ## draw sql/schema.sql anew from the migrations
 	$(BIN)/python -m tools.schema
 
 .PHONY: reference
-reference: venv  ## write docs/reference/backend.md anew from the docstrings
+reference: venv  ## write docs/reference/{backend,tables,alerts}.md anew, from docstrings, sql/schema.sql and the alerts
 	$(BIN)/python -m tools.reference
+	$(BIN)/python -m tools.tables
+	$(BIN)/python -m tools.alerts
+
+# Not --quiet: --strict would not count warnings then. Material for MkDocs warns of MkDocs 2, which is not installed.
+.PHONY: docs
+docs: venv  ## build the documentation site in site/; any web server can serve it, without a network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "site/index.html is made; to read it: python3 -m http.server --directory site"
 
 # From an empty build/: it would carry SQL files that were deleted since. The wheel is made from the sdist.
 .PHONY: dist
@@ -66,7 +74,7 @@ venv: $(VENV)/.made  ## make .venv with the project and its tools
 $(VENV)/.made: setup.cfg | prerequisites
 	@echo "Installing into $(VENV): once, about a minute"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev,docs]'
 	@touch $@
 
 # Only asked when .venv has to be made: names all that is missing at once.
@@ -114,7 +122,7 @@ spec:  ## search the models of dispatch, events and lost runs (docs/spec/README.
 
 .PHONY: clean
 clean:  ## remove what was built, .venv too
-	rm -rf $(VENV) .releases build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) .releases build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 bench/.baseline/.made: | venv

@@ -13,6 +13,7 @@ NOT_SOURCES = (
     ".releases",
     "build",
     "dist",
+    "site",
     "*.egg-info",
     "__pycache__",
     ".*_cache",

@@ -66,7 +66,7 @@ def set_task(
     **rest: Any,
 ) -> None:
     """Change tasks. All but --next-run may be changed while a task is in flight."""
-    if interval is next_run is new_priority is retries is None:
+    if all(value is None for value in (interval, next_run, new_priority, retries)):
         raise click.UsageError("give what to change: --interval, --next-run, --priority or --retries")
     priority = UNCHANGED if new_priority is None else None if new_priority == NONE else new_priority
     _operate(

@@ -177,7 +177,7 @@ def _result(operation: Operation, row: Row[Any]) -> Result:
             return "oneshot"
         case "set" if operation.next_run is not None and in_flight:  # its end would write another one
             return "in flight"
-        case "run-now" | "respawn" | "delete" if in_flight and not operation.force:
+        case "run-now" | "respawn" | "delete" if in_flight and not (operation.force and operation.verb in FORCIBLE):
             return "in flight"
         case "run-now" | "enable" if row.status == "completed":
             return "completed"

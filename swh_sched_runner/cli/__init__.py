@@ -54,7 +54,7 @@ COMMANDS = {
     "worker": ("swh_sched_runner.cli.worker", "Start, list and forget Celery workers."),
     "queue": ("swh_sched_runner.cli.queue", "List, pause, drain and limit queues."),
     "task-type": ("swh_sched_runner.cli.task_type", "Add, list, pause and limit task types."),
-    "task": ("swh_sched_runner.cli.task", "Add, list and show tasks."),
+    "task": ("swh_sched_runner.cli.task", "Add, list, change, run, disable and delete tasks."),
     "runs": ("swh_sched_runner.cli.runs", "Delete old runs of tasks."),
     "events": ("swh_sched_runner.cli.events", "Deal with the events of workers."),
     "status": ("swh_sched_runner.cli.status", "Show services, queues, due tasks, runs in flight, last failures."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +147,13 @@ class Context:
         from swh_sched_runner.broker.queues import Queues
 
         return Queues(create_app(self.broker))
+
+    def revoke(self, backend_ids: Sequence[str]) -> None:
+        """Tell workers not to start these messages. Raises ``NotRunning``, ``BrokerUnavailable``."""
+        from swh_sched_runner.broker.celery.app import create_app
+        from swh_sched_runner.broker.celery.inspection import revoke
+
+        revoke(create_app(self.broker), backend_ids)
 
     def close(self) -> None:
         """Close what was opened."""

@@ -8,29 +8,26 @@ from typing import Any
 
 import click
 
+from swh_sched_runner.cli import task_operations
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import SHOWN_CHARACTERS, cell, details, document, json_text, table, warn
 from swh_sched_runner.cli.parameters import count, integer, parse_arguments, timestamp
+from swh_sched_runner.cli.task_conditions import status_option
 from swh_sched_runner.exc import UnknownTask, UnknownTaskType
 from swh_sched_runner.insight.format import STATUS_WORDS
-from swh_sched_runner.model import POLICIES, PRIORITIES, STATUSES, Task, TaskRun
+from swh_sched_runner.model import POLICIES, PRIORITIES, Task, TaskRun
 
 LIST_LIMIT = 100
 RUNS_SHOWN = 20
 
 
-# Of the command line, where words have no spaces.
-_STATUSES = {word.replace(" ", "-"): stored for stored, word in STATUS_WORDS.items()}
-_STATUS_METAVAR = f"[{'|'.join(_STATUSES)}]"
-
-
-def _stored_status(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    return None if value is None else _STATUSES.get(value, value)
-
-
 @click.group()
 def task() -> None:
-    """Add, list and show tasks."""
+    """Add, list, show, change, run, disable and delete tasks."""
+
+
+for _command in task_operations.COMMANDS:
+    task.add_command(_command)
 
 
 @task.command()
@@ -76,7 +73,7 @@ def add(
 @task.command(name="list")
 @click.option("--id", "ids", type=integer, multiple=True, help="Only this id; repeatable.")
 @click.option("--type", "task_type", help="Only this type.")
-@click.option("--status", type=click.Choice([*_STATUSES, *STATUSES]), callback=_stored_status, metavar=_STATUS_METAVAR)
+@status_option
 @click.option("--priority", type=click.Choice(PRIORITIES))
 @click.option("--policy", type=click.Choice(POLICIES))
 @click.option("--before", type=timestamp, help="Only with a next run up to this time.")

@@ -24,6 +24,7 @@ from swh_sched_runner.backend.dispatch.outbox import Dispatch, OpenBatch, TaskGr
 from swh_sched_runner.backend.dispatch.visit_batches import Cooldowns, VisitPlan
 from swh_sched_runner.backend.events.rejected import Rejection
 from swh_sched_runner.backend.origins import policies
+from swh_sched_runner.backend.tasks.operations import Operation, TaskOperations
 from swh_sched_runner.backend.tasks.runs import RunChange
 from swh_sched_runner.db import engine as db_engine
 from swh_sched_runner.db.engine import Database
@@ -72,6 +73,7 @@ class Program:
 
     def __init__(self, database: Database, dice: Random, shared: Shared) -> None:
         self.backend, self.dispatch = SchedulerBackend.of(database), Dispatch(database)
+        self.operations = TaskOperations(database)
         self.dice, self.shared = dice, shared
         self.owner = self.dispatch.open_session()
         self.batches: list[tuple[int, list[str]]] = []
@@ -177,6 +179,13 @@ class Program:
     def step_disable(self) -> None:
         ids = [task["id"] for kind in ("operated", "archived") for task in self.backend.search_tasks(task_type=kind)]
         self.backend.disable_tasks(self.some(ids))
+
+    def step_operate(self) -> None:
+        verb = self.dice.choice(["set", "run-now", "disable", "enable", "respawn", "delete"])
+        ids = [task["id"] for task in self.backend.search_tasks(task_type="operated")]
+        operation = Operation(verb, priority=self.dice.choice(["low", None]), force=True)
+        for outcome in self.operations.apply(operation, self.some(ids)):
+            self.tell(outcome.result)
 
     def step_archive(self) -> None:
         page = self.backend.filter_task_to_archive("2020-01-01", "2100-01-01", 40)["tasks"]
@@ -321,7 +330,10 @@ def test_random_calls_of_two_connections_neither_deadlock_nor_lose_an_update(
     run_both(database_url, dice(), shared)
 
     told = shared.told
-    assert min(len(told[what]) for what in ("grabbed", "batched", "ended", "archived", "stale", "scheduled")) > 0
+    assert (
+        min(len(told[what]) for what in ("grabbed", "batched", "ended", "archived", "changed", "stale", "scheduled"))
+        > 0
+    )
     check_tasks(backend, engine, shared)
     check_runs(engine, shared)
     check_visits(backend, engine, shared)
@@ -350,7 +362,7 @@ def check_runs(engine: Engine, shared: Shared) -> None:
         runs = conn.execute(TIMESTAMPS).all()
     for run in runs:
         expected = {"scheduled"} if run.started is None else {"started"}
-        assert run.status in (expected if run.ended is None else {"failed"}), run
+        assert run.status in (expected if run.ended is None else {"failed", "lost"}), run
     assert not {run.id for run in runs} & {run for (run,) in shared.told["archived"]}
     for task in shared.failing:
         of_task = [run for run in runs if run.task == task]

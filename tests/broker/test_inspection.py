@@ -12,7 +12,7 @@ from celery import Celery
 from kombu.exceptions import ContentDisallowed
 
 from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.celery.inspection import limits_no_rate, queried_ids, query_tasks, scheduled_ids
+from swh_sched_runner.broker.celery.inspection import limits_no_rate, queried_ids, query_tasks, revoke, scheduled_ids
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import BrokerUnavailable
 from tests.support.processes.workers import StartWorker
@@ -21,7 +21,7 @@ from tests.support.servers.rabbitmq import free_ports
 from tests.support.wait import until
 
 
-def test_a_worker_tells_what_it_executes_keeps_ready_and_keeps_for_later(
+def test_a_worker_tells_what_it_executes_keeps_ready_and_keeps_for_later_and_drops_what_is_revoked(
     app: Celery, broker_url: str, queue: str, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     # given one task that runs, one that waits for a process, one that waits for its time, and one that has ended
@@ -38,7 +38,10 @@ def test_a_worker_tells_what_it_executes_keeps_ready_and_keeps_for_later(
     held = query_tasks(app, [worker.hostname, "nobody@test"], [active, *nowhere, ended, reserved, scheduled], 1.0)
     # then
     assert held == {worker.hostname: {active, reserved, scheduled}}
+    revoke(app, [*nowhere, reserved])
+    until(lambda: worker.logs().count("flagged as revoked") == 2)  # more than one message
     released.touch()
+    until(lambda: f"Discarding revoked task: echo[{reserved}]" in worker.logs())
 
 
 @pytest.mark.parametrize("broker_url", ["rabbitmq_url"], indirect=True)

@@ -1,7 +1,7 @@
 -- name: prune_page
 -- Of the next :rows runs in order of id, delete those that ended longer ago than they are kept; or count them (dry_run).
--- A run's task is neither locked nor waited for: it follows a run from its opening on, never again one that it left, and
--- a run that it doesn't follow moves it no more, whatever evidence comes. A run that somebody has locked, such as an end
+-- A run's task is neither locked nor waited for: it follows a run from its opening on, again one that it left only while
+-- that is open, and a run that it doesn't follow moves it no more, whatever evidence comes. A run that somebody has locked, such as an end
 -- that corrects it, is left for the next time. So nobody waits here, and several may do this at once.
 -- reached: all of the page were opened after the oldest time that anything is kept, as are those behind it.
 with page as materialized (

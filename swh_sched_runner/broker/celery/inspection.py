@@ -79,6 +79,16 @@ def query_tasks(
     return held
 
 
+def revoke(app: Celery, backend_ids: Sequence[str]) -> None:
+    """Tell the workers that live now not to start these messages; one that executes goes on. Waits for no answer.
+
+    Raises ``BrokerUnavailable``.
+    """
+    with _asking(app) as connection:
+        for at in range(0, len(backend_ids), CHUNK_IDS):
+            app.control.revoke(list(backend_ids[at : at + CHUNK_IDS]), connection=connection)
+
+
 def limits_no_rate(answer: Any) -> bool:
     """Whether an answer to ``registered`` tells of no limited task; False for a wrong shape."""
     if not isinstance(answer, list):

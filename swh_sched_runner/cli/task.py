@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ from swh_sched_runner.cli import task_operations
 from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.output import SHOWN_CHARACTERS, cell, details, document, json_text, table, warn
 from swh_sched_runner.cli.parameters import count, integer, parse_arguments, timestamp
-from swh_sched_runner.cli.task_conditions import status_option
+from swh_sched_runner.cli.task_conditions import error_option, failed_since_option, status_option
 from swh_sched_runner.exc import UnknownTask, UnknownTaskType
 from swh_sched_runner.insight.format import STATUS_WORDS
 from swh_sched_runner.model import POLICIES, PRIORITIES, Task, TaskRun
@@ -78,12 +78,27 @@ def add(
 @click.option("--policy", type=click.Choice(POLICIES))
 @click.option("--before", type=timestamp, help="Only with a next run up to this time.")
 @click.option("--after", type=timestamp, help="Only with a next run from this time on.")
+@failed_since_option
+@error_option
 @click.option("--limit", type=count, default=LIST_LIMIT, show_default=True, help="Maximum number of tasks to list.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
-def list_tasks(context: Context, /, ids: Sequence[int], limit: int, as_json: bool, **filters: Any) -> None:
+def list_tasks(
+    context: Context,
+    /,
+    ids: Sequence[int],
+    failed_since: timedelta | None,
+    error: str | None,
+    limit: int,
+    as_json: bool,
+    **filters: Any,
+) -> None:
     """List the tasks that meet all conditions, in order of id."""
-    found = context.backend.search_tasks(task_id=ids or None, limit=limit + 1, **filters)
+    wanted = list(ids) or None
+    if failed_since is not None or error is not None:
+        failed = _failed(context, failed_since, error, filters)
+        wanted = [task_id for task_id in failed if wanted is None or task_id in wanted]
+    found = context.backend.search_tasks(task_id=wanted, limit=limit + 1, **filters)
     task_type = filters["task_type"]
     if not found and task_type is not None and context.backend.get_task_type(task_type) is None:
         raise UnknownTaskType(value=task_type)
@@ -108,6 +123,16 @@ def list_tasks(context: Context, /, ids: Sequence[int], limit: int, as_json: boo
         table(None, headers, rows, empty="no tasks", leave_out=("interval", "policy", "priority", "next run (UTC)"))
     if len(found) > limit:
         warn(f"there are more than {limit} tasks: raise --limit, or add conditions")
+
+
+def _failed(
+    context: Context, failed_since: timedelta | None, error: str | None, filters: Mapping[str, Any]
+) -> Sequence[int]:
+    # Not above: --help needs no drivers.
+    from swh_sched_runner.backend.tasks.operations import Conditions, TaskOperations
+
+    conditions = Conditions(filters["task_type"], filters["status"], filters["before"], failed_since, error)
+    return TaskOperations(context.migrated_database).select(conditions)
 
 
 @task.command()

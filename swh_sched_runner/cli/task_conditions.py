@@ -30,18 +30,22 @@ status_option = click.option(
     metavar=f"[{'|'.join(_STATUSES)}]",
     help="Only of this status.",
 )
+failed_since_option = click.option(
+    "--failed-since",
+    type=duration,
+    metavar="DURATION",
+    help="Only if the last run that ended failed or was lost, at most so long ago.",
+)
+error_option = click.option(
+    "--error", metavar="SUBSTRING", help="Only if the last run that ended failed with such an error."
+)
 _OPTIONS = (
     click.argument("ids", metavar="[ID]...", nargs=-1, type=integer),
     click.option("--type", "task_type", metavar="TYPE", help="Only of this type."),
     status_option,
     click.option("--before", type=timestamp, metavar="TIME", help="Only with a next run up to this time."),
-    click.option(
-        "--failed-since",
-        type=duration,
-        metavar="DURATION",
-        help="Only if the last run that ended failed or was lost, at most so long ago.",
-    ),
-    click.option("--error", metavar="SUBSTRING", help="Only if the last run that ended failed with such an error."),
+    failed_since_option,
+    error_option,
     click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing."),
     click.option("--yes", is_flag=True, help="Don't ask."),
     click.option("--json", "as_json", is_flag=True, help="One JSON document."),

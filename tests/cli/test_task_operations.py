@@ -159,6 +159,12 @@ def test_conditions_choose_tasks_by_their_last_failure(run: Run, backend: Schedu
         backend.schedule_task_run(task, f"run-{task}")
         backend.end_task_run(f"run-{task}", "permfailed", {"error": error})
 
+    def listed(*words: str) -> list[int]:
+        return [row["id"] for row in run("task", "list", *words, "--json").json]
+
+    assert listed("--error", "disk") == [tasks[0], tasks[2]]
+    assert listed("--failed-since", "1h", "--id", str(tasks[1])) == [tasks[1]]
+    assert listed("--error", "nothing of the kind") == []
     again = run("task", "respawn", "--failed-since", "1h", "--error", "disk", "--status", "disabled", "--yes")
     assert (again.status, again.out) == (0, "2 tasks respawned\n")
     assert statuses(backend) == ["next_run_not_scheduled", "disabled", "next_run_not_scheduled"]

@@ -13,21 +13,23 @@ help:  ## say what can be made
 demo: venv  ## watch it work on real git repositories, in this terminal, until Ctrl-C
 	@$(BIN)/swh-sched-runner demo
 
+# What tests write is removed afterwards: it goes into memory where there is enough, since most of it is databases.
+IN_MEMORY = [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 8000000 ] 2>/dev/null \
+  && export PYTEST_DEBUG_TEMPROOT=/dev/shm;
+
 .PHONY: test
 test: venv releases old-program  ## run all tests, on private servers
-	@$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
+	@$(IN_MEMORY) $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: rescue-trials
 rescue-trials: venv  ## run all tests of the rescuer with real workers, and all others that CI leaves out, and say how long each takes
-	@$(BIN)/pytest tests/rescuer tests/services/test_workers.py tests/hostile/test_rejected.py -m "" \
+	@$(BIN)/pytest tests/rescuer tests/services/test_workers.py tests/hostile/test_rejected.py \
+	  tests/migrations/test_adopt_interrupted.py -m "" \
 	  --durations=0 --durations-min=1 $(ARGS)
 
-# In memory where there is enough of it: most of the time goes into making databases.
 .PHONY: quick
 quick: venv  ## run the tests that need PostgreSQL at most, between two edits: a minute
-	@[ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 2000000 ] 2>/dev/null \
-	  && export PYTEST_DEBUG_TEMPROOT=/dev/shm; \
-	$(BIN)/pytest -n 2 --dist loadfile -m quick -o tmp_path_retention_count=1 $(ARGS)
+	@$(IN_MEMORY) $(BIN)/pytest -n 2 --dist loadfile -m quick -o tmp_path_retention_count=1 $(ARGS)
 
 .PHONY: check
 check: lint test  ## everything that has to hold before a change lands: lint and test

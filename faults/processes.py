@@ -21,7 +21,7 @@ PR_SET_PDEATHSIG = 1
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
-        "swh_sched_runner.cli.services",
+        "swh_sched_runner.cli.assembly",
         "kombu.transport.pyamqp",
         "sqlalchemy.dialects.postgresql.psycopg2",
         "faults.drainer",

@@ -40,14 +40,24 @@ NOT_QUICK = {
 }
 
 
+# Folders whose files take minutes: they come first, so that several processes end at about the same time.
+LONGEST = ("faults", "rescuer", "services", "docs", "hostile", "broker", "end_to_end")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as quick what needs no server but the session's PostgreSQL, and is not marked as slow."""
+    """Order the longest first; mark as quick what needs PostgreSQL at most, and is not marked as slow."""
+    items.sort(key=_rank)
     for item in items:
         given = set(getattr(item, "fixturenames", ()))
         if callspec := getattr(item, "callspec", None):  # fixtures that are asked for by their names
             given |= {value for value in callspec.params.values() if isinstance(value, str)}
         if not given & NOT_QUICK and item.get_closest_marker("slow") is None:
             item.add_marker("quick")
+
+
+def _rank(item: pytest.Item) -> int:
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
 
 
 def skip_or_fail(reason: str) -> None:

@@ -70,6 +70,7 @@ def killed_in_step(url: str, environment: dict[str, str], number: int, delay: ra
     return process.wait(30) == -signal.SIGKILL
 
 
+@pytest.mark.trial
 @pytest.mark.parametrize("seed", [1])
 def test_an_adoption_that_is_killed_again_and_again_is_gone_on_with(
     url: str, other: Engine, database_url: str, program: Programs, seed: int

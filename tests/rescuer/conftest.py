@@ -72,7 +72,7 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> Listening:
     def open_one(*given: Any, **named: Any) -> Listened:
         return Listened(open_consumer(*given, **named), listening)
 
-    monkeypatch.setattr("swh_sched_runner.cli.services.open_consumer", open_one)
+    monkeypatch.setattr("swh_sched_runner.cli.assembly.open_consumer", open_one)
     return listening
 
 

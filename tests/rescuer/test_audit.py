@@ -33,6 +33,7 @@ def starts(broker_url: str) -> Iterator[set[tuple[Any, ...]]]:
     found: set[tuple[Any, ...]] = set()
     with Connection(broker_url) as connection, connection.channel() as channel:
         queue = channel.queue_declare("", exclusive=True).queue
+        channel.exchange_declare("celeryev", "topic", durable=True, auto_delete=False)
         channel.queue_bind(queue, "celeryev", "task.#")
         yield found
         while (message := channel.basic_get(queue, no_ack=True)) is not None:

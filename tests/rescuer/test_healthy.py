@@ -17,7 +17,7 @@ PER_ROUND = 5_000  # more than the workers do during a look
 NONE = "no run is lost, as far as can be told"
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(10, marks=[pytest.mark.trial, pytest.mark.timeout(300)])])
+@pytest.mark.parametrize("rounds", [2, pytest.param(10, marks=[pytest.mark.trial, pytest.mark.timeout(300)])])
 def test_a_healthy_fleet_under_load_has_no_verdicts(fleet: Fleet, programs: Programs, rounds: int) -> None:
     fleet.worker("w1", concurrency=2)
     fleet.worker("w2", queue=OTHER_QUEUE, concurrency=2, stock=True)

@@ -18,8 +18,8 @@ from sqlalchemy import text
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.backend.workers.lives import LifeListed
 from swh_sched_runner.backend.workers.registry import Workers
-from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.assembly import factories
+from swh_sched_runner.cli.context import Context
 from swh_sched_runner.exc import SchedulerException
 from swh_sched_runner.model import Task, TaskRun
 from swh_sched_runner.services.service import Heartbeat, Service

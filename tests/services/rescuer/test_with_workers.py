@@ -14,8 +14,8 @@ from sqlalchemy import text
 from swh_sched_runner.backend import SchedulerBackend
 from swh_sched_runner.broker.celery.app import connect, create_app
 from swh_sched_runner.broker.queues import Queues
-from swh_sched_runner.cli.context import Context
 from swh_sched_runner.cli.assembly import factories
+from swh_sched_runner.cli.context import Context
 from swh_sched_runner.config import BrokerSettings
 from swh_sched_runner.db.engine import Database
 from swh_sched_runner.services.supervisor import Supervisor

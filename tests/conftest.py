@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -38,6 +39,13 @@ NOT_QUICK = {
     *("own_postgres", "own_rabbitmq", "own_valkey", "old_server", "servers"),
     *("start_worker", "release", "program", "programs", "demo", "distributions", "install"),
 }
+
+
+def pytest_configure() -> None:
+    """Heed the signals that nohup, and a shell's background, have set to be ignored: programs inherit that."""
+    for number, action in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, action)
 
 
 # Folders whose files take minutes: they come first, so that several processes end at about the same time.

@@ -21,7 +21,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from bench.dispatch_run import started
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 sleeper = [sys.executable, "-c", "import signal; signal.pause()"]
 side = SimpleNamespace(
     name="ours", servers=SimpleNamespace(folder=Path(sys.argv[1])), url=str, runner=lambda url: (sleeper, {})

@@ -16,9 +16,9 @@ from urllib.parse import urlparse
 import amqp
 import click
 
+from bench.baseline import Servers, measured_on, servers, system_binaries
 from bench.dispatch_run import Watched, started
 from bench.dispatch_side import Ours, Work
-from bench.peer import Servers, measured_on, servers, system_binaries
 from bench.report import command, publish, table
 
 QUEUES, LIMIT, RATE = 20, 5, 20.0  # messages a second that are taken of each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import subprocess
 import sys
@@ -43,3 +44,9 @@ def test_a_benchmark_that_is_killed_ends_its_runner(tmp_path: Path, number: sign
         benchmark.wait()
 
     until(lambda: not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE, what="the runner ended")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CHECKOUT / "bench").glob("*.py")))
+def test_every_benchmark_can_be_imported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(CHECKOUT / "bench"))  # some are started as scripts there
+    importlib.import_module(f"bench.{name}")

@@ -29,7 +29,7 @@ rescue-trials: venv  ## run all tests of the rescuer with real workers, and all 
 
 .PHONY: quick
 quick: venv  ## run the tests that need PostgreSQL at most, between two edits: a minute
-	@$(IN_MEMORY) $(BIN)/pytest -n 2 --dist loadfile -m quick -o tmp_path_retention_count=1 $(ARGS)
+	@$(IN_MEMORY) $(BIN)/pytest -n 3 --dist loadfile -m quick -o tmp_path_retention_count=1 $(ARGS)
 
 .PHONY: check
 check: lint test  ## everything that has to hold before a change lands: lint and test

@@ -22,7 +22,10 @@ from tests.support.servers.proxy import Proxy
 from tests.support.servers.rabbitmq import RabbitMQ
 from tests.support.wait import until
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates"),
+]
 
 
 @pytest.fixture

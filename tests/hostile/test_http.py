@@ -28,6 +28,8 @@ from tests.support.processes.programs import Programs, terminate
 from tests.support.servers.rabbitmq import free_ports
 from tests.support.wait import until
 
+pytestmark = pytest.mark.slow
+
 UNKNOWN_HOST = "request with an unknown Host refused"
 WITHOUT_DATABASE = "metrics of the database are missing"
 LARGE = b"a" * 30_000_000

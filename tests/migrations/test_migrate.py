@@ -15,6 +15,8 @@ from swh_sched_runner.db.engine import create_engine
 from swh_sched_runner.exc import DatabaseUnavailable, SchemaError
 from tests.support.servers.migrations import bring_to, files
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def empty(empty_database_url: str) -> Engine:

@@ -13,6 +13,8 @@ import pytest
 from tests.conftest import skip_or_fail
 from tests.support.sources import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 SPEC = CHECKOUT / "docs/spec"
 COUNTER = """
 byte n;

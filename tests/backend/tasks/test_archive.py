@@ -24,6 +24,8 @@ from swh_sched_runner.model import Task
 from tests.support.samples import NOW, a_task, a_type, run_of_a_task
 from tests.support.wait import until
 
+pytestmark = pytest.mark.slow
+
 ROW_KEYS = {
     "task_id",
     "task_policy",

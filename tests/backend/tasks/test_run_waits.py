@@ -178,6 +178,7 @@ def a_life(runs: Sequence[str], worker: str, pid: int) -> list[TaskEvent]:
     return events
 
 
+@pytest.mark.slow
 # Without shrinking: an example takes 0.3 s.
 @settings(
     max_examples=20,

@@ -277,6 +277,7 @@ def test_listeners_and_heartbeats_at_once_never_deadlock(
     assert query(database, "select count(*) from task_run where worker is null") == [(0,)]
 
 
+@pytest.mark.slow
 @settings(
     max_examples=15,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],

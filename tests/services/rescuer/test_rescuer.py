@@ -28,6 +28,8 @@ from swh_sched_runner.services.service import Heartbeat
 from tests.services.rescuer.conftest import AT, QUEUE, QUICK, FakeWorker, Scene
 from tests.support.samples import run_of_a_task
 
+pytestmark = pytest.mark.slow
+
 W1 = "w1@here"
 W2 = "w2@here"
 

@@ -12,7 +12,14 @@ from celery import Celery
 from kombu.exceptions import ContentDisallowed
 
 from swh_sched_runner.broker.celery.app import create_app
-from swh_sched_runner.broker.celery.inspection import limits_no_rate, queried_ids, query_tasks, revoke, scheduled_ids
+from swh_sched_runner.broker.celery.inspection import (
+    limits_no_rate,
+    listed_ids,
+    queried_ids,
+    query_tasks,
+    revoke,
+    scheduled_ids,
+)
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import BrokerUnavailable
 from tests.support.processes.workers import StartWorker
@@ -42,6 +49,20 @@ def test_a_worker_tells_what_it_executes_keeps_ready_and_keeps_for_later_and_dro
     until(lambda: worker.logs().count("flagged as revoked") == 2)  # more than one message
     released.touch()
     until(lambda: f"Discarding revoked task: echo[{reserved}]" in worker.logs())
+
+
+@pytest.mark.parametrize("broker_url", ["rabbitmq_url"], indirect=True)
+def test_a_worker_tells_of_a_task_that_it_retries_at_once(
+    app: Celery, queue: str, broker_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    # given a second try that the worker began before it noted the end of the first: then it forgets the id
+    worker = start_worker(broker_url, [queue], concurrency=2)
+    released = tmp_path / "released"
+    task = app.send_task("retry_and_wait", [str(released)], queue=queue).id
+    until(lambda: Path(f"{released}.started").exists() and "retry:" in worker.logs())
+    # when, then
+    assert query_tasks(app, [worker.hostname], [task], 1.0) == {worker.hostname: {task}}
+    released.touch()
 
 
 @pytest.mark.parametrize("broker_url", ["rabbitmq_url"], indirect=True)
@@ -109,3 +130,8 @@ def test_an_answer_that_kombu_can_not_read_ends_the_question_alone(
     monkeypatch.setattr(app.control, "broadcast", broadcast)
     with pytest.raises(BrokerUnavailable):
         query_tasks(app, ["w1@test"], ["x"], 10.0)
+
+
+def test_lists_of_tasks_of_a_wrong_shape_are_no_answer() -> None:
+    assert listed_ids([{"id": "a"}, {"id": "b"}]) == {"a", "b"}
+    assert [listed_ids(answer) for answer in (None, {}, [1], [{}], [{"id": 1}])] == [None] * 5

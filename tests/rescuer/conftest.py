@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from swh_sched_runner.broker.celery.inspection import query_tasks
 from swh_sched_runner.broker.factory import open_consumer
 from swh_sched_runner.broker.interface import Delivery
 from tests.support.fleet import Fleet, environment
@@ -62,6 +63,12 @@ class Listened:
         received = self._consumer.receive(*limits)
         self._listening.flows.wait(60)  # it may have been on its way when the flow ended
         return [self._listening.heard(delivery) for delivery in received]
+
+
+@pytest.fixture(autouse=True)
+def short_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look asks workers five questions, twice; each takes as long as it waits for answers."""
+    monkeypatch.setattr(query_tasks, "__defaults__", (1.0,))
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def query_tasks(
     """Which of these tasks each worker has: it executes them, or keeps them for later. Raises ``BrokerUnavailable``.
 
     Of workers that answered every question once, and with the right shape. One that limits the rate of any task is left
-    out: it tells nobody what waits for that. Each question takes ``seconds``: two, and one for each 500 ids.
+    out: it tells nobody what waits for that. Each question takes ``seconds``: four, and one for each 500 ids.
     """
     if not hostnames:
         return {}
@@ -75,6 +75,15 @@ def query_tasks(
                 hostname: held[hostname] | (ids & wanted)
                 for hostname, answer in answers.items()
                 if (ids := queried_ids(answer)) is not None
+            }
+        # A task that is retried at once keeps its id. When the try before is through, a worker forgets the id, and
+        # answers that it doesn't know what it executes. In the order in which a task passes through it.
+        for question in ("reserved", "active"):
+            answers = _ask(app, connection, question, list(held), seconds)
+            held = {
+                hostname: held[hostname] | (ids & wanted)
+                for hostname, answer in answers.items()
+                if (ids := listed_ids(answer)) is not None
             }
     return held
 
@@ -104,6 +113,20 @@ def scheduled_ids(answer: Any) -> frozenset[str] | None:
     for entry in answer:
         match entry:
             case {"request": {"id": str(identifier)}}:
+                ids.add(identifier)
+            case _:
+                return None
+    return frozenset(ids)
+
+
+def listed_ids(answer: Any) -> frozenset[str] | None:
+    """The ids in an answer to ``reserved`` or ``active``, None for a wrong shape."""
+    if not isinstance(answer, list):
+        return None
+    ids = set()
+    for entry in answer:
+        match entry:
+            case {"id": str(identifier)}:
                 ids.add(identifier)
             case _:
                 return None

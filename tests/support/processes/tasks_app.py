@@ -77,6 +77,18 @@ def retry(self: Task, times: int = 1, countdown: float = 0) -> dict[str, Any]:
     return {"status": "success", "eventful": True}
 
 
+def retry_and_wait(self: Task, path: str) -> dict[str, Any]:
+    """Be retried, and end the first try only when the second one has begun and waits; needs two processes."""
+    if not self.request.retries:
+        try:
+            self.retry(countdown=0)
+        finally:
+            until(Path(f"{path}.started").exists, 60)
+    Path(f"{path}.started").touch()
+    until(Path(path).exists, 60)
+    return {"status": "success", "eventful": True}
+
+
 def reject(self: Task, requeue: bool = False) -> None:
     """Be rejected; with ``requeue`` only the first time."""
     if requeue and self.request.delivery_info["redelivered"]:
@@ -111,5 +123,5 @@ def unserialisable(self: Task) -> object:
 
 task(echo, names=tuple(filter(None, os.environ.get("TASKS_ECHOES", "").split(","))))
 task(limited, time_limit=float(os.environ.get("TASKS_LIMIT", "1")))
-for simple in (fail, wait, retry, reject, ignore, exhaust, die, unserialisable):
+for simple in (fail, wait, retry, retry_and_wait, reject, ignore, exhaust, die, unserialisable):
     task(simple)

@@ -18,7 +18,6 @@ from swh_sched_runner.broker.celery.inspection import (
     queried_ids,
     query_tasks,
     revoke,
-    scheduled_ids,
 )
 from swh_sched_runner.config.settings import BrokerSettings
 from swh_sched_runner.exc import BrokerUnavailable
@@ -106,7 +105,7 @@ def test_tasks_without_limits_are_told_as_such() -> None:
 
 @pytest.mark.parametrize("answer", [None, {"error": "x"}, [7], [{"request": {}}], [{"request": {"id": 7}}]])
 def test_scheduled_tasks_of_a_wrong_shape_are_no_answer(answer: Any) -> None:
-    assert scheduled_ids(answer) is None
+    assert listed_ids(answer) is None
 
 
 @pytest.mark.parametrize("answer", [None, [], {"error": "x"}, {"a": ["active"]}, {"a": [1, {}]}, {"ok": "x"}])
@@ -116,7 +115,7 @@ def test_tasks_of_a_wrong_shape_are_no_answer(answer: Any) -> None:
 
 def test_ids_are_read_from_answers() -> None:
     assert queried_ids({"a": ["active", {"id": "a"}], "b": ["ready", {}]}) == {"a", "b"}
-    assert scheduled_ids([{"eta": "x", "priority": 6, "request": {"id": "a"}}]) == {"a"}
+    assert listed_ids([{"eta": "x", "priority": 6, "request": {"id": "a"}}]) == {"a"}
 
 
 @pytest.mark.parametrize("broker_url", ["rabbitmq_url"], indirect=True)

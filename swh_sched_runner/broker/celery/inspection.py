@@ -64,9 +64,7 @@ def query_tasks(
         scheduled = _ask(app, connection, "scheduled", asked, seconds)
         wanted = frozenset(backend_ids)
         held = {
-            hostname: ids & wanted
-            for hostname, answer in scheduled.items()
-            if (ids := scheduled_ids(answer)) is not None
+            hostname: ids & wanted for hostname, answer in scheduled.items() if (ids := listed_ids(answer)) is not None
         }
         for at in range(0, len(backend_ids), CHUNK_IDS):
             chunk = list(backend_ids[at : at + CHUNK_IDS])
@@ -105,28 +103,14 @@ def limits_no_rate(answer: Any) -> bool:
     return all(isinstance(task, str) and f"[{RATE_LIMIT}=" not in task for task in answer)
 
 
-def scheduled_ids(answer: Any) -> frozenset[str] | None:
-    """The ids in an answer to ``scheduled``, None for a wrong shape."""
-    if not isinstance(answer, list):
-        return None
-    ids = set()
-    for entry in answer:
-        match entry:
-            case {"request": {"id": str(identifier)}}:
-                ids.add(identifier)
-            case _:
-                return None
-    return frozenset(ids)
-
-
 def listed_ids(answer: Any) -> frozenset[str] | None:
-    """The ids in an answer to ``reserved`` or ``active``, None for a wrong shape."""
+    """The ids in an answer to ``scheduled``, ``reserved`` or ``active``, None for a wrong shape."""
     if not isinstance(answer, list):
         return None
     ids = set()
     for entry in answer:
         match entry:
-            case {"id": str(identifier)}:
+            case {"id": str(identifier)} | {"request": {"id": str(identifier)}}:
                 ids.add(identifier)
             case _:
                 return None
